@@ -1,0 +1,77 @@
+"""Live cost at 1,000,000 prompts: absorb a step of 1,024 groups, rank the pool, pick the next 1,024.
+
+Every prompt has been seen once, so that none is cheap by being untouched. The peer for DPS is the recursion of
+the paper as a loop over a dict of prompts, timed on a share of the pool and scaled to all of it.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from benchmarks.timing import timed
+from promptdyn.inference.frozen import FrozenMarkov
+from promptdyn.inference.online import OnlineFilter
+from promptdyn.models import DPS, BetaBernoulli, DiscreteHMM
+from promptdyn.selection import Selector
+
+NUM_PROMPTS, BATCH, NUM_GENERATIONS = 1_000_000, 1_024, 8
+LOOP_PROMPTS = 10_000
+
+
+def run() -> list[dict[str, object]]:
+    ids = [f"prompt-{i}" for i in range(NUM_PROMPTS)]
+    rng = np.random.default_rng(0)
+
+    def frozen(num_states: int) -> FrozenMarkov:
+        model = DiscreteHMM(num_states=num_states)
+        return FrozenMarkov(model, model.initial_params(1), ("all",))
+
+    rows = []
+    for name, model in {
+        "DPS (transitions per prompt)": DPS(),
+        "MoPPS": BetaBernoulli(),
+        "fixed HMM, 3 states": frozen(3),
+        "fixed HMM, 8 states": frozen(8),
+    }.items():
+        selector = Selector(OnlineFilter(model, ids), num_generations=NUM_GENERATIONS)
+        selector.online.step(ids, rng.integers(0, NUM_GENERATIONS + 1, NUM_PROMPTS), NUM_GENERATIONS)
+        rewards = (rng.random((BATCH, NUM_GENERATIONS)) < rng.random((BATCH, 1))).astype(float)
+        chosen = selector.select(BATCH)
+
+        def step(selector: Selector = selector, rewards: np.ndarray = rewards, chosen: list[str] = chosen) -> None:
+            selector.observe(chosen, rewards)
+            chosen[:] = selector.select(BATCH)
+
+        rows.append(_row(name, timed(step).median, selector.online.nbytes / NUM_PROMPTS))
+    rows.append(_row("DPS as a loop over prompts (scaled)", _loop_over_prompts(rng), float("nan")))
+    return rows
+
+
+def _row(name: str, seconds: float, nbytes: float) -> dict[str, object]:
+    return {
+        "step + rank + pick 1,024 of 1,000,000": name,
+        "ms": round(seconds * 1e3, 1),
+        "bytes a prompt": round(nbytes) if nbytes == nbytes else "-",
+    }
+
+
+def _loop_over_prompts(rng: np.random.Generator) -> float:
+    """Seconds of one DPS step over the whole pool, written prompt by prompt with small NumPy arrays."""
+    alpha = {i: np.ones((3, 3)) for i in range(LOOP_PROMPTS)}
+    posterior = {i: np.full(3, 1 / 3) for i in range(LOOP_PROMPTS)}
+    prior = dict(posterior)
+    observed = {i: int(rng.integers(3)) for i in range(BATCH * LOOP_PROMPTS // NUM_PROMPTS)}
+    start = time.perf_counter()
+    for i in range(LOOP_PROMPTS):
+        before, after = posterior[i], np.eye(3)[observed[i]] if i in observed else prior[i]
+        transition = alpha[i] / alpha[i].sum(axis=0)
+        alpha[i] = 0.7 * alpha[i] + 0.3
+        if i in observed:
+            xi = after[:, None] * before * transition
+            alpha[i] += xi / xi.sum()
+        posterior[i] = after
+        prior[i] = alpha[i] / alpha[i].sum(axis=0) @ after
+    sorted(prior, key=lambda i: -prior[i][1])
+    return (time.perf_counter() - start) * NUM_PROMPTS / LOOP_PROMPTS

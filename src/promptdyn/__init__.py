@@ -1,0 +1,53 @@
+"""promptdyn: probabilistic models of prompt learning dynamics, to choose the prompts that will teach.
+
+Names load when first used, so that a training process that holds a `Selector` never imports JAX.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from promptdyn import models
+    from promptdyn.errors import InputError
+    from promptdyn.evaluation import compare
+    from promptdyn.history import RewardHistory
+    from promptdyn.inference import Fit, OnlineFilter, fit
+    from promptdyn.readers import read_history
+    from promptdyn.selection import Selector
+
+__all__ = [
+    "Fit",
+    "InputError",
+    "OnlineFilter",
+    "RewardHistory",
+    "Selector",
+    "compare",
+    "fit",
+    "models",
+    "read_history",
+]
+
+_HOME = {
+    "Fit": "inference",
+    "InputError": "errors",
+    "OnlineFilter": "inference",
+    "RewardHistory": "history",
+    "Selector": "selection",
+    "compare": "evaluation",
+    "fit": "inference",
+    "read_history": "readers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "models":
+        return import_module("promptdyn.models")
+    if name not in _HOME:
+        raise AttributeError(f"module 'promptdyn' has no attribute {name!r}")
+    return getattr(import_module(f"promptdyn.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

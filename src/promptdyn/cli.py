@@ -1,0 +1,243 @@
+"""What people type: `promptdyn import | fit | compare | report | train | demo`. Holds no logic of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from promptdyn.errors import InputError
+from promptdyn.models import MODELS
+from promptdyn.readers import read_history
+from promptdyn.storage import atomic
+
+if TYPE_CHECKING:
+    from promptdyn.history import RewardHistory
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Model prompt learning dynamics: forecast which prompts will teach, before rolling them out.",
+)
+# Progress and words for people go to stderr; tables and JSON, which may be piped, to stdout.
+console = Console(stderr=True)
+# Packages that come with an extra: what to tell someone who lacks one.
+EXTRA_OF = {"jax": "fit", "jaxtyping": "fit", "matplotlib": "plot", "jinja2": "plot"}
+
+HistoryPath = Annotated[Path, typer.Argument(help="Reward history: Parquet, CSV or JSONL, or a TRL run folder.")]
+JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON ('-' for stdout).")]
+Observed = Annotated[str, typer.Option(help="Rows a model sees: 'trained' (as live training does) or 'all'.")]
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="TRL completions folder or file, or a table of counts.")],
+    out: Annotated[Path, typer.Argument(help="History file to write (Parquet).")],
+    reward: Annotated[str | None, typer.Option(help="TRL: reward column, where there are several.")] = None,
+    success_threshold: Annotated[
+        float | None, typer.Option(help="TRL: least reward of a success; default 0.5.")
+    ] = None,
+    prompt_key: Annotated[str | None, typer.Option(help="TRL: column that tells prompts apart.")] = None,
+    cluster_columns: Annotated[
+        str | None, typer.Option(help="TRL: columns to keep as clusters, comma-separated.")
+    ] = None,
+    json_path: JsonPath = None,
+) -> None:
+    """Turn rollout logs into a history file."""
+    options = {
+        "reward": reward,
+        "success_threshold": success_threshold,
+        "prompt_key": prompt_key,
+        "cluster_columns": tuple(cluster_columns.split(",")) if cluster_columns else None,
+    }
+    history = read_history(source, **{name: value for name, value in options.items() if value is not None})
+    history.to_parquet(out)
+    summary = history.summary()
+    _show([{"history": name.replace("_", " "), "": fact} for name, fact in summary.items()], json_path, summary)
+    console.print(f"wrote {out}")
+
+
+@app.command()
+def fit(
+    history_path: HistoryPath,
+    out: Annotated[Path, typer.Option(help="Where to write the fit (.npz).")],
+    model: Annotated[str, typer.Option(help="Model and settings, as in hmm:num_states=6,cluster=task.")] = "hmm",
+    fit_steps: Annotated[int | None, typer.Option(help="Fit on this many first steps only; default all.")] = None,
+    observed: Observed = "all",
+    json_path: JsonPath = None,
+) -> None:
+    """Fit a model to a history and save it."""
+    from promptdyn.evaluation.forecast import split
+    from promptdyn.inference import fit as fit_model
+
+    declared = MODELS.parse_one(model)
+    history = read_history(history_path)
+    if fit_steps is not None:
+        history = history.before(split(history, fit_steps))
+    with console.status("fitting") as status:
+        result = fit_model(
+            declared,
+            history,
+            observed=observed,
+            progress=lambda i, joint: status.update(f"EM iteration {i}: log joint {joint:.2f}"),
+        )
+    result.save(out)
+    row = {
+        "model": model,
+        "groups": result.num_observed,
+        "iterations": len(result.trace),
+        "converged": result.converged,
+        "log_marginal": result.log_marginal,
+        "per_group": result.log_marginal / result.num_observed,
+        "seconds": result.seconds,
+    }
+    _show([row], json_path, row)
+    if not result.converged:
+        console.print("[yellow]not converged: the result is usable, but more iterations would change it[/]")
+    console.print(f"wrote {out}")
+
+
+@app.command()
+def compare(
+    history_path: HistoryPath,
+    models: Annotated[
+        str, typer.Option(help="Models, comma-separated, with settings after a colon.")
+    ] = "dps,mopps,hmm",
+    fit_steps: Annotated[int | None, typer.Option(help="First steps, for fitting only; default half.")] = None,
+    observed: Observed = "trained",
+    json_path: JsonPath = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the reliability diagram here (.svg, .png, .pdf).")] = None,
+) -> None:
+    """Score models on one-step-ahead forecasts of which prompts will be informative."""
+    from promptdyn.evaluation import compare as compare_models
+
+    declared = MODELS.parse(models)
+    history = read_history(history_path)
+    with console.status("comparing") as status:
+        result = compare_models(
+            declared,
+            history,
+            _fit_steps(history, fit_steps),
+            observed,
+            progress=lambda name: status.update(name),
+        )
+    records = result.to_records()
+    _show(records, json_path)
+    if plot is not None:
+        from promptdyn.plots import reliability_diagram
+
+        with atomic(plot) as part:
+            reliability_diagram(result.forecasts).savefig(part, format=plot.suffix.lstrip(".") or "svg")
+        console.print(f"wrote {plot}")
+
+
+@app.command()
+def report(
+    history_path: HistoryPath,
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    model: Annotated[
+        str, typer.Option(help="Whose beliefs to show: a model that learns online, or a fit (.npz).")
+    ] = "dps",
+    models: Annotated[str, typer.Option(help="Models whose forecasts to compare.")] = "dps,mopps,hmm",
+    fit_steps: Annotated[int | None, typer.Option(help="First steps, for fitting only; default half.")] = None,
+    observed: Observed = "trained",
+    baseline: Annotated[list[str] | None, typer.Option(help="Another run to set beside it, NAME=HISTORY.")] = None,
+) -> None:
+    """Write one self-contained HTML page of plots and scores."""
+    from promptdyn.evaluation import compare as compare_models
+    from promptdyn.inference import Fit
+    from promptdyn.report import write_report
+
+    history = read_history(history_path)
+    shown = Fit.load(model) if model.endswith(".npz") else MODELS.parse_one(model)
+    baselines = {}
+    for text in baseline or []:
+        name, separator, path = text.partition("=")
+        if not separator:
+            raise InputError(f"baseline {text!r} is not NAME=HISTORY")
+        baselines[name] = read_history(path)
+    with console.status("comparing") as status:
+        comparison = compare_models(
+            MODELS.parse(models),
+            history,
+            _fit_steps(history, fit_steps),
+            observed,
+            progress=lambda n: status.update(n),
+        )
+        status.update("drawing")
+        fits = [shown] if isinstance(shown, Fit) else list(comparison.fits.values())
+        write_report(
+            out,
+            history,
+            shown,
+            title=f"Prompt learning dynamics: {history_path}",
+            baselines=baselines,
+            comparison=comparison,
+            fit=fits[0] if fits else None,
+            observed=observed,
+        )
+    console.print(f"wrote {out}")
+
+
+def _fit_steps(history: RewardHistory, given: int | None) -> int:
+    return len(history.steps) // 2 if given is None else given
+
+
+def _show(records: list[dict[str, Any]], json_path: Path | None, value: Any = None) -> None:
+    """Print records as a table, and write `value` (default: the records) as JSON where asked.
+
+    With "--json -" stdout is the program's alone, and the table goes to stderr.
+    """
+    table = Table(*(name.replace("_", " ") for name in records[0]))
+    for record in records:
+        table.add_row(*(_cell(cell) for cell in record.values()))
+    Console(stderr=str(json_path) == "-").print(table)
+    _write_json(json_path, records if value is None else value)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _write_json(path: Path | None, value: Any) -> None:
+    if path is None:
+        return
+    text = json.dumps(value, indent=2)
+    if str(path) == "-":
+        print(text)
+        return
+    with atomic(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Exit code 2 and one line on stderr for input that cannot be used, and for a missing extra."""
+    try:
+        yield
+    except InputError as error:
+        print(f"promptdyn: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package == "promptdyn":
+            raise
+        extra = EXTRA_OF.get(package, "train")
+        print(f"promptdyn: this needs {package}: pip install 'promptdyn[{extra}]'", file=sys.stderr)
+        sys.exit(2)
+
+
+def main() -> None:
+    """Entry point of the `promptdyn` command."""
+    with _one_line_errors():
+        app()

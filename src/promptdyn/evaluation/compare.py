@@ -1,0 +1,91 @@
+"""Comparing dynamics models by how well they would have forecast a history, one step ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from promptdyn.evaluation.forecast import Forecast, forecast, online_over, split
+from promptdyn.evaluation.scores import auroc, brier, calibration_error, log_loss, precision_at
+from promptdyn.history import RewardHistory
+from promptdyn.inference.fit import Fit, fit
+from promptdyn.models.base import MarkovModel
+
+__all__ = ["Comparison", "Score", "compare"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one forecaster foresaw 0 < k < n. Lower is better for log_loss, brier, calibration_error."""
+
+    model: str
+    log_loss: float  # nats per row
+    brier: float
+    auroc: float
+    precision: float  # share informative among each step's B highest forecasts, B = rows observed in that step
+    calibration_error: float  # expected calibration error, ten bins
+    num_scored: int  # rows scored
+    fit_seconds: float  # 0 for models that learn online
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Scores, best log loss first, with the forecasts and fits behind them by model name."""
+
+    scores: list[Score]
+    forecasts: dict[str, Forecast]
+    fits: dict[str, Fit]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """JSON-able rows, one per model."""
+        return [asdict(score) for score in self.scores]
+
+
+def compare(
+    models: Mapping[str, Any],
+    history: RewardHistory,
+    fit_steps: int,
+    observed: str = "trained",
+    progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Score models on one-step-ahead forecasts of 0 < k < n for every row after the fitting steps.
+
+    Args:
+        models: name -> a `Fit`, a model to fit here on the observed rows of the first `fit_steps` steps, or a
+            model that learns online.
+        history: rows to forecast; all rows after the fitting steps are scored, observed or not.
+        fit_steps: number of first logged steps that are for fitting only.
+        observed: what a forecaster sees of past steps: "trained" rows (default) or "all".
+        progress: called with a model's name when its turn comes.
+
+    Raises:
+        InputError: `fit_steps` leaves nothing to fit or to score, or a model misses its cluster column.
+    """
+    first_scored = split(history, fit_steps)
+    visible = history.observed(observed)
+    steps_scored = history.steps[fit_steps:]
+    budget = np.array([np.count_nonzero(visible.step == step) for step in steps_scored])
+
+    scores, forecasts, fits = [], {}, {}
+    for name, model in models.items():
+        if progress:
+            progress(name)
+        if isinstance(model, MarkovModel):
+            model = fits[name] = fit(model, visible.before(first_scored))
+        made = forecasts[name] = forecast(online_over(model, history), history, fit_steps, observed)
+        scores.append(
+            Score(
+                model=name,
+                log_loss=log_loss(made.probability, made.informative),
+                brier=brier(made.probability, made.informative),
+                auroc=auroc(made.probability, made.informative),
+                precision=precision_at(made.probability, made.informative, made.step, budget),
+                calibration_error=calibration_error(made.probability, made.informative),
+                num_scored=len(made.probability),
+                fit_seconds=model.seconds if isinstance(model, Fit) else 0.0,
+            )
+        )
+    return Comparison(sorted(scores, key=lambda score: score.log_loss), forecasts, fits)

@@ -1,0 +1,140 @@
+"""One-step-ahead forecasts of a history: what a forecaster would have said before each step, live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn.errors import InputError
+from promptdyn.history import RewardHistory
+from promptdyn.inference.fit import Fit
+from promptdyn.inference.online import OnlineFilter
+
+__all__ = ["Forecast", "Track", "forecast", "online_over", "split", "track", "walk"]
+
+
+class Forecast(NamedTuple):
+    """Forecasts of the rows after the fitting steps, in the order of the history's rows."""
+
+    probability: NDArray[np.float64]  # (row,) forecast P(0 < k < n), made before the row's step
+    informative: NDArray[np.bool_]  # (row,) whether 0 < k < n came true
+    step: NDArray[np.int32]  # (row,)
+    prompt: NDArray[np.int32]  # (row,) index into the history's prompt_ids
+
+
+class Track(NamedTuple):
+    """How a filter saw a pool while a history unfolded."""
+
+    steps: NDArray[np.int32]  # (step,)
+    believed: NDArray[np.float64]  # (step outcome) forecast shares of the pool: none, some, all solved
+    true: NDArray[np.float64]  # (step outcome) shares among the step's rows, NaN where not every prompt has one
+    predicted: NDArray[np.float64]  # (step,) mean forecast P(0 < k < n) of the prompts observed in the step
+    realised: NDArray[np.float64]  # (step,) share of them that were informative
+    success_rate: NDArray[np.float64]  # (step prompt) forecast success rate of the followed prompts
+    informative: NDArray[np.float64]  # (step prompt) forecast P(0 < k < n) of the followed prompts
+    followed: list[str]  # (prompt,) their ids
+
+
+def online_over(model: Any, history: RewardHistory) -> OnlineFilter:
+    """A fresh online filter over a history's pool, of a `Fit` or of a model that learns online.
+
+    Raises:
+        InputError: the history lacks the model's cluster column, or holds a cluster the fit has not seen.
+    """
+    cluster = getattr(model.model if isinstance(model, Fit) else model, "cluster", None)
+    return model.online(list(history.prompt_ids), None if cluster is None else history.labels(cluster))
+
+
+def split(history: RewardHistory, fit_steps: int) -> int:
+    """First step that is scored when the first `fit_steps` logged steps are for fitting; InputError if none is left."""
+    if not 0 <= fit_steps < len(history.steps):
+        raise InputError(
+            f"fit_steps={fit_steps} leaves nothing to score: the history has {len(history.steps)} steps; "
+            f"give 0 to {len(history.steps) - 1}"
+        )
+    return int(history.steps[fit_steps])
+
+
+def walk(
+    online: OnlineFilter, history: RewardHistory, observed: str = "trained"
+) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Take a filter through a history, step by step.
+
+    Yields each logged step and the indices of its rows while the filter still holds the forecast for it; when the
+    caller comes back, the observed rows ("trained", or "all") are absorbed.
+    """
+    visible = history.observed_rows(observed)
+    bounds = np.searchsorted(history.step, history.steps)
+    for step, start, stop in zip(history.steps, bounds, [*bounds[1:], len(history)], strict=True):
+        rows = np.arange(start, stop)
+        yield int(step), rows
+        seen = rows[visible[rows]]
+        online.step(
+            list(history.prompt_ids[history.prompt[seen]]),
+            history.num_successes[seen],
+            history.num_rollouts[seen],
+            history.trained[seen],
+        )
+
+
+def forecast(online: OnlineFilter, history: RewardHistory, fit_steps: int = 0, observed: str = "trained") -> Forecast:
+    """Run a fresh online filter through a history and record its forecast of every row before it is seen.
+
+    Args:
+        online: a filter over the history's pool that has absorbed nothing yet.
+        history: what is forecast. Every row is scored, including those the filter never sees.
+        fit_steps: number of first steps that are absorbed but not scored.
+        observed: the rows the filter sees once their step is over: "trained" (default) or "all".
+
+    Raises:
+        InputError: `fit_steps` leaves nothing to score, or `observed` is neither word.
+    """
+    first_scored = split(history, fit_steps)
+    place = online.rows(list(history.prompt_ids))
+    probability = np.full(len(history), np.nan)
+    for step, rows in walk(online, history, observed):
+        if step >= first_scored:
+            probability[rows] = online.informative(history.num_rollouts[rows], rows=place[history.prompt[rows]])
+    scored = history.step >= first_scored
+    return Forecast(probability[scored], history.informative[scored], history.step[scored], history.prompt[scored])
+
+
+def track(
+    online: OnlineFilter,
+    history: RewardHistory,
+    follow: list[str],
+    num_generations: int = 8,
+    observed: str = "trained",
+) -> Track:
+    """Run a fresh online filter through a history and record what it believed, for plots.
+
+    Args:
+        online: a filter over the history's pool that has absorbed nothing yet.
+        history: what happened.
+        follow: ids of prompts whose own forecasts are kept.
+        num_generations: group size that shares of the pool are forecast for; default 8.
+        observed: the rows the filter sees: "trained" (default) or "all".
+    """
+    visible = history.observed_rows(observed)
+    place = online.rows(list(history.prompt_ids))
+    followed = online.rows(follow)
+    outcome = np.where(history.num_successes == 0, 0, np.where(history.informative, 1, 2))
+    records = []
+    for _, rows in walk(online, history, observed):
+        seen = rows[visible[rows]]
+        complete = len(rows) == history.num_prompts
+        chances = online.informative(history.num_rollouts[seen], rows=place[history.prompt[seen]])
+        records.append(
+            (
+                online.outcome(num_generations).mean(axis=0),
+                np.bincount(outcome[rows], minlength=3) / len(rows) if complete else np.full(3, np.nan),
+                chances.mean() if seen.size else np.nan,
+                history.informative[seen].mean() if seen.size else np.nan,
+                online.success_rate()[followed],
+                online.informative(num_generations, rows=followed),
+            )
+        )
+    return Track(history.steps, *map(np.array, zip(*records, strict=True)), follow)  # type: ignore[call-arg]

@@ -1,0 +1,133 @@
+"""Fitting a Markov model to a reward history, and the result as something to save, inspect and run online."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn.errors import InputError
+from promptdyn.history import RewardHistory
+from promptdyn.inference.frozen import FrozenMarkov
+from promptdyn.inference.online import OnlineFilter
+from promptdyn.models import MODELS
+from promptdyn.models.base import MarkovModel, Params
+from promptdyn.storage import read_state, write_state
+
+__all__ = ["METHODS", "Fit", "fit"]
+
+METHODS = ("em",)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted model.
+
+    Attributes:
+        model: what was fitted.
+        params: name -> array; see the model for shapes.
+        cluster_names: (cluster,) labels in the order of the parameters' cluster axis.
+        log_marginal: log p(observations | params), in nats, summed over prompts.
+        num_observed: rollout groups fitted on.
+        trace: (iteration,) log joint (log marginal + log prior).
+        converged: whether the fit met its tolerance.
+        seconds: wall-clock time of the fit, compilation included.
+    """
+
+    model: MarkovModel
+    params: Params
+    cluster_names: tuple[str, ...]
+    log_marginal: float
+    num_observed: int
+    trace: NDArray[np.float64]
+    converged: bool
+    seconds: float
+
+    def online(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None) -> OnlineFilter:
+        """Exact online filter with the fitted parameters.
+
+        Args:
+            prompt_ids: (prompt,) unique ids.
+            clusters: (prompt,) labels of the model's cluster column(s) (several columns: joined by "|");
+                needed only by a model with clusters.
+
+        Raises:
+            InputError: empty pool, repeated id, or a cluster the fit has not seen.
+        """
+        return OnlineFilter(FrozenMarkov(self.model, self.params, self.cluster_names), prompt_ids, clusters)
+
+    def save(self, path: str | Path) -> None:
+        """Write to one .npz file (arrays and JSON, versioned, no pickle), atomically."""
+        values = {
+            "model": self.model.describe(),
+            "cluster_names": list(self.cluster_names),
+            "log_marginal": self.log_marginal,
+            "num_observed": self.num_observed,
+            "converged": self.converged,
+            "seconds": self.seconds,
+        }
+        arrays = {f"params/{name}": array for name, array in self.params.items()}
+        write_state(path, "fit", values, {**arrays, "trace": self.trace})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Fit:
+        """Read a fit of one of the registered models; InputError says what is wrong with the file."""
+        values, arrays = read_state(path, "fit")
+        settings: dict[str, Any] = values.pop("model")
+        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        model = MODELS.create(settings.pop("name"), settings)
+        params = {name.removeprefix("params/"): array for name, array in arrays.items() if name != "trace"}
+        values["cluster_names"] = tuple(values["cluster_names"])
+        return cls(model=model, params=params, trace=arrays["trace"], **values)
+
+
+def fit(
+    model: MarkovModel,
+    history: RewardHistory,
+    method: str = "em",
+    *,
+    observed: str = "all",
+    progress: Callable[[int, float], None] | None = None,
+    **options: Any,
+) -> Fit:
+    """Fit a model to a reward history.
+
+    Args:
+        model: a model with parameters to learn (`DiscreteHMM`). Conjugate models need no fit.
+        history: what was logged.
+        method: "em".
+        observed: "all" rows, or only the "trained" ones, as live training would have seen.
+        progress: called with (iteration, log joint).
+        **options: for EM `max_iterations` (200) and `tolerance` (1e-5 nats per group).
+
+    Raises:
+        InputError: a model that needs no fit, an unknown method, no observed rows, or an unknown cluster column.
+    """
+    if not isinstance(model, MarkovModel):
+        raise InputError(f"{type(model).__name__} has nothing to fit: use its .online(prompt_ids) directly")
+    if method not in METHODS:
+        raise InputError(f"method={method!r} is none of {', '.join(METHODS)}")
+    visible = history.observed(observed)
+    if len(visible) == 0:
+        raise InputError(f"the history has no rows to fit on (observed={observed!r})")
+    # JAX is loaded here and not with the module: a saved fit runs online without it.
+    from promptdyn.inference.em import em
+
+    dense = visible.dense(model.cluster)
+    start = time.perf_counter()
+    result = em(model, dense, progress=progress, **options)
+    return Fit(
+        model=model,
+        params=result.params,
+        cluster_names=dense.cluster_names,
+        log_marginal=result.log_marginal,
+        num_observed=len(visible),
+        trace=result.trace,
+        converged=result.converged,
+        seconds=time.perf_counter() - start,
+    )

@@ -1,0 +1,221 @@
+"""The online filter: a pool of prompts, absorbed one training step at a time. NumPy only.
+
+`OnlineFilter` knows prompts by their ids, checks what it is given and keeps state; the mathematics is the
+`OnlineModel`'s. It sits inside other people's training processes and imports neither JAX nor torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from promptdyn.errors import InputError
+from promptdyn.models.base import OnlineModel
+
+__all__ = ["OnlineFilter"]
+
+
+class OnlineFilter:
+    """Belief about every prompt of a pool, one training step ahead.
+
+    Args:
+        model: what filters; `DPS()`, `BetaBernoulli()`, or a fit's frozen model (use `Fit.online`).
+        prompt_ids: (prompt,) unique ids; their order is the order of every (prompt, ...) result.
+        clusters: (prompt,) labels, for models with parameters per cluster.
+
+    Raises:
+        InputError: empty pool, an id twice, lengths that differ, or a cluster the model does not know.
+    """
+
+    def __init__(
+        self, model: OnlineModel, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None
+    ) -> None:
+        self.model = model
+        self.steps = 0
+        """Training steps absorbed so far."""
+        self._row: dict[str, int] = {}
+        self._ids: list[str] = []
+        self._clusters: list[str | None] = []
+        if len(prompt_ids) == 0:
+            raise InputError("the pool is empty: give at least one prompt id")
+        self._register(prompt_ids, clusters)
+        self._state = model.init(self._clusters)
+
+    def _register(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None) -> None:
+        """Enter new ids, all or none."""
+        ids = [str(prompt_id) for prompt_id in prompt_ids]
+        labels = [None] * len(ids) if clusters is None else list(clusters)
+        if len(labels) != len(ids):
+            raise InputError(f"{len(labels)} cluster labels for {len(ids)} prompts: give one label per prompt")
+        new = {prompt_id: len(self._row) + i for i, prompt_id in enumerate(ids)}
+        if len(new) < len(ids) or not new.keys().isdisjoint(self._row):
+            seen = set(self._row)
+            twice = next(i for i in ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+            raise InputError(f"prompt id {twice!r} is in the pool twice: ids must be unique")
+        self._row.update(new)
+        self._ids += ids
+        self._clusters += labels
+
+    @property
+    def num_prompts(self) -> int:
+        return len(self._row)
+
+    @property
+    def prompt_ids(self) -> list[str]:
+        """(prompt,) ids in row order."""
+        return list(self._ids)
+
+    def ids(self, rows: NDArray[np.intp]) -> list[str]:
+        """Ids of the given rows."""
+        return [self._ids[row] for row in rows]
+
+    def __contains__(self, prompt_id: object) -> bool:
+        return prompt_id in self._row
+
+    def rows(self, prompt_ids: Sequence[str]) -> NDArray[np.intp]:
+        """Row of each id; InputError names the first id that is not in the pool."""
+        try:
+            return np.fromiter((self._row[prompt_id] for prompt_id in prompt_ids), np.intp, len(prompt_ids))
+        except KeyError as error:
+            raise InputError(
+                f"prompt {error.args[0]!r} is not among the pool's {self.num_prompts} prompts: add it first"
+            ) from None
+
+    def add(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None) -> None:
+        """Let new prompts join the pool, at their initial belief. Raises InputError as the constructor does."""
+        fresh = self.model.init([None] * len(prompt_ids) if clusters is None else list(clusters))
+        self._register(prompt_ids, clusters)
+        self._state = type(self._state)(
+            *(np.concatenate(pair, axis=-1) for pair in zip(self._state, fresh, strict=True))
+        )
+
+    def step(
+        self,
+        prompt_ids: Sequence[str],
+        num_successes: ArrayLike,
+        num_rollouts: ArrayLike,
+        trained: ArrayLike = True,
+    ) -> None:
+        """Absorb one training step and move to the next.
+
+        Args:
+            prompt_ids: (group,) ids rolled out in this step, each once; the empty list where none was.
+            num_successes: (group,) k, successes.
+            num_rollouts: (group,) or one number; n >= 1 rollouts.
+            trained: (group,) or one flag: whether the group fed the gradient. Default True.
+
+        Raises:
+            InputError: unknown or repeated id, k outside [0, n], n < 1; nothing is absorbed then.
+        """
+        rows = self.rows(prompt_ids)
+        successes, rollouts, flags = self._checked(prompt_ids, rows, num_successes, num_rollouts, trained)
+        self._state = self.model.step(self._state, rows, successes, rollouts, flags)
+        self.steps += 1
+
+    def _checked(
+        self,
+        prompt_ids: Sequence[str],
+        rows: NDArray[np.intp],
+        num_successes: ArrayLike,
+        num_rollouts: ArrayLike,
+        trained: ArrayLike,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        columns = []
+        for name, values in (("num_successes", num_successes), ("num_rollouts", num_rollouts)):
+            given = np.asarray(values)
+            if given.ndim > 1 or (given.ndim == 1 and len(given) != len(rows)):
+                raise InputError(f"step {self.steps}: {name} has shape {given.shape} for {len(rows)} prompts")
+            whole = given.astype(np.float64)
+            bad = np.flatnonzero(np.broadcast_to(whole != np.round(whole), rows.shape))  # NaN differs from itself
+            if bad.size:
+                value = np.broadcast_to(given, rows.shape)[bad[0]]
+                raise InputError(
+                    f"step {self.steps}: {name}={value} of prompt {prompt_ids[bad[0]]!r} is not a whole number"
+                )
+            columns.append(np.broadcast_to(whole.astype(np.int64), rows.shape))
+        successes, rollouts = columns
+        bad = np.flatnonzero((rollouts < 1) | (successes < 0) | (successes > rollouts))
+        if bad.size:
+            i = bad[0]
+            raise InputError(
+                f"step {self.steps}: prompt {prompt_ids[i]!r} has num_successes={successes[i]} of "
+                f"num_rollouts={rollouts[i]}: need 0 <= k <= n and n >= 1"
+            )
+        if len(np.unique(rows)) < len(rows):
+            ordered = np.sort(rows)
+            twice = self._ids[ordered[np.flatnonzero(ordered[1:] == ordered[:-1])[0]]]
+            raise InputError(f"step {self.steps}: prompt {twice!r} appears twice: add up the counts of its groups")
+        return successes, rollouts, np.broadcast_to(np.asarray(trained, dtype=bool), rows.shape)
+
+    @property
+    def belief(self) -> NDArray[np.float64]:
+        """(prompt state) P(z_{t+1} | y_{0:t})."""
+        return self.model.belief(self._state).T
+
+    def _at(self, rows: NDArray[np.intp] | slice) -> Any:
+        return type(self._state)(*(field[..., rows] for field in self._state))
+
+    def outcome(self, num_rollouts: int | NDArray, rows: NDArray[np.intp] | slice = slice(None)) -> NDArray[np.float64]:
+        """(prompt outcome) forecast chances that none, some, all of `num_rollouts` rollouts succeed next step.
+
+        `num_rollouts` is one number or one per prompt; `rows` asks for some prompts only.
+        """
+        return self.model.outcome(self._at(rows), num_rollouts).T
+
+    def informative(
+        self,
+        num_rollouts: int | NDArray = 8,
+        rng: np.random.Generator | None = None,
+        rows: NDArray[np.intp] | slice = slice(None),
+    ) -> NDArray[np.float64]:
+        """(prompt,) forecast P(0 < k < n) at the next step; given `rng`, at one posterior draw per prompt.
+
+        `num_rollouts` is one number or one per prompt; `rows` asks for some prompts only.
+        """
+        return self.model.informative(self._at(rows), num_rollouts, rng)
+
+    def success_rate(self, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
+        """(prompt,) forecast success rate at the next step; given `rng`, one posterior draw per prompt."""
+        return self.model.success_rate(self._state, rng)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the state's arrays."""
+        return sum(field.nbytes for field in self._state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue: JSON-able values, and arrays under "arrays"."""
+        return {
+            "model": self.model.describe(),
+            "steps": self.steps,
+            "prompt_ids": self.prompt_ids,
+            "clusters": list(self._clusters),
+            "arrays": {name: array.copy() for name, array in self._state._asdict().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state. Prompts that joined after this filter was made are taken from the state.
+
+        Raises:
+            InputError: the state is of another model, or does not begin with this filter's prompts.
+        """
+        if state["model"] != self.model.describe():
+            raise InputError(f"the state was saved by model {state['model']}, this filter's is {self.model.describe()}")
+        saved = list(state["prompt_ids"])
+        mine = self._ids
+        if saved[: len(mine)] != mine:
+            differ = next(
+                (a for a, b in zip(mine, saved, strict=False) if a != b), mine[min(len(saved), len(mine) - 1)]
+            )
+            raise InputError(
+                f"the state was saved for another pool ({len(saved)} prompts, this one has {len(mine)}): "
+                f"prompt {differ!r} is not where it was; build the filter with the same ids in the same order"
+            )
+        self._row = {prompt_id: i for i, prompt_id in enumerate(saved)}
+        self._ids = saved
+        self._clusters = list(state["clusters"])
+        self._state = type(self._state)(**{name: np.array(array) for name, array in state["arrays"].items()})
+        self.steps = int(state["steps"])

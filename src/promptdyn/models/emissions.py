@@ -1,0 +1,38 @@
+"""Emissions: how likely k successes in n rollouts are in each state. Pure array code for any array module."""
+
+from __future__ import annotations
+
+from math import lgamma
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["binomial", "outcome_of", "ternary"]
+
+
+def outcome_of(counts: NDArray) -> NDArray[np.intp]:
+    """(symbol,) outcome 0 none, 1 some, 2 all of (symbol, 2) counts [num_rollouts, num_successes]."""
+    num_rollouts, num_successes = counts[:, 0], counts[:, 1]
+    return np.where(num_successes == 0, 0, np.where(num_successes == num_rollouts, 2, 1))
+
+
+def binomial(success_rates: Any, counts: NDArray, xp: Any = np) -> Any:
+    """(state symbol) log Binomial(k | n, p_state). Success rates must lie inside (0, 1)."""
+    num_rollouts, num_successes = counts[:, 0].astype(float), counts[:, 1].astype(float)
+    choose = np.array(
+        [lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) for n, k in zip(num_rollouts, num_successes, strict=True)]
+    )
+    rates = xp.asarray(success_rates)[:, None]
+    return choose + num_successes * xp.log(rates) + (num_rollouts - num_successes) * xp.log1p(-rates)
+
+
+def ternary(noise: float, counts: NDArray, xp: Any = np) -> Any:
+    """(state symbol) log-probability of the outcome of a group in states unsolved, partly solved, solved.
+
+    With probability `noise` the outcome shown is one of the other two. Without noise this is the observation
+    of DPS; a missing observation (n = 0) is 0 in every state.
+    """
+    with np.errstate(divide="ignore"):
+        table = np.log(np.where(np.eye(3, dtype=bool), 1.0 - noise, noise / 2.0))
+    return xp.asarray(np.where(counts[:, 0] == 0, 0.0, table[:, outcome_of(counts)]))

@@ -1,0 +1,201 @@
+"""Plots of histories, beliefs and models. Each function returns a matplotlib Figure and shows nothing by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from promptdyn.evaluation.forecast import Forecast, Track
+from promptdyn.evaluation.scores import reliability
+from promptdyn.history import RewardHistory
+
+if TYPE_CHECKING:
+    from promptdyn.inference.fit import Fit
+
+__all__ = [
+    "coverage",
+    "effective_sample_ratio",
+    "outcome_shares",
+    "predicted_informative",
+    "prompt_timelines",
+    "reliability_diagram",
+    "transitions",
+]
+
+OUTCOMES = ("unsolved", "partly solved", "solved")
+COLOURS = ("#b6bcc6", "#e8a33d", "#3f7f5f")
+LINES = ("#2f5d8a", "#c2543d", "#3f7f5f", "#8a5fa8", "#8c7a3d", "#4a4a4a")
+WIDTH = 6.4
+
+
+def _figure(height: float = 3.2, columns: int = 1, rows: int = 1, width: float = WIDTH) -> tuple[Figure, NDArray]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _smooth(values: NDArray, window: int) -> NDArray:
+    """Centred running mean that skips NaN and shortens at the ends."""
+    known = np.isfinite(values)
+    kernel = np.ones(min(window, len(values)))
+    total = np.convolve(np.where(known, values, 0.0), kernel, "same")
+    count = np.convolve(known.astype(float), kernel, "same")
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+def _window(num_steps: int) -> int:
+    return max(1, num_steps // 20)
+
+
+def outcome_shares(track: Track) -> Figure:
+    """Share of the pool believed unsolved, partly solved, solved over time; dashed where the truth is known."""
+    figure, axes = _figure()
+    axis = axes[0, 0]
+    axis.stackplot(track.steps, track.believed.T, labels=OUTCOMES, colors=COLOURS, alpha=0.85)
+    if np.isfinite(track.true).any():
+        boundaries = np.cumsum(track.true, axis=1)
+        for i, label in ((0, "true boundaries"), (1, None)):
+            axis.plot(track.steps, boundaries[:, i], "--", color="black", linewidth=1, label=label)
+    axis.set(xlabel="step", ylabel="share of the pool", ylim=(0, 1), xlim=(track.steps[0], track.steps[-1]))
+    axis.legend(loc="upper left", fontsize=8, framealpha=0.9)
+    return figure
+
+
+def predicted_informative(track: Track) -> Figure:
+    """Forecast and realised share of informative groups among the prompts of each step."""
+    figure, axes = _figure()
+    axis = axes[0, 0]
+    axis.plot(track.steps, track.realised, ".", color=LINES[1], alpha=0.25, markersize=4)
+    window = _window(len(track.steps))
+    axis.plot(track.steps, _smooth(track.realised, window), color=LINES[1], label="realised")
+    axis.plot(track.steps, _smooth(track.predicted, window), color=LINES[0], label="predicted")
+    axis.set(xlabel="step", ylabel="share informative (0 < k < n)", ylim=(0, 1))
+    axis.legend(fontsize=8)
+    return figure
+
+
+def effective_sample_ratio(histories: Mapping[str, RewardHistory]) -> Figure:
+    """Share of the trained groups with 0 < k < n, per step and as a running mean, one line per run."""
+    figure, axes = _figure()
+    axis = axes[0, 0]
+    for (name, history), colour in zip(histories.items(), LINES, strict=False):
+        trained = history.select(history.trained)
+        index = np.searchsorted(trained.steps, trained.step)
+        ratio = np.bincount(index, trained.informative) / np.bincount(index)
+        axis.plot(trained.steps, ratio, ".", color=colour, alpha=0.2, markersize=4)
+        axis.plot(trained.steps, _smooth(ratio, _window(len(ratio))), color=colour, label=name)
+    axis.set(xlabel="step", ylabel="effective-sample ratio", ylim=(0, 1))
+    axis.legend(fontsize=8)
+    return figure
+
+
+def coverage(histories: Mapping[str, RewardHistory], pool_size: int) -> Figure:
+    """Share of the pool trained on at least once by each step, one line per run."""
+    figure, axes = _figure()
+    axis = axes[0, 0]
+    for (name, history), colour in zip(histories.items(), LINES, strict=False):
+        trained = history.select(history.trained)
+        _, first = np.unique(trained.prompt, return_index=True)
+        joined = np.searchsorted(np.sort(trained.step[first]), trained.steps, side="right")
+        axis.plot(trained.steps, joined / pool_size, color=colour, label=name)
+    axis.set(xlabel="step", ylabel="share of the pool trained on", ylim=(0, 1.02))
+    axis.legend(fontsize=8)
+    return figure
+
+
+def prompt_timelines(history: RewardHistory, track: Track, observed: str = "trained") -> Figure:
+    """Rewards of the followed prompts and what was forecast for them, one panel a prompt."""
+    columns = 2
+    rows = -(-len(track.followed) // columns)
+    figure, axes = _figure(height=1.5 * rows + 0.5, columns=columns, rows=rows, width=1.5 * WIDTH)
+    visible = history.observed_rows(observed)
+    for i, axis in enumerate(axes.flat):
+        if i >= len(track.followed):
+            axis.set_visible(False)
+            continue
+        at = history.prompt == np.flatnonzero(history.prompt_ids == track.followed[i])[0]
+        share = history.num_successes / history.num_rollouts
+        axis.plot(
+            history.step[at & ~visible],
+            share[at & ~visible],
+            ".",
+            color="#c8ccd2",
+            markersize=3,
+            label="hidden k/n",
+        )
+        axis.plot(
+            history.step[at & visible],
+            share[at & visible],
+            "o",
+            color="black",
+            markersize=3,
+            label="seen k/n",
+        )
+        axis.plot(
+            track.steps,
+            track.success_rate[:, i],
+            color=LINES[0],
+            linewidth=1.2,
+            label="forecast success rate",
+        )
+        axis.plot(track.steps, track.informative[:, i], color=COLOURS[1], linewidth=1.2, label="P(informative)")
+        axis.set(ylim=(-0.05, 1.05), xlim=(track.steps[0], track.steps[-1]))
+        axis.set_title(track.followed[i][:60].replace("$", r"\$"), fontsize=8, loc="left")
+        axis.tick_params(labelsize=7)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8)
+    return figure
+
+
+def reliability_diagram(forecasts: Mapping[str, Forecast]) -> Figure:
+    """Forecast against realised share informative, in ten bins; on the diagonal a forecast means what it says."""
+    figure, axes = _figure(height=4.0, width=4.8)
+    axis = axes[0, 0]
+    axis.plot([0, 1], [0, 1], color="#b6bcc6", linewidth=1)
+    for (name, made), colour in zip(forecasts.items(), LINES * 3, strict=False):
+        diagram = reliability(made.probability, made.informative)
+        axis.plot(diagram.forecast, diagram.realised, color=colour, linewidth=1, label=name)
+        axis.scatter(diagram.forecast, diagram.realised, s=4 + 120 * diagram.size / diagram.size.sum(), color=colour)
+    axis.set(
+        xlabel="forecast P(0 < k < n)",
+        ylabel="share that came true",
+        xlim=(0, 1),
+        ylim=(0, 1),
+        aspect="equal",
+    )
+    axis.legend(fontsize=8)
+    return figure
+
+
+def transitions(fit: Fit, cluster: int = 0) -> Figure:
+    """Learned transition matrices [current, next] of one cluster, by exposure, labelled with success rates."""
+    matrices = fit.params["transition"][:, cluster]
+    names = ["not trained on", "trained on"] if len(matrices) == 2 else ["every step"]
+    figure, axes = _figure(height=3.4, columns=len(matrices), width=3.4 * len(matrices) + 0.6)
+    labels = [f"{rate:.2f}" for rate in fit.model.success_rates(fit.params)]
+    for axis, matrix, name in zip(axes.flat, matrices, names, strict=True):
+        image = axis.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
+        axis.set_xticks(range(len(labels)), labels, fontsize=7, rotation=90)
+        axis.set_yticks(range(len(labels)), labels, fontsize=7)
+        axis.set_title(name, fontsize=9)
+        axis.set(xlabel="success rate at t + 1", ylabel="success rate at t")
+        if len(labels) <= 8:
+            for (i, j), value in np.ndenumerate(matrix):
+                if value >= 0.005:
+                    axis.text(
+                        j,
+                        i,
+                        f"{value:.2f}",
+                        ha="center",
+                        va="center",
+                        fontsize=6,
+                        color="white" if value > 0.5 else "black",
+                    )
+    figure.colorbar(image, ax=axes.ravel().tolist(), shrink=0.7)
+    return figure

@@ -1,0 +1,19 @@
+"""Selection: what a prompt is worth (scores), which to take (policies), and the `Selector` a trainer holds."""
+
+from promptdyn.selection.policies import POLICIES, Gumbel, Policy, Thompson, Top, TopEntropy, Uniform
+from promptdyn.selection.scores import SCORES, Score
+from promptdyn.selection.selector import Observation, Selector
+
+__all__ = [
+    "POLICIES",
+    "SCORES",
+    "Gumbel",
+    "Observation",
+    "Policy",
+    "Score",
+    "Selector",
+    "Thompson",
+    "Top",
+    "TopEntropy",
+    "Uniform",
+]

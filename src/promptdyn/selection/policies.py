@@ -1,0 +1,138 @@
+"""Which prompts to take: a policy turns scores into priorities, and the highest priorities are taken.
+
+Equal priorities are drawn at random by the caller's generator, never by position in the pool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn.errors import InputError
+from promptdyn.inference.online import OnlineFilter
+from promptdyn.registry import Registry
+from promptdyn.selection.scores import Score
+
+__all__ = ["POLICIES", "Gumbel", "Policy", "Thompson", "Top", "TopEntropy", "Uniform", "entropy", "take"]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Gives each prompt a priority for the next step."""
+
+    name: str
+
+    def priorities(
+        self, online: OnlineFilter, score: Score, num_rollouts: int, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """(prompt,) priorities, higher first."""
+
+
+@dataclass(frozen=True)
+class Top:
+    """Highest expected score (DPS)."""
+
+    name = "top"
+
+    def priorities(
+        self, online: OnlineFilter, score: Score, num_rollouts: int, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        return score(online, num_rollouts, None)
+
+
+@dataclass(frozen=True)
+class Thompson:
+    """Highest score at one draw from each prompt's posterior (MoPPS): uncertain prompts get their turn."""
+
+    name = "thompson"
+
+    def priorities(
+        self, online: OnlineFilter, score: Score, num_rollouts: int, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        return score(online, num_rollouts, rng)
+
+
+@dataclass(frozen=True)
+class Gumbel:
+    """Draw without replacement with odds exp(score / temperature), by the Gumbel top-k trick (arXiv 1903.06059).
+
+    Attributes:
+        temperature: in units of the score, above 0; towards 0 this is `Top`. Default 0.1.
+    """
+
+    temperature: float = 0.1
+
+    name = "gumbel"
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise InputError(f"policy 'gumbel': temperature={self.temperature} must be above 0")
+
+    def priorities(
+        self, online: OnlineFilter, score: Score, num_rollouts: int, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        return score(online, num_rollouts, None) / self.temperature + rng.gumbel(size=online.num_prompts)
+
+
+@dataclass(frozen=True)
+class TopEntropy:
+    """Highest expected score plus a bonus for uncertainty: `weight` times the entropy of the outcome forecast.
+
+    With `DPS` this is the paper's optional entropy term. Attributes:
+        weight: score units per nat, default 0.1.
+    """
+
+    weight: float = 0.1
+
+    name = "top_entropy"
+
+    def priorities(
+        self, online: OnlineFilter, score: Score, num_rollouts: int, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        return score(online, num_rollouts, None) + self.weight * entropy(online.outcome(num_rollouts))
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Every prompt alike: the baseline."""
+
+    name = "uniform"
+
+    def priorities(
+        self, online: OnlineFilter, score: Score, num_rollouts: int, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        return np.zeros(online.num_prompts)
+
+
+POLICIES = Registry("policy", Top, Thompson, Gumbel, TopEntropy, Uniform)
+
+
+def entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(prompt,) entropy in nats of (prompt, outcome) probabilities."""
+    return -np.sum(probability * np.log(np.maximum(probability, 1e-300)), axis=1)
+
+
+def take(
+    priorities: NDArray[np.float64], k: int, excluded: NDArray[np.intp], rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """(k,) rows with the highest priorities, highest first, ties in random order.
+
+    Args:
+        priorities: (prompt,).
+        k: how many; at most the prompts that are not excluded.
+        excluded: rows that are not to be taken.
+        rng: breaks ties.
+    """
+    if excluded.size:
+        priorities = priorities.copy()
+        priorities[excluded] = -np.inf
+    threshold = np.partition(priorities, priorities.size - k)[priorities.size - k]
+    above = np.flatnonzero(priorities > threshold)
+    tied = np.flatnonzero(priorities == threshold)
+    rows = np.concatenate([above, rng.choice(tied, k - above.size, replace=False)])
+    # A stable sort of shuffled rows: equal priorities keep a random order.
+    rows = rng.permutation(rows)
+    return rows[np.argsort(-priorities[rows], kind="stable")]

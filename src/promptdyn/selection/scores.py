@@ -1,0 +1,35 @@
+"""What a prompt is worth: functions from the belief to one number per prompt, higher is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn.inference.online import OnlineFilter
+
+__all__ = ["SCORES", "Score", "half_solved", "informative", "reward_variance"]
+
+Score = Callable[[OnlineFilter, int, np.random.Generator | None], NDArray[np.float64]]
+"""(online, num_rollouts, rng) -> (prompt,). With an rng, the score at one posterior draw per prompt (Thompson)."""
+
+
+def informative(online: OnlineFilter, num_rollouts: int, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
+    """P(0 < k < n): the chance that the group gives a gradient (DPS, MoPPS, MaPP)."""
+    return online.informative(num_rollouts, rng)
+
+
+def reward_variance(
+    online: OnlineFilter, num_rollouts: int, rng: np.random.Generator | None = None
+) -> NDArray[np.float64]:
+    """E[p (1 - p)], the variance of a rollout's reward: half the chance that two rollouts differ."""
+    return 0.5 * online.informative(2, rng)
+
+
+def half_solved(online: OnlineFilter, num_rollouts: int, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
+    """-|p - 1/2|: prompts nearest to a success rate of one half."""
+    return -np.abs(online.success_rate(rng) - 0.5)
+
+
+SCORES: dict[str, Score] = {score.__name__: score for score in (informative, reward_variance, half_solved)}

@@ -1,0 +1,230 @@
+"""The object a trainer holds: asks for prompts, is told their rewards. NumPy only, in the trainer's own process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from promptdyn.errors import InputError
+from promptdyn.inference.online import OnlineFilter
+from promptdyn.selection.policies import POLICIES, Policy, entropy
+from promptdyn.selection.policies import take as take_rows
+from promptdyn.selection.scores import SCORES, Score
+from promptdyn.storage import read_state, write_state
+
+__all__ = ["Observation", "Selector"]
+
+# Prompts that the pool's mean belief entropy is measured on, evenly spaced.
+ENTROPY_SAMPLE = 10_000
+
+
+class Observation(NamedTuple):
+    """What `Selector.observe` made of the rewards: the groups with at least one graded rollout."""
+
+    prompt_ids: list[str]
+    num_rollouts: NDArray[np.int64]  # (group,) graded rollouts
+    num_successes: NDArray[np.int64]  # (group,)
+    informative: NDArray[np.bool_]  # (group,) 0 < k < n
+
+
+class Selector:
+    """Chooses the prompts of each training step from the beliefs, and learns from their rewards.
+
+    Args:
+        online: filter over the pool (`model.online(ids)`, `fit.online(ids)`).
+        policy: which prompts to take: "top" (default), "thompson", "gumbel", "top_entropy", "uniform", with
+            settings as in "gumbel:temperature=0.05", or a `Policy`.
+        score: what a prompt is worth: "informative" (default), "reward_variance", "half_solved", or a function.
+        num_generations: rollouts per prompt that forecasts are made for; default 8.
+        success_threshold: a rollout succeeds when its reward is at least this; default 0.5.
+        seed: of the selector's own generator, which draws samples and breaks ties.
+
+    Raises:
+        InputError: an unknown policy or score, or a setting out of range.
+    """
+
+    def __init__(
+        self,
+        online: OnlineFilter,
+        policy: str | Policy = "top",
+        score: str | Score = "informative",
+        num_generations: int = 8,
+        success_threshold: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        if num_generations < 2:
+            raise InputError(
+                f"num_generations={num_generations}: a group of fewer than 2 rollouts cannot be informative"
+            )
+        if isinstance(score, str) and score not in SCORES:
+            raise InputError(f"score {score!r} is none of {', '.join(SCORES)}")
+        self.online = online
+        self.policy: Policy = POLICIES.parse_one(policy) if isinstance(policy, str) else policy
+        self.score: Score = SCORES[score] if isinstance(score, str) else score
+        self.num_generations, self.success_threshold = num_generations, success_threshold
+        self._rng = np.random.default_rng(seed)
+        self._times_seen = np.zeros(online.num_prompts, np.int32)
+        self._metrics: dict[str, float] = {}
+
+    @property
+    def prompt_ids(self) -> list[str]:
+        """(prompt,) ids of the pool."""
+        return self.online.prompt_ids
+
+    @property
+    def num_prompts(self) -> int:
+        return self.online.num_prompts
+
+    def add(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None) -> None:
+        """Let new prompts join the pool; InputError if an id is there already."""
+        self.online.add(prompt_ids, clusters)
+        self._times_seen = np.concatenate([self._times_seen, np.zeros(len(prompt_ids), np.int32)])
+
+    def select(self, k: int, exclude: Iterable[str] = ()) -> list[str]:
+        """Choose the prompts of the next step.
+
+        Args:
+            k: how many distinct prompts.
+            exclude: ids not to choose, such as prompts still in flight.
+
+        Returns:
+            k ids, highest priority first.
+
+        Raises:
+            InputError: k < 1, more than the pool has left, or an excluded id that is not in the pool.
+        """
+        start = time.perf_counter()
+        excluded = np.unique(self.online.rows(list(exclude)))
+        available = self.num_prompts - excluded.size
+        if not 1 <= k <= available:
+            left_out = f" less {excluded.size} excluded" if excluded.size else ""
+            raise InputError(
+                f"cannot select k={k} of {self.num_prompts} prompts{left_out}: k must be from 1 to {available}"
+            )
+        priorities = self.policy.priorities(self.online, self.score, self.num_generations, self._rng)
+        rows = take_rows(priorities, k, excluded, self._rng)
+        forecast = self.online.informative(self.num_generations, rows=rows)
+        self._metrics["predicted_informative"] = float(forecast.mean())
+        self._metrics["select_time_s"] = time.perf_counter() - start
+        return self.online.ids(rows)
+
+    def observe(self, prompt_ids: Sequence[str], rewards: ArrayLike | Sequence[Sequence[float | None]]) -> Observation:
+        """Learn from one training step's rewards; every other prompt ages by one step.
+
+        Args:
+            prompt_ids: (group,) ids rolled out, each once.
+            rewards: (group, rollout) rewards. None and NaN are rollouts without a grade: they are counted out of
+                n, and a group without any grade counts as not rolled out. Groups may differ in length.
+
+        Returns:
+            The counts that were absorbed.
+
+        Raises:
+            InputError: unknown or repeated id, or not one row of rewards per id; nothing is absorbed then.
+        """
+        start = time.perf_counter()
+        ids = list(prompt_ids)
+        groups = [_grades(group, prompt_id) for group, prompt_id in zip(_rows(rewards, len(ids)), ids, strict=True)]
+        num_rollouts = np.array([len(group) for group in groups], np.int64)
+        num_successes = np.array([np.count_nonzero(group >= self.success_threshold) for group in groups], np.int64)
+        graded = num_rollouts > 0
+        self.online.rows(ids)  # an unknown id is an error even in a group that is counted out
+        seen = [prompt_id for prompt_id, keep in zip(ids, graded, strict=True) if keep]
+        num_rollouts, num_successes = num_rollouts[graded], num_successes[graded]
+        self.online.step(seen, num_successes, num_rollouts)
+
+        informative = (num_successes > 0) & (num_successes < num_rollouts)
+        self._times_seen[self.online.rows(seen)] += 1
+        self._metrics["informative"] = float(informative.mean()) if len(seen) else float("nan")
+        self._metrics["ungraded_groups"] = float(len(ids) - len(seen))
+        self._metrics["observe_time_s"] = time.perf_counter() - start
+        return Observation(seen, num_rollouts, num_successes, informative)
+
+    def metrics(self) -> dict[str, float]:
+        """What happened in the last step, for a trainer's log.
+
+        `predicted_informative` and `informative`: effective-sample ratio forecast for the chosen prompts, and
+        realised; `coverage`: share of the pool rolled out so far; `belief_entropy`: mean entropy in nats of the
+        forecast none / some / all; `ungraded_groups`; `select_time_s`, `observe_time_s`.
+        """
+        every = max(1, self.num_prompts // ENTROPY_SAMPLE)
+        return {
+            **self._metrics,
+            "coverage": float(np.count_nonzero(self._times_seen) / self.num_prompts),
+            "belief_entropy": float(
+                entropy(self.online.outcome(self.num_generations, slice(None, None, every))).mean()
+            ),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on choosing as if never stopped: beliefs, generator, coverage."""
+        return {
+            "policy": repr(self.policy),
+            "num_generations": self.num_generations,
+            "success_threshold": self.success_threshold,
+            "online": self.online.state_dict(),
+            "rng": self._rng.bit_generator.state,
+            "times_seen": self._times_seen.copy(),
+            "metrics": dict(self._metrics),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            InputError: saved with another model, pool, policy, num_generations or success_threshold.
+        """
+        mine = {
+            "policy": repr(self.policy),
+            "num_generations": self.num_generations,
+            "success_threshold": self.success_threshold,
+        }
+        for setting, value in mine.items():
+            if state[setting] != value:
+                raise InputError(
+                    f"the selector was saved with {setting}={state[setting]}, this one has {value}: "
+                    "use the saved setting, or start without the saved state"
+                )
+        self.online.load_state_dict(state["online"])
+        self._rng.bit_generator.state = state["rng"]
+        self._times_seen = np.array(state["times_seen"])
+        self._metrics = dict(state["metrics"])
+
+    def save(self, path: str | Path) -> None:
+        """Write the state to one .npz file (versioned, no pickle), atomically."""
+        state = self.state_dict()
+        arrays = {f"online/{name}": array for name, array in state["online"].pop("arrays").items()}
+        write_state(path, "selector", state, {**arrays, "times_seen": state.pop("times_seen")})
+
+    def load(self, path: str | Path) -> None:
+        """Read what `save` wrote; InputError says what is wrong with the file or does not fit this selector."""
+        state, arrays = read_state(path, "selector")
+        state["times_seen"] = arrays.pop("times_seen")
+        state["online"]["arrays"] = {name.removeprefix("online/"): array for name, array in arrays.items()}
+        try:
+            self.load_state_dict(state)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+
+def _rows(rewards: Any, num_groups: int) -> list[Any]:
+    rows = list(rewards)
+    if len(rows) != num_groups:
+        raise InputError(f"{len(rows)} rows of rewards for {num_groups} prompts: give one row of rewards per prompt")
+    return rows
+
+
+def _grades(group: Any, prompt_id: str) -> NDArray[np.float64]:
+    """(graded,) rewards of one group without None and NaN."""
+    try:
+        values = np.asarray(group, dtype=np.float64)  # None becomes NaN
+    except (TypeError, ValueError):
+        raise InputError(f"rewards of prompt {prompt_id!r} are not numbers: {group!r}") from None
+    if values.ndim != 1:
+        raise InputError(f"rewards of prompt {prompt_id!r} have shape {values.shape}: need one row, (rollout,)")
+    return values[~np.isnan(values)]

@@ -1,0 +1,128 @@
+"""Recording of the groups that a run trains on, as it goes, into a history file. Knows no trainer.
+
+A trainer adapter says where training starts (`start`), what every generation showed (`record`), and when a checkpoint
+is taken or training ends (`write`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+
+from promptdyn.errors import InputError
+from promptdyn.history import REQUIRED, RewardHistory
+
+__all__ = ["HistoryRecorder"]
+
+logger = logging.getLogger(__name__)
+
+
+class HistoryRecorder:
+    """Keeps a run's history file up to date.
+
+    Args:
+        path: the Parquet file. What is on disk is always a whole history: a write replaces it atomically.
+        clusters: labels to record as cluster columns, {column: {prompt id: label}}. Default none.
+        write_every: steps after which rows are written without being asked, so that a run that dies far from a
+            checkpoint leaves most of what it saw. Default 50.
+
+    Raises:
+        InputError: a cluster column with the name of a history's own column, or an empty label.
+    """
+
+    def __init__(
+        self, path: str | Path, clusters: Mapping[str, Mapping[str, str]] | None = None, write_every: int = 50
+    ) -> None:
+        self.path = Path(path)
+        self.clusters = {} if clusters is None else clusters
+        self.write_every = write_every
+        # A history would refuse these too, but only when it is written, hours later.
+        for column, labels in self.clusters.items():
+            if column in (*REQUIRED, "trained"):
+                raise InputError(f"cluster column {column!r} has the name of a history's own column: rename it")
+            for prompt_id, label in labels.items():
+                if not label:
+                    raise InputError(f"prompt {prompt_id!r} has an empty label in cluster column {column!r}: name it")
+        self._forget(0)
+
+    def _forget(self, step: int) -> None:
+        self._step: list[int] = []
+        self._prompt_id: list[str] = []
+        self._num_rollouts: list[int] = []
+        self._num_successes: list[int] = []
+        self._rows_written, self._step_written = 0, step
+
+    def start(self, step: int) -> None:
+        """Begin at `step`: anew at 0, else resuming.
+
+        A new run sets a file that is there already aside, as PATH.1, PATH.2, ... A resumed run keeps the file's rows
+        before `step` and drops the others, because it trains those steps again.
+
+        Raises:
+            InputError: resuming, and the file is no history or, with clusters, holds a prompt without a label.
+        """
+        self._forget(step)
+        if step > 0 and self.path.exists():
+            kept = RewardHistory.from_parquet(self.path).before(step)
+            self._extend(
+                kept.step.tolist(), kept.prompt_ids[kept.prompt].tolist(), kept.num_rollouts, kept.num_successes
+            )
+            self._rows_written = len(self._step)
+        elif step > 0:
+            logger.warning("%s is not there: the history begins at step %d", self.path, step)
+        elif self.path.exists():
+            aside = next(p for i in count(1) if not (p := self.path.with_name(f"{self.path.name}.{i}")).exists())
+            self.path.rename(aside)
+            logger.warning("%s is of an earlier run: renamed %s", self.path, aside.name)
+
+    def record(
+        self, step: int, prompt_ids: Sequence[str], num_rollouts: Iterable[int], num_successes: Iterable[int]
+    ) -> None:
+        """Add the groups of one generation.
+
+        Args:
+            step: the training step they are for; a prompt is recorded at most once per step.
+            prompt_ids: (group,) ids.
+            num_rollouts: (group,) n >= 1.
+            num_successes: (group,) k of n.
+
+        Raises:
+            InputError: a prompt without a label in one of the clusters.
+        """
+        self._extend([step] * len(prompt_ids), prompt_ids, num_rollouts, num_successes)
+        if step - self._step_written >= self.write_every:
+            self.write()
+
+    def _extend(
+        self,
+        steps: Sequence[int],
+        prompt_ids: Sequence[str],
+        num_rollouts: Iterable[int],
+        num_successes: Iterable[int],
+    ) -> None:
+        for column, labels in self.clusters.items():
+            unlabelled = next((prompt_id for prompt_id in prompt_ids if prompt_id not in labels), None)
+            if unlabelled is not None:
+                raise InputError(f"{self.path}: prompt {unlabelled!r} has no label in cluster column {column!r}")
+        self._step.extend(steps)
+        self._prompt_id.extend(prompt_ids)
+        self._num_rollouts.extend(map(int, num_rollouts))
+        self._num_successes.extend(map(int, num_successes))
+
+    def write(self) -> None:
+        """Bring the file up to date with what was recorded."""
+        if len(self._step) > self._rows_written:
+            RewardHistory.from_columns(
+                self._step,
+                self._prompt_id,
+                self._num_rollouts,
+                self._num_successes,
+                trained=[True] * len(self._step),
+                clusters={
+                    column: [labels[prompt_id] for prompt_id in self._prompt_id]
+                    for column, labels in self.clusters.items()
+                },
+            ).to_parquet(self.path)
+            self._rows_written, self._step_written = len(self._step), self._step[-1]

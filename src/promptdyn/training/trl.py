@@ -1,0 +1,280 @@
+"""TRL's GRPOTrainer, with the prompts of every generation chosen by a `Selector`.
+
+A GRPO script changes in three lines: the import, the selector, and the trainer's class:
+
+    from promptdyn import Selector, models
+    from promptdyn.training.trl import SelectionGRPOTrainer, prompt_ids
+
+    selector = Selector(models.DPS(decay=0.7).online(prompt_ids(dataset)), policy="top", num_generations=8)
+    trainer = SelectionGRPOTrainer(
+        model, reward_funcs, args=GRPOConfig(..., max_steps=500), train_dataset=dataset, selector=selector
+    )
+    trainer.train()
+
+The choice is bound late: a generation asks the selector for its prompts at the moment it starts, so it knows the
+rewards of the generation just before. A sampler could not do that, because dataloaders read ahead. TRL's own
+sampler and dataloader stay as the clock of when to generate; the rows that they bring are replaced.
+
+The main process alone asks and teaches the selector; the others receive its choice. The rest of GRPO (generation,
+vLLM, losses, evaluation, checkpoints) is TRL's, untouched. Knows nothing of models and policies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOConfig, GRPOTrainer
+
+from promptdyn.errors import InputError
+from promptdyn.selection.selector import Selector
+from promptdyn.training.recording import HistoryRecorder
+
+__all__ = ["SelectionGRPOTrainer", "prompt_ids"]
+
+SELECTOR_FILE = "selector.npz"
+HISTORY_FILE = "history.parquet"
+
+logger = logging.getLogger(__name__)
+
+
+def prompt_ids(dataset: Dataset, id_column: str = "prompt_id") -> list[str]:
+    """Ids of a dataset's prompts, in row order, as the selector and the trainer know them.
+
+    Args:
+        dataset: one row per prompt.
+        id_column: the column that holds the ids. Where the dataset has none, an id is a hash of the row's "prompt",
+            the same in every run, and a warning is logged.
+
+    Returns:
+        (prompt,) unique strings.
+
+    Raises:
+        InputError: no dataset that can be indexed, an empty id, or an id that two rows share.
+    """
+    if not isinstance(dataset, Dataset):
+        raise InputError(
+            f"the training data is of type {type(dataset).__name__}, which has no rows to choose from: give a "
+            "datasets.Dataset (of a stream, Dataset.from_list(list(stream)))"
+        )
+    if id_column in dataset.column_names:
+        ids = ["" if prompt_id is None else str(prompt_id) for prompt_id in dataset[id_column]]
+        mend = "make the ids unique"
+        if "" in ids:
+            raise InputError(f"row {ids.index('')} of the dataset has an empty {id_column!r}: give every row an id")
+    else:
+        logger.warning("the dataset has no column %r: ids are hashes of the prompts", id_column)
+        ids = [_content_id(prompt) for prompt in dataset["prompt"]]
+        mend = f"drop rows whose prompt repeats, or add a column {id_column!r}"
+    first_row: dict[str, int] = {}
+    for row, prompt_id in enumerate(ids):
+        if first_row.setdefault(prompt_id, row) != row:
+            raise InputError(f"prompt id {prompt_id!r} is that of rows {first_row[prompt_id]} and {row}: {mend}")
+    return ids
+
+
+def _content_id(prompt: Any) -> str:
+    return hashlib.sha256(json.dumps(prompt, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class SelectionGRPOTrainer(GRPOTrainer):
+    """A GRPOTrainer whose prompts are chosen by a selector, generation by generation.
+
+    Takes every argument of `trl.GRPOTrainer`, and:
+
+    Args:
+        selector: chooses the prompts and learns from their rewards. Its pool must be `prompt_ids(train_dataset)`.
+        history_path: Parquet file that receives one row per trained group: (step, prompt, n, k). Default
+            `history.parquet` in `args.output_dir`. A file left by an earlier run is set aside, not overwritten.
+        id_column: the dataset's column of prompt ids.
+        cluster_columns: dataset columns recorded as cluster columns of the history.
+
+    Where one optimizer step holds several generations (`steps_per_generation * num_iterations` below
+    `gradient_accumulation_steps`), they choose different prompts, so (prompt, step) is unique in the history.
+
+    Checkpoints also hold the selector. A run resumed from one continues as if it had not stopped, provided the
+    checkpoint lies between two generations; TRL does not save the rollouts it is in the middle of reusing, so a run
+    resumed from there generates afresh, with what was already observed.
+
+    Logged: `selection/...` with everything of `selector.metrics()`, and per optimizer step `selection/time_s`
+    (choosing, fetching rows, learning, recording; seconds) and `selection/overhead` (its share of the step's time).
+
+    Raises:
+        InputError: no `args.max_steps` (an epoch means nothing when prompts are chosen); training data that cannot be
+            indexed, with an id empty or twice, fewer prompts than an optimizer step takes, or other prompts than the selector;
+            a selector made for another group size; a cluster column that is absent or has gaps; when resuming, a checkpoint of another pool or model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: GRPOConfig | None = None,
+        train_dataset: Dataset | None = None,
+        *positional: Any,
+        selector: Selector,
+        history_path: str | Path | None = None,
+        id_column: str = "prompt_id",
+        cluster_columns: Sequence[str] = (),
+        **named: Any,
+    ) -> None:
+        # Checked before TRL loads a model, which may take minutes.
+        if args is None or args.max_steps <= 0:
+            raise InputError("max_steps is not set, and epochs mean nothing here: set GRPOConfig(max_steps=...) > 0")
+        ids = prompt_ids(train_dataset, id_column)
+        _check_pool(ids, selector, args)
+        recorder = HistoryRecorder(
+            Path(args.output_dir, HISTORY_FILE) if history_path is None else history_path,
+            {column: _labels(train_dataset, column, ids) for column in cluster_columns},
+        )
+
+        super().__init__(model, reward_funcs, args, train_dataset, *positional, **named)
+        self.selector = selector
+        self._rows = self._remove_unused_columns(self.train_dataset, description="selection")
+        self._row_of = {prompt_id: row for row, prompt_id in enumerate(ids)}
+        self._chosen_at: tuple[int, list[str]] = (-1, [])  # global step, and the prompts it has chosen so far
+        self._selection_time = self._step_time = 0.0
+        self._recorder = recorder
+        if self.accelerator.is_main_process:
+            self.add_callback(_Recording(recorder))
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+
+        started = time.perf_counter()
+        chosen = self._choose()
+        # The same flat order as TRL's sampler: groups in a row, cut into one contiguous share per process.
+        flat = [self._row_of[prompt_id] for prompt_id in chosen for _ in range(self.num_generations)]
+        share = self.accelerator.process_index * len(inputs)
+        inputs = self._rows.__getitems__(flat[share : share + len(inputs)])
+        self._selection_time += time.perf_counter() - started
+
+        outputs = super()._generate_and_score_completions(inputs)
+
+        started = time.perf_counter()
+        if self.accelerator.is_main_process:
+            self._learn(chosen)
+        self._selection_time += time.perf_counter() - started
+        return outputs
+
+    def _choose(self) -> list[str]:
+        """Ids of the next generation's prompts, the same on every process."""
+        step, already = self._chosen_at
+        if step != self.state.global_step:
+            already = []
+        choice: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            choice = [self.selector.select(_prompts_per_generation(self.args), exclude=already)]
+        chosen = broadcast_object_list(choice)[0]
+        self._chosen_at = (self.state.global_step, already + chosen)
+        return chosen
+
+    def _calculate_rewards(self, *positional: Any, **named: Any) -> torch.Tensor:
+        # The one place where TRL holds the rewards of every process: (rollout reward_func), NaN for None.
+        self._rewards_per_func: torch.Tensor = super()._calculate_rewards(*positional, **named)
+        return self._rewards_per_func
+
+    def _learn(self, chosen: list[str]) -> None:
+        """Teach the selector the rewards of the generation just scored, folded over functions as TRL does."""
+        per_func = self._rewards_per_func
+        rewards = (per_func * self.reward_weights.to(per_func.device)).nansum(dim=1)
+        rewards[torch.isnan(per_func).all(dim=1)] = torch.nan
+        groups = rewards.view(-1, self.num_generations).double().cpu().numpy()
+        observation = self.selector.observe(chosen, groups)
+        self._recorder.record(
+            self.state.global_step, observation.prompt_ids, observation.num_rollouts, observation.num_successes
+        )
+        for name, value in self.selector.metrics().items():
+            self._metrics["train"][f"selection/{name}"].append(value)
+
+    def training_step(self, *positional: Any, **named: Any) -> torch.Tensor:
+        started = time.perf_counter()
+        loss = super().training_step(*positional, **named)
+        self._step_time += time.perf_counter() - started
+        if self.accelerator.sync_gradients:
+            self._metrics["train"]["selection/time_s"].append(self._selection_time)
+            self._metrics["train"]["selection/overhead"].append(self._selection_time / self._step_time)
+            self._selection_time = self._step_time = 0.0
+        return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Before the rest: a checkpoint that is whole for TRL then never lacks the selector.
+        if self.accelerator.is_main_process:
+            folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            folder.mkdir(parents=True, exist_ok=True)
+            self.selector.save(folder / SELECTOR_FILE)
+            self._recorder.write()
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self.accelerator.is_main_process:
+            return
+        path = Path(checkpoint, SELECTOR_FILE)
+        if path.is_file():
+            self.selector.load(path)
+        else:
+            logger.warning("%s holds no %s: the selector starts from what it knows now", checkpoint, SELECTOR_FILE)
+
+
+class _Recording(TrainerCallback):
+    """Opens the history where training starts or resumes, and completes it at the end."""
+
+    def __init__(self, recorder: HistoryRecorder) -> None:
+        self.recorder = recorder
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.recorder.start(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.recorder.write()
+
+
+def _prompts_per_generation(args: GRPOConfig) -> int:
+    return args.generation_batch_size // args.num_generations
+
+
+def _check_pool(ids: list[str], selector: Selector, args: GRPOConfig) -> None:
+    generations = math.ceil(args.gradient_accumulation_steps / (args.steps_per_generation * args.num_iterations))
+    needed = generations * _prompts_per_generation(args)
+    if len(ids) < needed:
+        raise InputError(
+            f"the dataset has {len(ids)} prompts, and one optimizer step takes {needed} different ones: "
+            "add prompts, or lower generation_batch_size"
+        )
+    if selector.num_generations != args.num_generations:
+        raise InputError(
+            f"the selector forecasts groups of {selector.num_generations} rollouts, and the trainer makes "
+            f"{args.num_generations}: pass num_generations={args.num_generations} to the Selector"
+        )
+    known = set(selector.prompt_ids)
+    if known != set(ids):
+        example = min(known.symmetric_difference(ids))
+        where = "in the selector's pool but not in the dataset" if example in known else "not in the selector's pool"
+        raise InputError(
+            f"prompt {example!r} is {where} ({len(known)} prompts there, {len(ids)} in the dataset): "
+            "build the selector from prompt_ids(train_dataset)"
+        )
+
+
+def _labels(dataset: Dataset, column: str, ids: list[str]) -> dict[str, str]:
+    if column not in dataset.column_names:
+        raise InputError(f"cluster column {column!r} is not in the dataset: it has {', '.join(dataset.column_names)}")
+    labels = ("" if label is None else str(label) for label in dataset[column])
+    return dict(zip(ids, labels, strict=True))

@@ -1,0 +1,210 @@
+"""A tiny GRPO run on the CPU: a random 20-thousand-parameter Llama, a character tokenizer, 12 prompts.
+
+Imported by the tests, and run as a script where a test needs a process to kill or two processes:
+
+    python tests/grpo_run.py die FOLDER STEP             # exits without clean-up in the middle of STEP
+    torchrun --nproc-per-node 2 tests/grpo_run.py pair FOLDER   # trains, resumes, writes what each rank saw
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from trl import GRPOConfig
+
+from promptdyn.models import DPS
+from promptdyn.selection.selector import Observation, Selector
+from promptdyn.training.trl import SelectionGRPOTrainer, prompt_ids
+
+CHARACTERS = "0123456789abcdef"
+NUM_GENERATIONS = 4
+POOL = Dataset.from_list(
+    [{"prompt": f"{i:x}{i:x}", "prompt_id": f"p{i}", "task": "even" if i % 2 == 0 else "odd"} for i in range(12)]
+)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *CHARACTERS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+
+
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=3 + len(CHARACTERS),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+            eos_token_id=1,
+            pad_token_id=0,
+            bos_token_id=None,
+        )
+    )
+
+
+class WatchedSelector(Selector):
+    """A selector that keeps the calls it gets, in order: ("select", ids) and ("observe", ids, rewards, counts)."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.calls: list[tuple] = []
+
+    def select(self, k: int, exclude: Any = ()) -> list[str]:
+        ids = super().select(k, exclude)
+        self.calls.append(("select", list(ids)))
+        return ids
+
+    def observe(self, prompt_ids: Any, rewards: Any) -> Observation:
+        observation = super().observe(prompt_ids, rewards)
+        self.calls.append(("observe", list(prompt_ids), np.array(rewards), observation))
+        return observation
+
+    @property
+    def selected(self) -> list[list[str]]:
+        return [call[1] for call in self.calls if call[0] == "select"]
+
+    @property
+    def observed(self) -> list[tuple]:
+        return [call[1:] for call in self.calls if call[0] == "observe"]
+
+
+class Grader:
+    """Rewards by the letters of the completion: p0 to p2 always fail, p9 to p11 always pass. Keeps what it graded."""
+
+    __name__ = "letters"
+
+    def __init__(self) -> None:
+        self.graded: list[tuple[int, list[str], list[str], list[float]]] = []
+
+    def __call__(self, prompts: Any, completions: Any, prompt_id: Any, trainer_state: Any, **_: Any) -> list[float]:
+        rewards = [self.reward(i, completion) for i, completion in zip(prompt_id, completions, strict=True)]
+        self.graded.append((trainer_state.global_step, list(prompt_id), list(completions), rewards))
+        return rewards
+
+    @staticmethod
+    def reward(prompt_id: str, completion: str) -> float:
+        number = int(prompt_id.lstrip("pe"))
+        if number < 3 or number > 8:
+            return float(number > 8)
+        return float(sum(character in "abcdef" for character in completion) >= 2)
+
+
+class WatchedTrainer(SelectionGRPOTrainer):
+    """Keeps the prompts of every micro-batch that reaches the loss, and the rewards that TRL works with."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.trained: list[list[str]] = []
+        self.rewards: list[list[float]] = []
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **named: Any) -> Any:
+        if self.model.training:
+            self.trained.append(self.processing_class.batch_decode(inputs["prompt_ids"], skip_special_tokens=True))
+        return super().compute_loss(model, inputs, *args, **named)
+
+    def _calculate_rewards(self, *args: Any, **named: Any) -> torch.Tensor:
+        rewards = super()._calculate_rewards(*args, **named)
+        if self.model.training:
+            self.rewards.append(rewards.flatten().tolist())
+        return rewards
+
+
+def config(folder: Path, **settings: Any) -> GRPOConfig:
+    defaults: dict[str, Any] = {
+        "max_steps": 8,
+        "per_device_train_batch_size": 8,
+        "num_generations": NUM_GENERATIONS,
+        "max_completion_length": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_steps": 4,
+        "seed": 3,
+        "use_cpu": True,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    return GRPOConfig(output_dir=str(folder), **(defaults | settings))
+
+
+def selector(**settings: Any) -> WatchedSelector:
+    defaults: dict[str, Any] = {"policy": "top", "num_generations": NUM_GENERATIONS, "seed": 5}
+    return WatchedSelector(DPS(decay=0.7).online(prompt_ids(POOL)), **(defaults | settings))
+
+
+def trainer(folder: Path, cluster_columns: Any = ("task",), **settings: Any) -> WatchedTrainer:
+    """A trainer on POOL; `settings` go to GRPOConfig, but for those of the trainer itself."""
+    own = {name: settings.pop(name) for name in ("eval_dataset", "callbacks", "selector") if name in settings}
+    return WatchedTrainer(
+        model(),
+        Grader(),
+        config(folder, **settings),
+        POOL,
+        processing_class=tokenizer(),
+        cluster_columns=cluster_columns,
+        **({"selector": selector()} | own),
+    )
+
+
+class Death(TrainerCallback):
+    """Ends the process without clean-up once `step` is trained and before its checkpoint, if any."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            print("jax imported:", "jax" in sys.modules, flush=True)
+            os._exit(9)
+
+
+def pair(folder: Path) -> None:
+    """Train on every rank of a process group, resume from the middle, and write what this rank saw."""
+    full = trainer(folder / "full", per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    full.train()
+    rank = full.accelerator.process_index
+    if rank == 0:
+        shutil.copytree(folder / "full", folder / "resumed")
+    full.accelerator.wait_for_everyone()
+    resumed = trainer(folder / "resumed", per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    resumed.train(resume_from_checkpoint=str(folder / "resumed" / "checkpoint-4"))
+    seen = {
+        name: {
+            "selected": run.selector.selected,
+            "shares": [graded[1] for graded in run.reward_funcs[0].graded],
+            "rewards": run.rewards,
+            "observed": [rewards.tolist() for _, rewards, _ in run.selector.observed],
+            "weights": sum(p.double().sum().item() for p in run.model.parameters()),
+        }
+        for name, run in (("full", full), ("resumed", resumed))
+    }
+    (folder / f"rank{rank}.json").write_text(json.dumps(seen))
+    full.accelerator.wait_for_everyone()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "die":
+        trainer(Path(sys.argv[2]), callbacks=[Death(int(sys.argv[3]))]).train()
+    else:
+        pair(Path(sys.argv[2]))

@@ -1,0 +1,104 @@
+"""One test per contract: everything registered satisfies it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import promptdyn
+from promptdyn.errors import InputError
+from promptdyn.models import MODELS, MarkovModel, OnlineModel
+from promptdyn.selection import POLICIES, Policy
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_meets_one_of_the_two_contracts(name):
+    model = MODELS.create(name)
+    assert isinstance(model, MarkovModel) != isinstance(model, OnlineModel)
+    json.dumps(model.describe())
+    assert model.describe()["name"] == name == model.name
+    if isinstance(model, MarkovModel):
+        params = model.initial_params(2)
+        components = model.components(params, np.array([(0, 0), (8, 3)]))
+        num_exposures, num_clusters, num_states, _ = components.transition.shape
+        assert num_exposures in (1, 2)
+        assert components.initial.shape == (num_clusters, num_states) == (2, model.num_states)
+        assert components.log_emission.shape == (num_states, 2)
+        assert (components.log_emission[:, 0] == 0).all()
+        np.testing.assert_allclose(components.transition.sum(axis=-1), 1.0)
+        np.testing.assert_allclose(components.initial.sum(axis=-1), 1.0)
+        assert np.isfinite(model.log_prior(params))
+    else:
+        state = model.init([None] * 3)
+        assert all(field.shape[-1] == 3 for field in state)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_meets_its_contract(name):
+    assert isinstance(POLICIES.create(name), Policy)
+
+
+def test_models_are_read_from_text():
+    models = MODELS.parse(
+        "dps, mopps:decay=0.5,hmm:num_states=3,emission=ternary,cluster=task+difficulty,dps:decay=1.0"
+    )
+    assert list(models) == [
+        "dps",
+        "mopps:decay=0.5",
+        "hmm:num_states=3,emission=ternary,cluster=task+difficulty",
+        "dps:decay=1.0",
+    ]
+    assert models["mopps:decay=0.5"].decay == 0.5
+    assert list(models.values())[2].cluster == ("task", "difficulty")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gp", "model 'gp' is none of dps, mopps, hmm"),
+        ("dps:tau=1", "model 'dps' has no setting 'tau'; it has decay, prior_transition, prior_initial"),
+        ("decay=1", "'decay=1' comes before any name"),
+        ("dps,dps", "'dps' is given twice"),
+        (" ,", "name at least one of dps"),
+        ("dps:decay=fast", "model 'dps' with .*fast"),
+    ],
+)
+def test_bad_model_texts_are_named(text, message):
+    with pytest.raises(InputError, match=message):
+        MODELS.parse(text)
+
+
+LIVE = """
+import sys
+import numpy as np
+import promptdyn
+import promptdyn.selection
+from promptdyn.models import DPS
+
+for online in (DPS().online(["a", "b", "c"]), promptdyn.Fit.load(sys.argv[1]).online(["a", "b", "c"])):
+    selector = promptdyn.Selector(online, policy="thompson")
+    for _ in range(3):
+        chosen = selector.select(2)
+        selector.observe(chosen, [[0, 1, 1, 0]] * 2)
+    selector.metrics()
+    selector.save(sys.argv[2])
+    selector.load(sys.argv[2])
+loaded = {name.split(".")[0] for name in sys.modules}
+assert not loaded & {"jax", "torch", "numpyro", "pyro", "transformers", "matplotlib", "pandas"}, loaded
+"""
+
+
+def test_live_path_loads_neither_jax_nor_torch(tmp_path):
+    history = promptdyn.RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
+    promptdyn.fit(MODELS.create("hmm", {"num_states": 3}), history, max_iterations=2).save(tmp_path / "fit.npz")
+    subprocess.run([sys.executable, "-c", LIVE, str(tmp_path / "fit.npz"), str(tmp_path / "selector.npz")], check=True)
+
+
+def test_public_names_exist():
+    for name in promptdyn.__all__:
+        assert getattr(promptdyn, name) is not None
+    assert set(dir(promptdyn)) == set(promptdyn.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'selekt'"):
+        _ = promptdyn.selekt

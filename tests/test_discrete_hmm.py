@@ -1,0 +1,183 @@
+"""DiscreteHMM: its EM climbs, recovers what it was simulated from, and special cases coincide."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+import promptdyn
+from brute_force import path_sums
+from promptdyn.errors import InputError
+from promptdyn.history import RewardHistory
+from promptdyn.inference import kernels
+from promptdyn.models import DiscreteHMM, emissions
+
+
+def simulate(initial, transition, rates, num_prompts, num_steps, share_observed, seed, num_rollouts=8):
+    """Ancestral simulation; clusters alternate over prompts. transition is (exposure cluster state state)."""
+    rng = np.random.default_rng(seed)
+    num_exposures, num_clusters, num_states, _ = transition.shape
+    cluster = np.arange(num_prompts) % num_clusters
+    state = np.array([rng.choice(num_states, p=initial[c]) for c in cluster])
+    columns = {"step": [], "prompt_id": [], "num_rollouts": [], "num_successes": []}
+    labels = []
+    for step in range(num_steps):
+        seen = rng.random(num_prompts) < share_observed
+        if step == 0:
+            seen[:] = True  # every prompt is in the history
+        for i in np.flatnonzero(seen):
+            columns["step"].append(step)
+            columns["prompt_id"].append(f"p{i}")
+            columns["num_rollouts"].append(num_rollouts)
+            columns["num_successes"].append(rng.binomial(num_rollouts, rates[state[i]]))
+            labels.append(f"c{cluster[i]}")
+        for i in range(num_prompts):
+            state[i] = rng.choice(num_states, p=transition[int(seen[i]) % num_exposures, cluster[i], state[i]])
+    return RewardHistory.from_columns(**columns, clusters={"family": labels})
+
+
+TRUE = {
+    "initial": np.array([[0.8, 0.15, 0.05], [0.1, 0.3, 0.6]]),
+    "transition": np.array(
+        [
+            [[[0.97, 0.03, 0.0], [0.05, 0.9, 0.05], [0.0, 0.02, 0.98]]] * 2,
+            [
+                [[0.7, 0.3, 0.0], [0.05, 0.7, 0.25], [0.0, 0.05, 0.95]],
+                [[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.0, 0.2, 0.8]],
+            ],
+        ]
+    ),
+    "success_rates": np.array([0.03, 0.5, 0.97]),
+}
+
+
+@pytest.fixture(scope="module")
+def history():
+    return simulate(
+        TRUE["initial"],
+        TRUE["transition"],
+        TRUE["success_rates"],
+        num_prompts=400,
+        num_steps=60,
+        share_observed=0.4,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        DiscreteHMM(num_states=3, cluster="family"),
+        DiscreteHMM(num_states=5, exposure=False),
+        DiscreteHMM(num_states=3, emission="ternary", noise=0.05),
+        DiscreteHMM(num_states=3, emission="ternary"),
+    ],
+    ids=repr,
+)
+def test_em_raises_the_log_joint_at_every_iteration(model, history):
+    fit = promptdyn.fit(model, history, tolerance=1e-7, max_iterations=60)
+    assert len(fit.trace) > 3
+    assert np.diff(fit.trace).min() > -1e-6
+    assert np.isfinite(fit.log_marginal)
+    assert fit.trace[-1] == pytest.approx(fit.log_marginal + model.log_prior(fit.params))
+
+
+def test_em_recovers_the_simulated_parameters(history):
+    fit = promptdyn.fit(DiscreteHMM(num_states=3, cluster="family", concentration=0.5), history)
+    assert fit.converged
+    assert fit.cluster_names == ("c0", "c1")
+    np.testing.assert_allclose(fit.params["success_rates"], TRUE["success_rates"], atol=0.02)
+    np.testing.assert_allclose(fit.params["initial"], TRUE["initial"], atol=0.1)
+    np.testing.assert_allclose(fit.params["transition"], TRUE["transition"], atol=0.1)
+
+
+def test_fit_beats_the_truth_on_its_own_likelihood(history):
+    """The maximum of the likelihood is at least the likelihood of the parameters that made the data."""
+    model = DiscreteHMM(num_states=3, cluster="family", concentration=1e-3)
+    fit = promptdyn.fit(model, history, max_iterations=500)
+    dense = history.dense("family")
+    with jax.enable_x64(True):
+        markov = kernels.Markov.create(*model.components(TRUE, dense.counts), cluster=dense.cluster)
+        at_truth = float(kernels.log_marginal(markov, dense.symbols, dense.exposure).sum())
+    assert fit.log_marginal > at_truth
+
+
+def test_emissions_are_what_they_say():
+    counts = np.array([(0, 0), (1, 0), (1, 1), (8, 0), (8, 3), (8, 8)])
+    rates = np.array([0.01, 0.5, 0.9])
+    expected = binom.logpmf(counts[:, 1], counts[:, 0], rates[:, None])
+    np.testing.assert_allclose(emissions.binomial(rates, counts), expected, atol=1e-12)
+    shown = np.exp(emissions.ternary(0.2, counts))
+    np.testing.assert_allclose(shown[:, 0], 1.0)
+    np.testing.assert_allclose(shown[:, 3:].sum(axis=1), 1.0)
+    np.testing.assert_allclose(np.diag(shown[:, 3:]), 0.8)
+    assert emissions.outcome_of(counts).tolist() == [0, 0, 2, 0, 1, 2]
+
+
+def test_log_marginal_of_a_fit_equals_the_sum_over_paths():
+    history = RewardHistory.from_records(
+        [
+            {"step": 0, "prompt_id": "a", "num_rollouts": 4, "num_successes": 1, "trained": True},
+            {"step": 0, "prompt_id": "b", "num_rollouts": 8, "num_successes": 0, "trained": False},
+            {"step": 1, "prompt_id": "b", "num_rollouts": 8, "num_successes": 7, "trained": True},
+            {"step": 3, "prompt_id": "a", "num_rollouts": 2, "num_successes": 2, "trained": False},
+        ]
+    )
+    model = DiscreteHMM(num_states=3)
+    fit = promptdyn.fit(model, history, max_iterations=5, tolerance=0.0)
+    dense = history.dense()
+    components = model.components(fit.params, dense.counts)
+    total = sum(
+        path_sums(
+            components.initial[0],
+            components.transition[:, 0],
+            components.log_emission,
+            dense.symbols[:, i],
+            dense.exposure[:, i],
+        ).log_marginal
+        for i in range(2)
+    )
+    assert fit.log_marginal == pytest.approx(total, rel=1e-10)
+
+
+def test_states_stay_ordered_by_success_rate(history):
+    fit = promptdyn.fit(DiscreteHMM(num_states=6), history, max_iterations=30)
+    assert np.all(np.diff(fit.params["success_rates"]) >= 0)
+
+
+def test_save_and_load(history, tmp_path):
+    fit = promptdyn.fit(DiscreteHMM(num_states=3, cluster=("family",)), history, max_iterations=3)
+    fit.save(tmp_path / "fit.npz")
+    again = promptdyn.Fit.load(tmp_path / "fit.npz")
+    assert again.model == fit.model
+    assert again.cluster_names == fit.cluster_names
+    assert again.log_marginal == fit.log_marginal
+    for name, array in fit.params.items():
+        np.testing.assert_array_equal(again.params[name], array)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_states": 1}, "num_states=1 must be at least 2"),
+        ({"emission": "gaussian"}, "'gaussian'"),
+        ({"emission": "ternary", "num_states": 4}, "num_states=4, but the ternary emission has 3"),
+        ({"stickiness": 1.0}, "stickiness"),
+        ({"concentration": 0}, "concentration"),
+        ({"noise": -0.1}, "noise"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        DiscreteHMM(**settings)
+
+
+def test_bad_fits_are_named(history):
+    with pytest.raises(InputError, match="nothing to fit"):
+        promptdyn.fit(promptdyn.models.DPS(), history)
+    with pytest.raises(InputError, match="'vi' is none of em"):
+        promptdyn.fit(DiscreteHMM(), history, method="vi")
+    with pytest.raises(InputError, match="no rows to fit on"):
+        promptdyn.fit(DiscreteHMM(), history.select(np.zeros(len(history), bool)))
+    with pytest.raises(InputError, match="topic"):
+        promptdyn.fit(DiscreteHMM(cluster="topic"), history)

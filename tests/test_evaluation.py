@@ -1,0 +1,145 @@
+"""Scores against scikit-learn, forecasts that never look ahead, and the comparison built on both."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+
+import promptdyn
+from promptdyn.errors import InputError
+from promptdyn.evaluation import (
+    auroc,
+    brier,
+    calibration_error,
+    forecast,
+    log_loss,
+    precision_at,
+    reliability,
+)
+from promptdyn.history import RewardHistory
+from promptdyn.models import DPS, BetaBernoulli, DiscreteHMM
+
+
+@pytest.fixture(scope="module")
+def history() -> RewardHistory:
+    """60 prompts, 40 steps, all rolled out, a quarter trained on; success rates rise at their own pace."""
+    rng = np.random.default_rng(0)
+    step, prompt = (grid.ravel() for grid in np.meshgrid(np.arange(40), np.arange(60), indexing="ij"))
+    rate = 1 / (1 + np.exp(4 - 0.15 * step - 0.1 * (prompt % 30)))
+    return RewardHistory.from_columns(
+        step,
+        [f"p{i}" for i in prompt],
+        np.full(len(step), 8),
+        rng.binomial(8, rate),
+        trained=rng.random(len(step)) < 0.25,
+        clusters={"half": [str(i // 30) for i in prompt]},
+    )
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(5, 200), st.booleans())
+def test_scores_equal_scikit_learn(seed, size, ties):
+    rng = np.random.default_rng(seed)
+    probability = rng.random(size).round(1 if ties else 6)
+    event = rng.random(size) < probability
+    event[:2] = [True, False]
+    clipped = probability.clip(1e-6, 1 - 1e-6)
+    assert log_loss(probability, event) == pytest.approx(metrics.log_loss(event, clipped))
+    assert brier(probability, event) == pytest.approx(metrics.brier_score_loss(event, probability))
+    assert auroc(probability, event) == pytest.approx(metrics.roc_auc_score(event, probability))
+
+
+def test_auroc_needs_both_kinds():
+    assert np.isnan(auroc(np.array([0.1, 0.9]), np.array([True, True])))
+
+
+def test_calibration_error_by_hand():
+    probability = np.array([0.05, 0.05, 0.15, 0.95, 1.0])
+    event = np.array([False, True, False, True, True])
+    diagram = reliability(probability, event)
+    assert diagram.size.tolist() == [2, 1, 2]
+    assert diagram.forecast.tolist() == pytest.approx([0.05, 0.15, 0.975])
+    assert diagram.realised.tolist() == pytest.approx([0.5, 0.0, 1.0])
+    assert calibration_error(probability, event) == pytest.approx((2 * 0.45 + 0.15 + 2 * 0.025) / 5)
+
+
+def test_precision_is_the_mean_over_random_tie_breaks():
+    rng = np.random.default_rng(0)
+    step = np.repeat(np.arange(3), 20)
+    probability = rng.integers(0, 4, 60) / 4
+    event = rng.random(60) < 0.4
+    budget = np.array([7, 0, 30])
+    shares = []
+    for _ in range(4000):
+        order = np.lexsort((rng.random(60), -probability, step))
+        ranked = event[order].reshape(3, 20)
+        shares.append((ranked[0, :7].mean() + ranked[2].mean()) / 2)
+    assert precision_at(probability, event, step, budget) == pytest.approx(np.mean(shares), abs=0.005)
+
+
+@pytest.mark.parametrize("model", [DPS(), BetaBernoulli()], ids=lambda model: model.name)
+def test_forecasts_use_only_observed_rows_of_past_steps(history, model):
+    def run(num_successes):
+        changed = RewardHistory.from_columns(
+            history.step,
+            history.prompt_ids[history.prompt],
+            history.num_rollouts,
+            num_successes,
+            history.trained,
+        )
+        return forecast(model.online(list(history.prompt_ids)), changed, fit_steps=10)
+
+    base = run(history.num_successes)
+    assert (base.step >= 10).all()
+    assert len(base.step) == 30 * 60
+    np.testing.assert_array_equal(base.informative, history.informative[history.step >= 10])
+
+    hidden = np.where(history.trained, history.num_successes, 8 - history.num_successes)
+    np.testing.assert_array_equal(run(hidden).probability, base.probability)
+
+    future = np.where(history.step >= 25, 8 - history.num_successes, history.num_successes)
+    changed = run(future).probability
+    np.testing.assert_array_equal(changed[base.step <= 25], base.probability[base.step <= 25])
+    assert not np.array_equal(changed[base.step > 25], base.probability[base.step > 25])
+
+
+def test_forecast_equals_stepping_by_hand(history):
+    made = forecast(DPS().online(list(history.prompt_ids)), history, fit_steps=0, observed="all")
+    online = DPS().online(list(history.prompt_ids))
+    for step in history.steps:
+        at = history.step == step
+        ids = history.prompt_ids[history.prompt[at]]
+        np.testing.assert_array_equal(made.probability[at], online.informative(8)[online.rows(ids)])
+        online.step(ids, history.num_successes[at], history.num_rollouts[at], history.trained[at])
+
+
+def test_forecasts_are_made_for_each_rows_own_number_of_rollouts():
+    history = RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8, 8, 2, 32], [4, 4, 1, 16])
+    made = forecast(BetaBernoulli().online(["a", "b"]), history, fit_steps=1)
+    online = BetaBernoulli().online(["a", "b"])
+    online.step(["a", "b"], [4, 4], 8)
+    assert made.probability.tolist() == [online.informative(2)[0], online.informative(32)[1]]
+
+
+def test_compare_ranks_models_and_keeps_fits(history):
+    models = {"dps": DPS(1.0), "mopps": BetaBernoulli(), "hmm": DiscreteHMM(num_states=5, cluster="half")}
+    named = []
+    comparison = promptdyn.compare(models, history, fit_steps=20, progress=named.append)
+    assert named == list(models)
+    losses = [score.log_loss for score in comparison.scores]
+    assert losses == sorted(losses)
+    assert comparison.scores[0].model == "hmm"  # the only one with the right dynamics
+    assert comparison.fits["hmm"].num_observed == np.count_nonzero(history.trained & (history.step < 20))
+    records = comparison.to_records()
+    assert {"model", "log_loss", "brier", "auroc", "precision", "calibration_error"} <= records[0].keys()
+    assert all(record["num_scored"] == 20 * 60 for record in records)
+    again = promptdyn.compare({"hmm": comparison.fits["hmm"]}, history, fit_steps=20)
+    assert again.scores[0].log_loss == comparison.scores[0].log_loss
+
+
+def test_bad_fit_steps_are_named(history):
+    for fit_steps in (-1, 40, 99):
+        with pytest.raises(InputError, match=rf"fit_steps={fit_steps} leaves nothing to score.*40 steps"):
+            promptdyn.compare({"dps": DPS()}, history, fit_steps=fit_steps)
+    with pytest.raises(InputError, match="no rows to fit on"):
+        promptdyn.compare({"hmm": DiscreteHMM()}, history, fit_steps=0)

@@ -1,0 +1,223 @@
+"""The online filter's contract, for every model: what it forecasts, refuses, saves and restores."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import promptdyn
+from promptdyn.errors import InputError
+from promptdyn.history import RewardHistory
+from promptdyn.inference import kernels
+from promptdyn.inference.frozen import FrozenMarkov
+from promptdyn.inference.online import OnlineFilter
+from promptdyn.models import DPS, BetaBernoulli, DiscreteHMM
+
+IDS = ["a", "b", "c", "d", "e", "f"]
+LABELS = ["x", "y", "x", "y", "x", "y"]
+
+
+def frozen(model: DiscreteHMM, cluster_names, seed=0) -> FrozenMarkov:
+    rng = np.random.default_rng(seed)
+    params = model.initial_params(len(cluster_names))
+    params["initial"] = rng.dirichlet(np.ones(model.num_states), len(cluster_names))
+    params["transition"] = rng.dirichlet(np.ones(model.num_states), params["transition"].shape[:-1])
+    return FrozenMarkov(model, params, cluster_names)
+
+
+MODELS = {
+    "dps": DPS(),
+    "mopps": BetaBernoulli(decay=0.9),
+    "hmm": frozen(DiscreteHMM(num_states=4), ("all",)),
+    "hmm without exposure": frozen(DiscreteHMM(num_states=4, exposure=False), ("all",)),
+    "hmm with clusters": frozen(DiscreteHMM(num_states=5, cluster="family"), ("x", "y")),
+    "ternary hmm": frozen(DiscreteHMM(num_states=3, emission="ternary", noise=0.1), ("all",)),
+}
+
+
+@pytest.fixture(params=MODELS.values(), ids=MODELS.keys())
+def model(request):
+    return request.param
+
+
+def drive(online: OnlineFilter, num_steps: int, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(num_steps):
+        seen = rng.choice(IDS, 3, replace=False)
+        n = rng.integers(1, 9, 3)
+        online.step(seen, rng.integers(0, n + 1), n, trained=rng.random(3) < 0.7)
+
+
+def test_forecasts_are_probabilities(model):
+    online = OnlineFilter(model, IDS, LABELS)
+    for _ in range(4):
+        drive(online, 3)
+        np.testing.assert_allclose(online.belief.sum(axis=1), 1.0)
+        outcome = online.outcome(8)
+        assert outcome.shape == (6, 3)
+        assert (outcome >= 0).all()
+        np.testing.assert_allclose(outcome.sum(axis=1), 1.0)
+        np.testing.assert_allclose(online.informative(8), outcome[:, 1])
+        assert ((online.success_rate() >= 0) & (online.success_rate() <= 1)).all()
+
+
+def test_num_rollouts_may_differ_between_prompts(model):
+    online = OnlineFilter(model, IDS, LABELS)
+    drive(online, 5)
+    n = np.array([2, 8, 2, 16, 8, 4])
+    for i in range(6):
+        np.testing.assert_allclose(online.informative(n)[i], online.informative(int(n[i]))[i])
+        np.testing.assert_allclose(online.outcome(n)[i], online.outcome(int(n[i]))[i])
+    rows = np.array([4, 1])
+    np.testing.assert_allclose(online.informative(8, rows=rows), online.informative(8)[rows])
+
+
+def test_posterior_draws_average_to_the_forecast(model):
+    online = OnlineFilter(model, IDS, LABELS)
+    drive(online, 5)
+    rng = np.random.default_rng(3)
+    draws = np.mean([online.informative(8, rng) for _ in range(4000)], axis=0)
+    np.testing.assert_allclose(draws, online.informative(8), atol=0.04)
+    rates = np.mean([online.success_rate(rng) for _ in range(4000)], axis=0)
+    np.testing.assert_allclose(rates, online.success_rate(), atol=0.04)
+
+
+def test_results_are_not_views_of_the_state(model):
+    online = OnlineFilter(model, IDS, LABELS)
+    before = [online.belief, online.informative(8), online.outcome(8), online.success_rate()]
+    copies = [array.copy() for array in before]
+    drive(online, 3)
+    for array, copy in zip(before, copies, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_state_round_trip_continues_identically(model):
+    online = OnlineFilter(model, IDS, LABELS)
+    drive(online, 4)
+    online.add(["late"], ["y"])
+    state = online.state_dict()
+    json.dumps({key: value for key, value in state.items() if key != "arrays"})
+    again = OnlineFilter(model, IDS, LABELS)
+    again.load_state_dict(state)
+    assert again.prompt_ids == [*IDS, "late"]
+    for filters in (online, again):
+        drive(filters, 4, seed=9)
+    np.testing.assert_array_equal(online.belief, again.belief)
+    assert online.steps == again.steps == 8
+
+
+def test_prompts_may_join_later(model):
+    joined = OnlineFilter(model, IDS[:4], LABELS[:4])
+    joined.add(IDS[4:], LABELS[4:])
+    together = OnlineFilter(model, IDS, LABELS)
+    np.testing.assert_array_equal(joined.belief, together.belief)
+    drive(joined, 3)
+    drive(together, 3)
+    np.testing.assert_array_equal(joined.belief, together.belief)
+
+
+@pytest.mark.parametrize("name", ["hmm", "hmm without exposure", "hmm with clusters", "ternary hmm"])
+def test_online_filter_equals_the_offline_kernel(name):
+    model = MODELS[name]
+    rng = np.random.default_rng(2)
+    online = OnlineFilter(model, IDS, LABELS)
+    records = []
+    for step in range(20):
+        seen = rng.permutation(6)[:3] if step else np.arange(6)
+        n = rng.choice([1, 4, 8], len(seen))
+        k, trained = rng.integers(0, n + 1), rng.random(len(seen)) < 0.5
+        online.step([IDS[i] for i in seen], k, n, trained)
+        records += [
+            {
+                "step": step,
+                "prompt_id": IDS[i],
+                "num_rollouts": int(n[j]),
+                "num_successes": int(k[j]),
+                "trained": bool(trained[j]),
+                "family": LABELS[i],
+            }
+            for j, i in enumerate(seen)
+        ]
+    dense = RewardHistory.from_records(records).dense(model.model.cluster)
+    assert list(dense.prompt_ids) == IDS
+    with jax.enable_x64(True):
+        components = model.model.components(model.params, dense.counts)
+        markov = kernels.Markov.create(*components, cluster=dense.cluster if len(dense.cluster_names) > 1 else None)
+        predicted = kernels.filter(markov, dense.symbols, dense.exposure).predicted
+        np.testing.assert_allclose(online.belief, np.asarray(predicted).T, atol=1e-12)
+
+
+def test_an_impossible_count_is_taken_at_its_word():
+    """Without noise a transition of chance zero can be contradicted; the belief then follows the data, not NaN."""
+    model = DiscreteHMM(num_states=3, emission="ternary", exposure=False)
+    params = {"initial": np.array([[1.0, 0.0, 0.0]]), "transition": np.eye(3)[None, None]}
+    online = OnlineFilter(FrozenMarkov(model, params, ("all",)), ["a"])
+    online.step(["a"], [8], [8])
+    assert online.belief.tolist() == [[0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["nobody"], [1], [8]), "'nobody' is not among the pool's 6 prompts"),
+        ((["a", "a"], [1, 1], [8, 8]), "'a' appears twice"),
+        ((["a", "b"], [1, 9], [8, 8]), "'b' has num_successes=9 of num_rollouts=8"),
+        ((["a"], [-1], [8]), "num_successes=-1"),
+        ((["a"], [0], [0]), "n >= 1"),
+        ((["a"], [float("nan")], [8]), "num_successes=nan of prompt 'a' is not a whole number"),
+        ((["a"], [1.5], [8]), r"num_successes=1\.5"),
+        ((["a"], [1, 2], [8]), r"shape \(2,\) for 1 prompts"),
+    ],
+)
+def test_bad_counts_are_named_and_nothing_is_absorbed(model, arguments, message):
+    online = OnlineFilter(model, IDS, LABELS)
+    drive(online, 2)
+    before = online.belief
+    with pytest.raises(InputError, match=message):
+        online.step(*arguments)
+    np.testing.assert_array_equal(online.belief, before)
+    assert online.steps == 2
+
+
+def test_a_step_without_groups_lets_every_prompt_age(model):
+    online = OnlineFilter(model, IDS, LABELS)
+    drive(online, 1)
+    online.step([], [], 8)
+    assert online.steps == 2
+    np.testing.assert_allclose(online.belief.sum(axis=1), 1.0)
+
+
+def test_bad_pools_are_named():
+    with pytest.raises(InputError, match="pool is empty"):
+        DPS().online([])
+    with pytest.raises(InputError, match="'a' is in the pool twice"):
+        DPS().online(["a", "b", "a"])
+    with pytest.raises(InputError, match="2 cluster labels for 3 prompts"):
+        DPS().online(["a", "b", "c"], ["x", "y"])
+    online = DPS().online(["a"])
+    with pytest.raises(InputError, match="'a' is in the pool twice"):
+        online.add(["b", "a"])
+    assert online.prompt_ids == ["a"]
+    with pytest.raises(InputError, match="cluster 'z' is none of those fitted"):
+        OnlineFilter(MODELS["hmm with clusters"], ["a"], ["z"])
+    with pytest.raises(InputError, match="cluster None is none of those fitted"):
+        OnlineFilter(MODELS["hmm with clusters"], ["a"])
+
+
+def test_states_of_other_models_and_pools_are_refused():
+    state = DPS(0.7).online(IDS).state_dict()
+    with pytest.raises(InputError, match="saved by model"):
+        DPS(0.5).online(IDS).load_state_dict(state)
+    with pytest.raises(InputError, match=r"another pool .* prompt 'z'"):
+        DPS(0.7).online([*IDS[:5], "z"]).load_state_dict(state)
+    with pytest.raises(InputError, match="another pool"):
+        DPS(0.7).online([*IDS, "g"]).load_state_dict(state)
+
+
+def test_a_fit_runs_online(tmp_path):
+    history = RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
+    fit = promptdyn.fit(DiscreteHMM(num_states=3), history, max_iterations=3)
+    online = fit.online(["a", "b", "new"])
+    online.step(["a", "b"], [0, 8], 8)
+    assert online.success_rate().argsort().tolist() == [0, 2, 1]

@@ -1,0 +1,222 @@
+"""Selection: which prompts are taken, what rewards teach, and what is refused."""
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from promptdyn.errors import InputError
+from promptdyn.models import DPS, BetaBernoulli
+from promptdyn.selection import POLICIES, SCORES, Selector
+from promptdyn.selection.policies import entropy, take
+
+IDS = [f"p{i}" for i in range(12)]
+
+
+def taught(model=None, **settings) -> Selector:
+    """A selector that has seen p0-p3 partly solved, p4-p7 failed; p8-p11 were never rolled out."""
+    selector = Selector((model or DPS()).online(IDS), **settings)
+    for _ in range(3):
+        selector.observe(IDS[:8], [[1, 0, 1, 0, 0, 0, 0, 1]] * 4 + [[0.0] * 8] * 4)
+    return selector
+
+
+def test_top_takes_the_prompts_most_likely_informative():
+    selector = taught()
+    assert set(selector.select(4)) == set(IDS[:4])
+    assert set(selector.select(8)) == set(IDS[:4]) | set(IDS[8:])
+    assert set(selector.select(4)) == set(IDS[:4])
+
+
+def test_take_equals_a_full_sort_when_nothing_ties():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        priorities = rng.normal(size=30)
+        excluded = rng.choice(30, 5, replace=False)
+        k = int(rng.integers(1, 26))
+        order = [i for i in np.argsort(-priorities) if i not in set(excluded)]
+        assert take(priorities, k, excluded, rng).tolist() == order[:k]
+
+
+def test_ties_are_broken_evenly_at_random():
+    rng = np.random.default_rng(0)
+    priorities = np.array([2.0] + [1.0] * 6 + [0.0])
+    taken = np.zeros(8)
+    for _ in range(3000):
+        rows = take(priorities, 3, np.array([], dtype=int), rng)
+        assert rows[0] == 0
+        taken[rows] += 1
+    assert taken[0] == 3000
+    assert taken[7] == 0
+    assert chisquare(taken[1:7]).pvalue > 1e-3
+
+
+def test_uniform_draws_every_prompt_equally_often():
+    selector = taught(policy="uniform")
+    taken = np.zeros(12)
+    for _ in range(2000):
+        taken[[IDS.index(i) for i in selector.select(3)]] += 1
+    assert chisquare(taken).pvalue > 1e-3
+
+
+def test_gumbel_first_choice_follows_the_softmax_of_the_score():
+    selector = taught(policy="gumbel:temperature=0.2")
+    score = selector.online.informative(8)
+    expected = np.exp(score / 0.2) / np.exp(score / 0.2).sum()
+    first = np.zeros(12)
+    for _ in range(4000):
+        first[IDS.index(selector.select(3)[0])] += 1
+    assert chisquare(first, 4000 * expected).pvalue > 1e-3
+
+
+def test_top_entropy_adds_the_weighted_entropy_of_the_forecast():
+    selector = taught(policy="top_entropy:weight=5.0")
+    online = selector.online
+    expected = online.informative(8) + 5.0 * entropy(online.outcome(8))
+    chosen = [IDS.index(i) for i in selector.select(12)]
+    assert np.all(np.diff(expected[chosen]) <= 1e-12)
+    assert set(chosen[:4]) == set(range(8, 12))  # the never seen are the least certain
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("model", [DPS(), BetaBernoulli()], ids=lambda model: model.name)
+def test_every_policy_and_score_chooses_distinct_prompts_repeatably(policy, score, model):
+    first, second = (taught(model, policy=policy, score=score, seed=3) for _ in range(2))
+    for _ in range(3):
+        chosen = first.select(5, exclude=IDS[:2])
+        assert chosen == second.select(5, exclude=IDS[:2])
+        assert len(set(chosen)) == 5
+        assert not set(chosen) & set(IDS[:2])
+
+
+def test_scores_of_a_beta_posterior():
+    online = BetaBernoulli().online(["a"])
+    online.step(["a"], [6], [8])
+    alpha, beta = 7.0, 3.0
+    variance = alpha * beta / ((alpha + beta) * (alpha + beta + 1))  # E[p (1 - p)]
+    assert SCORES["reward_variance"](online, 8, None)[0] == pytest.approx(variance)
+    assert SCORES["half_solved"](online, 8, None)[0] == pytest.approx(-0.2)
+
+
+def test_rewards_without_a_grade_are_counted_out():
+    selector = Selector(BetaBernoulli().online(IDS))
+    seen = selector.observe(
+        ["p0", "p1", "p2"],
+        [[1.0, None, 0.0, float("nan")], [None, float("nan"), None, None], [1.0, 1.0, 0.9, 0.2]],
+    )
+    assert seen.prompt_ids == ["p0", "p2"]
+    assert seen.num_rollouts.tolist() == [2, 4]
+    assert seen.num_successes.tolist() == [1, 3]
+    assert seen.informative.tolist() == [True, True]
+    assert selector.metrics()["ungraded_groups"] == 1
+    assert selector.metrics()["coverage"] == pytest.approx(2 / 12)
+    assert selector.online.success_rate()[1] == 0.5
+
+
+def test_success_threshold_and_groups_of_different_length():
+    selector = Selector(DPS().online(IDS), success_threshold=2.0)
+    seen = selector.observe(["p0", "p1"], [[1.9, 2.0, 2.1], [0.0, 1.0]])
+    assert seen.num_rollouts.tolist() == [3, 2]
+    assert seen.num_successes.tolist() == [2, 0]
+
+
+def test_metrics_compare_the_forecast_with_what_came_true():
+    selector = taught()
+    forecast = selector.online.informative(8)
+    chosen = selector.select(4)
+    selector.observe(chosen, [[0, 1]] * 3 + [[1, 1]])
+    metrics = selector.metrics()
+    assert metrics["predicted_informative"] == pytest.approx(forecast[:4].mean())
+    assert metrics["informative"] == 0.75
+    assert metrics["coverage"] == pytest.approx(8 / 12)
+    assert 0 < metrics["belief_entropy"] < np.log(3)
+    assert metrics["select_time_s"] > 0
+    assert metrics["observe_time_s"] > 0
+
+
+def test_new_prompts_join_and_are_chosen():
+    selector = taught()
+    selector.add(["late"])
+    assert "late" in selector.select(9)
+    selector.observe(["late"], [[0, 1]])
+    assert selector.metrics()["coverage"] == pytest.approx(9 / 13)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_saved_selector_goes_on_as_if_never_stopped(policy, tmp_path):
+    rng = np.random.default_rng(0)
+    rewards = rng.random((20, 3, 8)).round()
+
+    def run(selector, steps):
+        chosen = []
+        for step in steps:
+            chosen.append(selector.select(3))
+            selector.observe(chosen[-1], rewards[step])
+        return chosen
+
+    whole = taught(policy=policy)
+    whole.add(["late"])
+    expected = run(whole, range(20))
+    stopped = taught(policy=policy)
+    stopped.add(["late"])
+    run(stopped, range(8))
+    stopped.save(tmp_path / "selector.npz")
+    resumed = Selector(DPS().online(IDS), policy=policy, seed=99)
+    resumed.load(tmp_path / "selector.npz")
+    assert run(resumed, range(8, 20)) == expected[8:]
+    timeless = [{k: v for k, v in s.metrics().items() if not k.endswith("time_s")} for s in (resumed, whole)]
+    assert timeless[0] == timeless[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["selector.npz"]  # no temporary file is left
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda s: s.select(13), "cannot select k=13 of 12 prompts: k must be from 1 to 12"),
+        (lambda s: s.select(0), "k=0"),
+        (lambda s: s.select(11, exclude=["p0", "p1", "p1"]), "k=11 of 12 prompts less 2 excluded"),
+        (lambda s: s.select(1, exclude=["ghost"]), "'ghost' is not among"),
+        (lambda s: s.observe(["ghost"], [[1, 0]]), "'ghost' is not among"),
+        (lambda s: s.observe(["ghost"], [[None, None]]), "'ghost' is not among"),
+        (lambda s: s.observe(["p0", "p0"], [[1, 0], [1, 0]]), "'p0' appears twice"),
+        (lambda s: s.observe(["p0", "p1"], [[1, 0]]), "1 rows of rewards for 2 prompts"),
+        (lambda s: s.observe(["p0"], [["good", "bad"]]), "rewards of prompt 'p0' are not numbers"),
+        (lambda s: s.observe(["p0"], [1.0]), r"rewards of prompt 'p0' have shape \(\)"),
+        (lambda s: s.add(["p0"]), "'p0' is in the pool twice"),
+        (lambda s: Selector(s.online, policy="best"), "policy 'best' is none of top, thompson"),
+        (lambda s: Selector(s.online, policy="gumbel:heat=1"), "has no setting 'heat'; it has temperature"),
+        (lambda s: Selector(s.online, policy="gumbel:temperature=0"), "temperature=0"),
+        (lambda s: Selector(s.online, policy="gumbel:temperature=hot"), "policy 'gumbel' with .*hot"),
+        (lambda s: Selector(s.online, score="hard"), "score 'hard' is none of informative"),
+        (lambda s: Selector(s.online, num_generations=1), "num_generations=1"),
+    ],
+)
+def test_bad_input_is_named(act, message):
+    selector = taught()
+    before = selector.online.belief
+    with pytest.raises(InputError, match=message):
+        act(selector)
+    np.testing.assert_array_equal(selector.online.belief, before)
+
+
+def test_bad_state_files_are_named(tmp_path):
+    path = tmp_path / "selector.npz"
+    selector = taught()
+    with pytest.raises(InputError, match="no such file"):
+        selector.load(path)
+    path.write_bytes(b"garbage")
+    with pytest.raises(InputError, match="not a promptdyn selector file, or damaged"):
+        selector.load(path)
+    selector.save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="damaged"):
+        selector.load(path)
+    selector.save(path)
+    with pytest.raises(InputError, match=r"saved with policy=Top\(\), this one has Thompson\(\)"):
+        taught(policy="thompson").load(path)
+    with pytest.raises(InputError, match="saved with num_generations=8, this one has 4"):
+        taught(num_generations=4).load(path)
+    with pytest.raises(InputError, match=r"selector\.npz: the state was saved by model"):
+        taught(DPS(0.5)).load(path)
+    with pytest.raises(InputError, match="another pool"):
+        Selector(DPS().online([*IDS, "more"])).load(path)

@@ -1,0 +1,365 @@
+"""Selection inside TRL's GRPOTrainer: a real trainer and a real, tiny model; nothing is mocked."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import grpo_run
+import numpy as np
+import pytest
+from datasets import Dataset, IterableDataset
+from grpo_run import NUM_GENERATIONS, POOL, WatchedTrainer
+
+from promptdyn.errors import InputError
+from promptdyn.history import RewardHistory
+from promptdyn.models import DPS
+from promptdyn.selection.selector import Selector
+from promptdyn.training.recording import HistoryRecorder
+from promptdyn.training.trl import SelectionGRPOTrainer, prompt_ids
+
+# TRL 1.16 reads a property that transformers 5.17 renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+SCRIPT = Path(grpo_run.__file__)
+
+# How TRL's clocks can stand to each other. "generations" is how many 8 optimizer steps take.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "plain": {"generations": 8},
+    "accumulation": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "generations": 8},
+    "iterations": {"num_iterations": 2, "generations": 4},
+    "reuse": {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 4,
+        "generations": 4,
+    },
+    "several generations a step": {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 4,
+        "steps_per_generation": 2,
+        "generations": 16,
+    },
+    "out of step": {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 3,
+        "steps_per_generation": 2,
+        "generations": 12,
+    },
+}
+
+
+def settings(name: str) -> dict[str, Any]:
+    return {key: value for key, value in CONFIGS[name].items() if key != "generations"}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, WatchedTrainer]:
+    """One finished run of each configuration."""
+    finished = {}
+    for name in CONFIGS:
+        finished[name] = grpo_run.trainer(tmp_path_factory.mktemp("run"), **settings(name))
+        finished[name].train()
+    return finished
+
+
+def rows(history: RewardHistory) -> list[tuple]:
+    ids = history.prompt_ids[history.prompt]
+    columns = (history.step, ids, history.num_rollouts, history.num_successes, history.trained)
+    return sorted(zip(*(column.tolist() for column in columns), strict=True))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_choice_knows_the_rewards_of_the_generation_before(runs: dict[str, WatchedTrainer], name: str) -> None:
+    calls = runs[name].selector.calls
+    assert [call[0] for call in calls] == ["select", "observe"] * CONFIGS[name]["generations"]
+    assert [call[1] for call in calls[::2]] == [call[1] for call in calls[1::2]]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_trains_on_whole_groups_of_the_selected_prompts(runs: dict[str, WatchedTrainer], name: str) -> None:
+    run = runs[name]
+    text = dict(zip(POOL["prompt_id"], POOL["prompt"], strict=True))
+    micro_batches = run.args.steps_per_generation
+    for i, chosen in enumerate(run.selector.selected):
+        whole = Counter({text[prompt_id]: NUM_GENERATIONS for prompt_id in chosen})
+        for iteration in range(run.args.num_iterations):
+            start = (i * run.args.num_iterations + iteration) * micro_batches
+            assert Counter(sum(run.trained[start : start + micro_batches], [])) == whole
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_observed_rewards_are_those_of_the_completions(runs: dict[str, WatchedTrainer], name: str) -> None:
+    run = runs[name]
+    grader = run.reward_funcs[0]
+    assert len(grader.graded) == len(run.selector.observed)
+    for (_, ids, completions, _), (chosen, rewards, _) in zip(grader.graded, run.selector.observed, strict=True):
+        assert ids == [prompt_id for prompt_id in chosen for _ in range(NUM_GENERATIONS)]
+        expected = [grader.reward(prompt_id, text) for prompt_id, text in zip(ids, completions, strict=True)]
+        assert rewards.shape == (len(chosen), NUM_GENERATIONS)
+        assert rewards.ravel().tolist() == expected
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_history_is_what_was_observed(runs: dict[str, WatchedTrainer], name: str) -> None:
+    run = runs[name]
+    history = RewardHistory.from_parquet(Path(run.args.output_dir, "history.parquet"))
+    steps = [graded[0] for graded in run.reward_funcs[0].graded]
+    expected = [
+        (step, prompt_id, NUM_GENERATIONS, int(group.sum()), True)
+        for step, (chosen, rewards, _) in zip(steps, run.selector.observed, strict=True)
+        for prompt_id, group in zip(chosen, rewards, strict=True)
+    ]
+    assert rows(history) == sorted(expected)
+    assert len({row[:2] for row in expected}) == len(expected)  # (step, prompt) is unique
+    assert list(history.labels("task")) == [dict(zip(POOL["prompt_id"], POOL["task"]))[i] for i in history.prompt_ids]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_metrics_are_logged_at_every_step(runs: dict[str, WatchedTrainer], name: str) -> None:
+    logs = [log for log in runs[name].state.log_history if "loss" in log]
+    assert len(logs) == 8
+    assert all(0 <= log["selection/time_s"] and 0 <= log["selection/overhead"] < 1 for log in logs)
+    generated = [log for log in logs if log["selection/time_s"] > 0]
+    assert generated
+    for log in generated:
+        assert {f"selection/{metric}" for metric in runs[name].selector.metrics()} <= log.keys()
+
+
+@pytest.mark.parametrize("name", ["plain", "accumulation", "iterations", "reuse", "several generations a step"])
+def test_resumed_run_continues_as_if_never_stopped(
+    runs: dict[str, WatchedTrainer], name: str, tmp_path: Path
+) -> None:
+    full = runs[name]
+    # The copied history goes on past the checkpoint, as that of a run that died later does.
+    shutil.copytree(full.args.output_dir, tmp_path / "run")
+    resumed = grpo_run.trainer(tmp_path / "run", **settings(name))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    half = CONFIGS[name]["generations"] // 2
+    assert resumed.selector.selected == full.selector.selected[half:]
+    for (_, again, _), (_, before, _) in zip(resumed.selector.observed, full.selector.observed[half:], strict=True):
+        np.testing.assert_array_equal(again, before)
+    histories = [RewardHistory.from_parquet(folder / "history.parquet") for folder in folders(full, resumed)]
+    assert rows(histories[0]) == rows(histories[1])
+    weights = [sum(p.double().sum().item() for p in run.model.parameters()) for run in (full, resumed)]
+    assert weights[0] == weights[1]
+
+
+def folders(*trainers: WatchedTrainer) -> list[Path]:
+    return [Path(trainer.args.output_dir) for trainer in trainers]
+
+
+def test_resume_in_the_middle_of_reused_rollouts_generates_afresh(tmp_path: Path) -> None:
+    reused = settings("iterations")
+    stopped = grpo_run.trainer(tmp_path, **reused, max_steps=3, save_steps=3)
+    stopped.train()
+    resumed = grpo_run.trainer(tmp_path, **reused, max_steps=7)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.selector.online.steps == 4  # two generations before, and two after
+    generated = [graded[0] for run in (stopped, resumed) for graded in run.reward_funcs[0].graded]
+    chosen = stopped.selector.selected + resumed.selector.selected
+    history = RewardHistory.from_parquet(tmp_path / "history.parquet")
+    assert generated == [0, 2, 3, 5]
+    assert sorted(row[:2] for row in rows(history)) == sorted(
+        (step, prompt_id) for step, ids in zip(generated, chosen, strict=True) for prompt_id in ids
+    )
+
+
+def test_killed_run_resumes_as_if_never_killed(runs: dict[str, WatchedTrainer], tmp_path: Path) -> None:
+    died = subprocess.run(
+        [sys.executable, str(SCRIPT), "die", str(tmp_path), "6"], capture_output=True, text=True, timeout=120
+    )
+    assert died.returncode == 9, died.stderr
+    assert "jax imported: False" in died.stdout
+    assert not (tmp_path / "checkpoint-8").exists()
+    resumed = grpo_run.trainer(tmp_path)
+    resumed.train(resume_from_checkpoint=True)
+    full = runs["plain"]
+    assert resumed.selector.selected == full.selector.selected[4:]
+    histories = [RewardHistory.from_parquet(folder / "history.parquet") for folder in folders(full, resumed)]
+    assert rows(histories[0]) == rows(histories[1])
+
+
+def test_two_processes_choose_the_same_and_see_the_same(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
+    done = subprocess.run([*launch, "pair", str(tmp_path)], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    for run, generations in (("full", 8), ("resumed", 4)):
+        main, other = (rank[run] for rank in ranks)
+        assert len(main["selected"]) == len(main["observed"]) == generations
+        assert other["selected"] == other["observed"] == []
+        assert main["rewards"] == other["rewards"]
+        assert main["weights"] == other["weights"]
+        for chosen, *shares in zip(main["selected"], main["shares"], other["shares"], strict=True):
+            assert sum(shares, []) == [prompt_id for prompt_id in chosen for _ in range(NUM_GENERATIONS)]
+        assert [sum(groups, []) for groups in main["observed"]] == main["rewards"]
+    for rank in ranks:
+        assert rank["resumed"]["selected"] == rank["full"]["selected"][4:]
+        assert rank["resumed"]["shares"] == rank["full"]["shares"][4:]
+        assert rank["resumed"]["weights"] == rank["full"]["weights"]
+    histories = [RewardHistory.from_parquet(tmp_path / run / "history.parquet") for run in ("full", "resumed")]
+    assert rows(histories[0]) == rows(histories[1])
+    assert len(histories[0]) == sum(len(chosen) for chosen in ranks[0]["full"]["selected"])
+
+
+def test_evaluation_is_untouched(tmp_path: Path) -> None:
+    questions = Dataset.from_list([{"prompt": f"{i}{i}", "prompt_id": f"e{i}", "task": "-"} for i in range(4)])
+    run = grpo_run.trainer(
+        tmp_path, eval_dataset=questions, eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=8
+    )
+    run.train()
+    graded = Counter()
+    for _, ids, _, _ in run.reward_funcs[0].graded:
+        assert len({prompt_id[0] for prompt_id in ids}) == 1  # rows of a pool and of an evaluation never mix
+        graded.update(prompt_id for prompt_id in ids if prompt_id.startswith("e"))
+    assert graded == {prompt_id: 4 * NUM_GENERATIONS for prompt_id in questions["prompt_id"]}
+    assert [call[0] for call in run.selector.calls] == ["select", "observe"] * 8
+    evaluated = [log for log in run.state.log_history if "eval_loss" in log]
+    assert len(evaluated) == 4
+    assert not any("selection" in key for log in evaluated for key in log)
+
+
+def test_rewards_are_weighted_and_unscored_rollouts_are_not_counted(tmp_path: Path) -> None:
+    def half(prompt_id: list[str], **_: Any) -> list[float | None]:
+        return [None if i % NUM_GENERATIONS == 0 else 1.0 for i in range(len(prompt_id))]
+
+    def other(prompt_id: list[str], **_: Any) -> list[float | None]:
+        return [None if i % NUM_GENERATIONS < 2 else 4.0 for i in range(len(prompt_id))]
+
+    selector = grpo_run.selector(success_threshold=2.0)
+    run = SelectionGRPOTrainer(
+        grpo_run.model(),
+        [half, other],
+        grpo_run.config(tmp_path, max_steps=1, reward_weights=[2.0, 0.25]),
+        POOL,
+        processing_class=grpo_run.tokenizer(),
+        selector=selector,
+        history_path=tmp_path / "elsewhere" / "seen.parquet",
+    )
+    run.train()
+    ((_, rewards, observation),) = selector.observed
+    np.testing.assert_array_equal(rewards, [[math.nan, 2.0, 3.0, 3.0]] * 2)
+    assert observation.num_rollouts.tolist() == observation.num_successes.tolist() == [3, 3]
+    assert len(RewardHistory.from_parquet(tmp_path / "elsewhere" / "seen.parquet")) == 2
+
+
+def test_content_ids_are_stable_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    bare = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in ("one", "two")])
+    ids = prompt_ids(bare)
+    assert "no column 'prompt_id'" in caplog.text
+    assert len(set(ids)) == 2
+    assert ids == list(reversed(prompt_ids(bare.select([1, 0]))))
+    with pytest.raises(InputError, match=r"rows 0 and 2: drop rows whose prompt repeats"):
+        prompt_ids(Dataset.from_list([*bare, bare[0]]))
+
+
+def selector_of(ids: list[str], num_generations: int = NUM_GENERATIONS) -> Selector:
+    return Selector(DPS().online(ids), num_generations=num_generations)
+
+
+BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
+    "no max_steps": ({"max_steps": -1}, r"max_steps is not set.*set GRPOConfig\(max_steps"),
+    "stream": (
+        {"train_dataset": IterableDataset.from_generator(lambda: iter(POOL))},
+        r"IterableDataset.*Dataset\.from_list\(list\(stream\)\)",
+    ),
+    "no dataset": ({"train_dataset": None}, r"type NoneType.*give a datasets\.Dataset"),
+    "an id twice": (
+        {"train_dataset": Dataset.from_list([*POOL, {**POOL[0], "prompt_id": "p7"}])},
+        r"prompt id 'p7' is that of rows 7 and 12: make the ids unique",
+    ),
+    "small pool": (
+        {"train_dataset": POOL.select([0])},
+        r"has 1 prompts, and one optimizer step takes 2 different ones",
+    ),
+    "small pool for an optimizer step": (
+        {"gradient_accumulation_steps": 8, "steps_per_generation": 1},
+        r"has 12 prompts, and one optimizer step takes 16 different ones",
+    ),
+    "prompt unknown to the selector": (
+        {"selector": selector_of(POOL["prompt_id"][:-1])},
+        r"prompt 'p11' is not in the selector's pool \(11 prompts there, 12 in the dataset\)",
+    ),
+    "prompt unknown to the dataset": (
+        {"selector": selector_of([*POOL["prompt_id"], "p99"])},
+        r"prompt 'p99' is in the selector's pool but not in the dataset",
+    ),
+    "other group size": (
+        {"selector": selector_of(POOL["prompt_id"], num_generations=8)},
+        r"forecasts groups of 8 rollouts, .* 4: pass num_generations=4 to the Selector",
+    ),
+    "an empty id": (
+        {"train_dataset": Dataset.from_list([*POOL, {**POOL[0], "prompt_id": None}])},
+        r"row 12 of the dataset has an empty 'prompt_id'",
+    ),
+    "an empty label": (
+        {
+            "train_dataset": Dataset.from_list([*POOL.select(range(11)), {**POOL[11], "task": None}]),
+            "cluster_columns": ["task"],
+        },
+        r"prompt 'p11' has an empty label in cluster column 'task'",
+    ),
+    "a history's own column": ({"cluster_columns": ["prompt_id"]}, r"'prompt_id' has the name of a history's own"),
+    "cluster column": (
+        {"cluster_columns": ["topic"]},
+        r"cluster column 'topic' is not in the dataset: it has prompt, prompt_id, task",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_named(case: str, tmp_path: Path) -> None:
+    given, message = BAD_INPUT[case]
+    own = {"train_dataset": POOL, "selector": grpo_run.selector(), "cluster_columns": ()}
+    args = grpo_run.config(tmp_path, **{name: value for name, value in given.items() if name not in own})
+    with pytest.raises(InputError, match=message):
+        SelectionGRPOTrainer(
+            grpo_run.model(),
+            grpo_run.Grader(),
+            args,
+            processing_class=grpo_run.tokenizer(),
+            **{name: given.get(name, value) for name, value in own.items()},
+        )
+
+
+def test_checkpoint_of_another_pool_or_without_a_selector(
+    runs: dict[str, WatchedTrainer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = tmp_path / "run" / "checkpoint-4"
+    shutil.copytree(runs["plain"].args.output_dir, tmp_path / "run")
+    reverse = list(reversed(POOL["prompt_id"]))
+    with pytest.raises(InputError, match=r"selector\.npz: the state was saved for another pool"):
+        grpo_run.trainer(tmp_path / "run", selector=selector_of(reverse)).train(str(checkpoint))
+    (checkpoint / "selector.npz").unlink()
+    (tmp_path / "run" / "history.parquet").unlink()
+    resumed = grpo_run.trainer(tmp_path / "run", max_steps=5)
+    resumed.train(str(checkpoint))
+    assert "holds no selector.npz" in caplog.text
+    assert "the history begins at step 4" in caplog.text
+    assert [row[0] for row in rows(RewardHistory.from_parquet(tmp_path / "run" / "history.parquet"))] == [4, 4]
+
+
+def test_recorder_writes_every_so_many_steps_and_sets_old_files_aside(tmp_path: Path) -> None:
+    path = tmp_path / "history.parquet"
+    recorder = HistoryRecorder(path, write_every=3)
+    for attempt in range(3):
+        recorder.start(0)
+        assert not path.exists()
+        for step in range(4):
+            recorder.record(step, [f"{attempt}a", f"{attempt}b"], [4, 4], [step, 0])
+        assert [row[0] for row in rows(RewardHistory.from_parquet(path))] == [0, 0, 1, 1, 2, 2, 3, 3]
+    kept = [RewardHistory.from_parquet(tmp_path / f"history.parquet.{i}") for i in (1, 2)]
+    assert [set(history.prompt_ids) for history in kept] == [{"0a", "0b"}, {"1a", "1b"}]
+
+
+def test_recorder_refuses_a_prompt_without_label(tmp_path: Path) -> None:
+    recorder = HistoryRecorder(tmp_path / "history.parquet", clusters={"task": {"a": "sum"}})
+    with pytest.raises(InputError, match=r"prompt 'b' has no label in cluster column 'task'"):
+        recorder.record(0, ["a", "b"], [4, 4], [1, 2])
