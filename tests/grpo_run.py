@@ -61,7 +61,7 @@ def model() -> LlamaForCausalLM:
 
 
 class WatchedSelector(Selector):
-    """A selector that keeps the calls it gets, in order: ("select", ids) and ("observe", ids, rewards, counts)."""
+    """Keeps the calls it gets, in order: ("select", ids) and ("observe", ids, rewards, observation)."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -87,7 +87,9 @@ class WatchedSelector(Selector):
 
 
 class Grader:
-    """Rewards by the letters of the completion: p0 to p2 always fail, p9 to p11 always pass. Keeps what it graded."""
+    """Rewards letters in a completion, but p0 to p2 always fail and p9 to p11 always pass. Keeps what it graded:
+    (global step, prompt ids, completions, rewards) of every call.
+    """
 
     __name__ = "letters"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from promptdyn.errors import InputError
@@ -189,6 +190,106 @@ def report(
     console.print(f"wrote {out}")
 
 
+@app.command()
+def train(
+    output_dir: Annotated[Path, typer.Option(help="Folder for checkpoints, history and the trained model.")],
+    model: Annotated[str, typer.Option(help="'embedded', or a Hugging Face model name or folder.")] = "embedded",
+    dataset: Annotated[
+        str, typer.Option(help="Embedded family, a data file with a 'prompt' column, or a Hugging Face dataset.")
+    ] = "arithmetic",
+    reward: Annotated[
+        str, typer.Option(help="'exact_answer', MODULE:FUNCTION or FILE.py:FUNCTION (a TRL reward function).")
+    ] = "exact_answer",
+    dynamics: Annotated[str, typer.Option(help="Forecasting model, as in dps:decay=0.7, or a fit (.npz).")] = "dps",
+    policy: Annotated[str, typer.Option(help="top, thompson, gumbel, top_entropy or uniform.")] = "top",
+    score: Annotated[str, typer.Option(help="What a prompt is worth: informative, reward_variance, ...")] = "informative",
+    success_threshold: Annotated[float, typer.Option(help="Least reward of a success.")] = 0.5,
+    num_prompts: Annotated[int, typer.Option(help="Pool size, for embedded tasks.")] = 1000,
+    max_steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 200,
+    prompts_per_step: Annotated[int, typer.Option(help="Prompts a step.")] = 32,
+    num_generations: Annotated[int, typer.Option(help="Rollouts a prompt.")] = 8,
+    max_completion_length: Annotated[int, typer.Option(help="Tokens a rollout.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Constant learning rate.")] = 5e-4,
+    save_steps: Annotated[int, typer.Option(help="Steps between checkpoints; 0 for none.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of sampling, pool and selection.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint in the output folder.")] = False,
+    json_path: JsonPath = None,
+) -> None:
+    """Train with GRPO, prompts chosen by a dynamics model."""
+    from promptdyn.training.run import RunSettings, run
+
+    settings = RunSettings(
+        **{name: value for name, value in locals().items() if name in RunSettings.__dataclass_fields__}
+    )
+    with _TrainingBar(max_steps) as bar:
+        result = run(settings, progress=lambda step, log: bar.update("training", step, log))
+    row = {
+        "steps": len(result.log),
+        "rollouts": int(result.history.num_rollouts.sum()),
+        "effective_sample_ratio": float(result.history.informative.mean()),
+        "mean_reward_first": result.log[0]["reward"],
+        "mean_reward_last": result.log[-1]["reward"],
+        "prompts_seen": result.history.num_prompts,
+        "selection_overhead": result.mean("selection/overhead"),
+        "seconds": result.seconds,
+    }
+    _show([row], json_path, row)
+    console.print(f"history {output_dir / 'history.parquet'}, model {output_dir / 'final'}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for runs and report.")] = Path("runs/demo"),
+    max_steps: Annotated[int, typer.Option(help="GRPO steps of each of the two runs.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of pool, sampling and selection.")] = 0,
+    json_path: JsonPath = None,
+) -> None:
+    """Uniform against dynamics-predictive selection, live; then forecasters compared on the logged history."""
+    from promptdyn.report import score_rows
+    from promptdyn.training.demo import demo as run_demo
+
+    with _TrainingBar(max_steps) as bar:
+        result = run_demo(out, max_steps, seed, progress=bar.update, stage=bar.stage)
+    _write_json(json_path, {"runs": result.rows, "forecasts": result.comparison.to_records()})
+    tables = Console(stderr=str(json_path) == "-")
+    tables.print(_as_table(result.rows))
+    tables.print("One-step-ahead forecasts of the second half of the uniform run:")
+    tables.print(_as_table(score_rows(result.comparison)))
+    console.print(f"report: {result.report}")
+
+
+class _TrainingBar:
+    """A progress bar per run, with the numbers one watches."""
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+        self.tasks: dict[str, TaskID] = {}
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=console,
+        )
+
+    def __enter__(self) -> _TrainingBar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, name: str, step: int, log: dict[str, float]) -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(name, total=self.max_steps, numbers="")
+        numbers = f"reward {log['reward']:.2f}  informative {log.get('selection/informative', float('nan')):.2f}"
+        self.progress.update(self.tasks[name], completed=step, numbers=numbers)
+
+    def stage(self, words: str) -> None:
+        self.progress.console.print(words)
+
+
 def _fit_steps(history: RewardHistory, given: int | None) -> int:
     return len(history.steps) // 2 if given is None else given
 
@@ -198,11 +299,15 @@ def _show(records: list[dict[str, Any]], json_path: Path | None, value: Any = No
 
     With "--json -" stdout is the program's alone, and the table goes to stderr.
     """
+    Console(stderr=str(json_path) == "-").print(_as_table(records))
+    _write_json(json_path, records if value is None else value)
+
+
+def _as_table(records: list[dict[str, Any]]) -> Table:
     table = Table(*(name.replace("_", " ") for name in records[0]))
     for record in records:
         table.add_row(*(_cell(cell) for cell in record.values()))
-    Console(stderr=str(json_path) == "-").print(table)
-    _write_json(json_path, records if value is None else value)
+    return table
 
 
 def _cell(value: Any) -> str:

@@ -112,29 +112,25 @@ class RewardHistory:
         _check_lengths(source, columns | labels)
 
         rows = _Rows(place or (lambda row: f"{source} row {row}"), columns["prompt_id"], columns["step"])
-        checked = {
-            "step": rows.integers("step", columns["step"], least=0),
-            "num_rollouts": rows.integers("num_rollouts", columns["num_rollouts"], least=1),
-            "num_successes": rows.integers("num_successes", columns["num_successes"], least=0),
-        }
-        for row in np.flatnonzero(checked["num_successes"] > checked["num_rollouts"])[:1]:
-            n, k = checked["num_rollouts"][row], checked["num_successes"][row]
-            raise rows.error(
-                row, f"num_successes={k} exceeds num_rollouts={n}", "count the successes among the rollouts"
-            )
-        checked["trained"] = (
-            np.ones(len(rows), bool) if trained is None else rows.booleans("trained", columns["trained"])
-        )
+        steps = rows.integers("step", columns["step"], least=0)
+        n = rows.integers("num_rollouts", columns["num_rollouts"], least=1)
+        k = rows.integers("num_successes", columns["num_successes"], least=0)
+        for row in np.flatnonzero(k > n)[:1]:
+            what = f"num_successes={k[row]} exceeds num_rollouts={n[row]}"
+            raise rows.error(row, what, "count the successes among the rollouts")
+        exposed = rows.booleans("trained", columns["trained"]) if trained is not None else np.ones(len(n), bool)
 
-        rows.order = np.argsort(checked["step"], kind="stable")
-        checked = {name: values[rows.order] for name, values in checked.items()}
+        order = rows.order = np.argsort(steps, kind="stable")
         prompt, prompt_ids = rows.labels("prompt_id", columns["prompt_id"])
-        rows.check_unique(prompt, checked["step"])
+        rows.check_unique(prompt, steps[order])
         return cls(
             prompt_ids=prompt_ids,
             prompt=prompt,
+            step=steps[order],
+            num_rollouts=n[order],
+            num_successes=k[order],
+            trained=exposed[order],
             clusters={name: rows.labels_of_prompts(name, values, prompt) for name, values in labels.items()},
-            **checked,
         )
 
     @classmethod
@@ -176,9 +172,8 @@ class RewardHistory:
         names = dict.fromkeys(chain.from_iterable(records))
         if not records:
             raise _empty(source)
-        return cls.from_table(
-            {name: [record.get(name) for record in records] for name in names}, source, place
-        )
+        table = {name: _array([record.get(name) for record in records]) for name in names}
+        return cls.from_table(table, source, place)
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> RewardHistory:
@@ -206,9 +201,7 @@ class RewardHistory:
                     )
                 table = file.read(columns=names)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(
-                f"{path}: not a Parquet file, or damaged ({_one_line(error)}): write it again"
-            ) from None
+            raise InputError(f"{path}: not a Parquet file, or damaged ({_one_line(error)}): write it again") from None
         return cls.from_table({name: _numpy(table[name]) for name in names}, source=str(path))
 
     def to_parquet(self, path: str | Path) -> None:
@@ -245,9 +238,7 @@ class RewardHistory:
 
     def __repr__(self) -> str:
         clusters = f", clusters {', '.join(self.clusters)}" if self.clusters else ""
-        return (
-            f"RewardHistory({len(self)} rows, {self.num_prompts} prompts, {len(self.steps)} steps{clusters})"
-        )
+        return f"RewardHistory({len(self)} rows, {self.num_prompts} prompts, {len(self.steps)} steps{clusters})"
 
     @property
     def num_prompts(self) -> int:
@@ -273,7 +264,8 @@ class RewardHistory:
         keep = np.asarray(mask)
         if keep.shape != self.step.shape or keep.dtype != bool:
             raise InputError(
-                f"mask of shape {keep.shape} and type {keep.dtype} does not fit: give ({len(self)},) booleans, one a row"
+                f"mask of shape {keep.shape} and type {keep.dtype} does not fit: give one boolean for each of "
+                f"{len(self)} rows"
             )
         return replace(
             self,
@@ -311,9 +303,7 @@ class RewardHistory:
         names = [cluster] if isinstance(cluster, str) else list(cluster)
         for name in names:
             if name not in self.clusters:
-                there = (
-                    f"give one of: {', '.join(self.clusters)}" if self.clusters else "the history has none"
-                )
+                there = f"give one of: {', '.join(self.clusters)}" if self.clusters else "the history has none"
                 raise InputError(f"cluster column {name!r} is not in the history: {there}")
         if len(names) == 1:
             return self.clusters[names[0]]
@@ -334,9 +324,7 @@ class RewardHistory:
         shape = (len(steps), self.num_prompts)
 
         base = int(self.num_rollouts.max(initial=0)) + 1
-        pairs, symbol = np.unique(
-            self.num_rollouts * np.int64(base) + self.num_successes, return_inverse=True
-        )
+        pairs, symbol = np.unique(self.num_rollouts * np.int64(base) + self.num_successes, return_inverse=True)
         symbols = np.zeros(shape, np.min_scalar_type(len(pairs)))
         symbols[at] = symbol + 1
         exposure = np.zeros(shape, bool)
@@ -377,13 +365,11 @@ class RewardHistory:
             "first_step": int(self.step[0]) if rows else None,
             "last_step": int(self.step[-1]) if rows else None,
             "rollouts": rollouts,
-            "rollouts_per_row": [int(self.num_rollouts.min()), int(self.num_rollouts.max())]
-            if rows
-            else None,
+            "rollouts_per_row": [int(self.num_rollouts.min()), int(self.num_rollouts.max())] if rows else None,
             "success_rate": _share(successes, rollouts),
-            "unsolved": _share(np.count_nonzero(self.num_successes == 0), rows),
-            "partial": _share(np.count_nonzero(self.informative), rows),
-            "solved": _share(np.count_nonzero(self.num_successes == self.num_rollouts), rows),
+            "unsolved": _share((self.num_successes == 0).sum(), rows),
+            "partial": _share(self.informative.sum(), rows),
+            "solved": _share((self.num_successes == self.num_rollouts).sum(), rows),
             "trained_rows": trained,
             "trained": _share(trained, rows),
             "coverage": _share(rows, cells),
@@ -401,15 +387,10 @@ class _Rows:
         self.place, self.prompt_id, self.step = place, prompt_id, step
         self.order = np.arange(len(step))
 
-    def __len__(self) -> int:
-        return len(self.step)
-
     def error(self, row: int, what: str, mend: str) -> InputError:
         """The error about a row, by its number in the source."""
         prompt, step = self.prompt_id[row : row + 1].tolist()[0], self.step[row : row + 1].tolist()[0]
-        return InputError(
-            f"{self.place(int(row))} (prompt {_short(prompt)}, step {_short(step)}): {what}: {mend}"
-        )
+        return InputError(f"{self.place(int(row))} (prompt {_short(prompt)}, step {_short(step)}): {what}: {mend}")
 
     def integers(self, name: str, values: NDArray, least: int) -> NDArray[np.int32]:
         most = np.iinfo(np.int32).max
@@ -427,9 +408,7 @@ class _Rows:
 
     def booleans(self, name: str, values: NDArray) -> NDArray[np.bool_]:
         if values.dtype.kind == "O":
-            boolean = np.fromiter(
-                (isinstance(v, int | np.bool_) and v in (0, 1) for v in values), bool, len(values)
-            )
+            boolean = np.fromiter((isinstance(v, int | np.bool_) and v in (0, 1) for v in values), bool, len(values))
         else:
             boolean = np.isin(values, (0, 1)) if values.dtype.kind in "biuf" else np.zeros(len(values), bool)
         for row in np.flatnonzero(~boolean)[:1]:
@@ -447,9 +426,7 @@ class _Rows:
             ) from None
         missing = [code for code, value in enumerate(distinct) if _is_missing(value) or value == ""]
         for at in np.flatnonzero(np.isin(raw_codes, missing))[:1] if missing else ():
-            raise self._wrong(
-                name, self.order[at], values, "is empty", f"give every row its {name}, or drop the row"
-            )
+            raise self._wrong(name, self.order[at], values, "is empty", f"give every row its {name}, or drop the row")
         # Different values may share a string, as 1 and "1" do.
         codes, labels = _factorise([str(value) for value in distinct])
         return codes[raw_codes], np.fromiter(labels, object, len(labels))
@@ -470,7 +447,7 @@ class _Rows:
         return labels[code]
 
     def check_unique(self, prompt: NDArray[np.int32], step: NDArray[np.int32]) -> None:
-        key = step * np.int64(len(self)) + prompt
+        key = step.astype(np.int64) * len(step) + prompt
         by_key = np.argsort(key, kind="stable")
         for at in np.flatnonzero(np.diff(key[by_key]) == 0)[:1]:
             first, second = self.order[by_key[at]], self.order[by_key[at + 1]]
@@ -494,11 +471,7 @@ def _array(values: Any) -> NDArray:
 def _numpy(column: pa.ChunkedArray) -> NDArray:
     import pyarrow as pa
 
-    return (
-        column.cast(column.type.value_type).to_numpy()
-        if pa.types.is_dictionary(column.type)
-        else column.to_numpy()
-    )
+    return column.cast(column.type.value_type).to_numpy() if pa.types.is_dictionary(column.type) else column.to_numpy()
 
 
 def _factorise(values: list[Any]) -> tuple[NDArray[np.int32], list[Any]]:
@@ -518,18 +491,19 @@ def _is_whole(value: Any) -> bool:
 def _is_missing(value: Any) -> bool:
     # NAType and NaTType are pandas' missing values, known here without importing pandas.
     return (
-        value is None
-        or (isinstance(value, float) and value != value)
-        or type(value).__name__ in ("NAType", "NaTType")
+        value is None or (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
     )
 
 
 def _check_names(source: str, names: list[str]) -> None:
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise InputError(f"{source}: {names.count(repeated[0])} columns {repeated[0]!r}: keep one")
     missing = [name for name in REQUIRED if name not in names]
     if missing:
         raise InputError(
-            f"{source}: no column {' and no column '.join(map(repr, missing))}: a history has {', '.join(REQUIRED)}, "
-            f"and this has {', '.join(map(str, names)) or 'none'}"
+            f"{source}: no column {', '.join(map(repr, missing))} among {', '.join(map(str, names)) or 'none'}: "
+            f"name the columns {', '.join(REQUIRED)}"
         )
 
 
@@ -558,7 +532,7 @@ def _empty(source: str) -> InputError:
     return InputError(f"{source}: the history has no rows: give at least one rolled-out prompt")
 
 
-def _share(part: int, whole: int) -> float | None:
+def _share(part: Any, whole: int) -> float | None:
     return float(part / whole) if whole else None
 
 

@@ -105,12 +105,12 @@ def coverage(histories: Mapping[str, RewardHistory], pool_size: int) -> Figure:
         joined = np.searchsorted(np.sort(trained.step[first]), trained.steps, side="right")
         axis.plot(trained.steps, joined / pool_size, color=colour, label=name)
     axis.set(xlabel="step", ylabel="share of the pool trained on", ylim=(0, 1.02))
-    axis.legend(fontsize=8)
+    axis.legend(loc="lower right", fontsize=8)
     return figure
 
 
 def prompt_timelines(history: RewardHistory, track: Track, observed: str = "trained") -> Figure:
-    """Rewards of the followed prompts and what was forecast for them, one panel a prompt."""
+    """Rewards of the followed prompts over the belief (chances of none, some, all solved), one panel a prompt."""
     columns = 2
     rows = -(-len(track.followed) // columns)
     figure, axes = _figure(height=1.5 * rows + 0.5, columns=columns, rows=rows, width=1.5 * WIDTH)
@@ -121,11 +121,12 @@ def prompt_timelines(history: RewardHistory, track: Track, observed: str = "trai
             continue
         at = history.prompt == np.flatnonzero(history.prompt_ids == track.followed[i])[0]
         share = history.num_successes / history.num_rollouts
+        axis.stackplot(track.steps, track.outcome[:, i].T, colors=COLOURS, alpha=0.45, labels=OUTCOMES)
         axis.plot(
             history.step[at & ~visible],
             share[at & ~visible],
             ".",
-            color="#c8ccd2",
+            color="#868e98",
             markersize=3,
             label="hidden k/n",
         )
@@ -144,12 +145,11 @@ def prompt_timelines(history: RewardHistory, track: Track, observed: str = "trai
             linewidth=1.2,
             label="forecast success rate",
         )
-        axis.plot(track.steps, track.informative[:, i], color=COLOURS[1], linewidth=1.2, label="P(informative)")
         axis.set(ylim=(-0.05, 1.05), xlim=(track.steps[0], track.steps[-1]))
         axis.set_title(track.followed[i][:60].replace("$", r"\$"), fontsize=8, loc="left")
         axis.tick_params(labelsize=7)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8)
+    figure.legend(handles, labels, loc="outside upper center", ncols=6, fontsize=8)
     return figure
 
 

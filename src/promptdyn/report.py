@@ -110,7 +110,7 @@ def write_report(
     sections.append(
         Section(
             "Where the pool stands",
-            f"Shares of prompts that {name} forecasts to show no, some, or only successes in {num_generations} rollouts. "
+            f"Shares of prompts forecast by {name} to show no, some, or only successes in {num_generations} rollouts. "
             + known,
             figures=[_svg(plots.outcome_shares(seen))],
         )
@@ -158,7 +158,7 @@ def write_report(
         part.write_text(
             page.render(
                 title=title,
-                subtitle=f"{len(history)} groups of rollouts, {history.num_prompts} prompts, {len(history.steps)} steps",
+                subtitle=f"{len(history)} rollout groups, {history.num_prompts} prompts, {len(history.steps)} steps",
                 sections=sections,
                 version=version("promptdyn"),
             ),

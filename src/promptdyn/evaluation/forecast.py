@@ -34,7 +34,7 @@ class Track(NamedTuple):
     predicted: NDArray[np.float64]  # (step,) mean forecast P(0 < k < n) of the prompts observed in the step
     realised: NDArray[np.float64]  # (step,) share of them that were informative
     success_rate: NDArray[np.float64]  # (step prompt) forecast success rate of the followed prompts
-    informative: NDArray[np.float64]  # (step prompt) forecast P(0 < k < n) of the followed prompts
+    outcome: NDArray[np.float64]  # (step prompt outcome) forecast chances of none, some, all of the followed prompts
     followed: list[str]  # (prompt,) their ids
 
 
@@ -134,7 +134,7 @@ def track(
                 chances.mean() if seen.size else np.nan,
                 history.informative[seen].mean() if seen.size else np.nan,
                 online.success_rate()[followed],
-                online.informative(num_generations, rows=followed),
+                online.outcome(num_generations, followed),
             )
         )
-    return Track(history.steps, *map(np.array, zip(*records, strict=True)), follow)  # type: ignore[call-arg]
+    return Track(history.steps, *map(np.array, zip(*records, strict=True)), follow)  # type: ignore[arg-type]

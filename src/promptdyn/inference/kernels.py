@@ -44,7 +44,7 @@ class Markov(NamedTuple):
     log_scale: Float[Array, " symbol"]
 
     @classmethod
-    def create(cls, initial, transition, log_emission, cluster=None) -> Markov:
+    def create(cls, initial: Any, transition: Any, log_emission: Any, cluster: Any = None) -> Markov:
         """Build from per-cluster probabilities and log-emissions.
 
         Args:

@@ -60,9 +60,8 @@ def read_history(path: str | Path, **options: Any) -> RewardHistory:
             known = list(inspect.signature(reader.read).parameters)[1:]
             for option in options:
                 if option not in known:
-                    raise InputError(
-                        f"{path}: option {option!r} does not fit this format: it takes {', '.join(known) or 'none'}"
-                    )
+                    takes = ", ".join(known) or "no options"
+                    raise InputError(f"{path}: option {option!r} does not fit this format: it takes {takes}")
             return reader.read(path, **options)
     what = "an empty file" if path.is_file() and path.stat().st_size == 0 else "no known format"
     raise InputError(

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 
@@ -69,7 +71,10 @@ def _read_csv(path: Path) -> RewardHistory:
     from pyarrow import csv as arrow_csv
 
     _, header = next(_csv_records(path), (1, []))
-    # Ids and labels stay as written, "007" too; what is no number among the integers is found below.
+    for name in header:
+        if header.count(name) > 1:
+            raise InputError(f"{path} line 1: {header.count(name)} columns {name!r}: keep one")
+    # Ids and labels stay as written, "007" too.
     as_text = {name: pa.string() for name in header if name not in (*INTEGERS, "trained")}
     try:
         table = arrow_csv.read_csv(
@@ -90,14 +95,20 @@ def _read_csv(path: Path) -> RewardHistory:
         lines = (line for line, _ in _csv_records(path))
         return f"{path} line {next(line for number, line in enumerate(lines) if number == row + 1)}"
 
+    columns = {name: table[name].to_numpy() for name in table.column_names}
     for name in INTEGERS:
-        if name in table.column_names and pa.types.is_string(table[name].type):
-            for row, text in enumerate(table[name].to_pylist()):
-                if not _is_integer(text):
-                    raise InputError(f"{place(row)}: {name}={text!r} is not an integer: give an integer")
-    return RewardHistory.from_table(
-        {name: table[name].to_numpy() for name in table.column_names}, source=str(path), place=place
-    )
+        # One value that is no number makes text of a whole column.
+        if name in columns and pa.types.is_string(table[name].type):
+            columns[name] = np.fromiter(map(_integer, columns[name]), object)
+    return RewardHistory.from_table(columns, source=str(path), place=place)
+
+
+def _integer(text: str) -> int | str | None:
+    """What the text says, if it is an integer; None if nothing."""
+    try:
+        return int(text)
+    except ValueError:
+        return text or None
 
 
 def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -110,14 +121,6 @@ def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
             line = reader.line_num + 1
 
 
-def _is_integer(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _read_jsonl(path: Path) -> RewardHistory:
     records: list[dict[str, Any]] = []
     lines: list[int] = []
@@ -127,10 +130,11 @@ def _read_jsonl(path: Path) -> RewardHistory:
                 continue
             try:
                 record = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path} line {line}: not JSON ({error.msg}): give one object a line") from None
+            except json.JSONDecodeError:
+                record = None
             if not isinstance(record, dict):
-                raise InputError(f"{path} line {line}: {text.strip()[:60]!r} is no JSON object: give one object a line")
+                found = text.strip()[:60]
+                raise InputError(f"{path} line {line}: {found!r} is no JSON object: give one object a line")
             records.append(record)
             lines.append(line)
     return RewardHistory.from_records(records, source=str(path), place=lambda row: f"{path} line {lines[row]}")

@@ -1,15 +1,17 @@
 """Reader of the completions that TRL's GRPOTrainer logs with `log_completions=True`.
 
-TRL writes `OUTPUT_DIR/completions/completions_00001.parquet` and so on, one row per rollout: `step`, `prompt` (text or
-messages), `completion`, a float column per reward function, columns from `log_extra`, `advantage`. At each logging step it
-writes the rollouts of its latest generation, so what a history can know depends on how TRL logged:
+TRL writes `OUTPUT_DIR/completions/completions_00001.parquet` and so on, one row per rollout: `step`, `prompt` (text
+or messages), `completion`, a float column per reward function, columns from `log_extra`, `advantage`. At each logging
+step it writes the rollouts of its latest generation, so what a history can know depends on how TRL logged:
 
-- logging more often than generating writes rollouts again under a later step. The repeats are dropped, with a warning.
-- logging less often than generating (`logging_steps` above the steps a generation serves) loses rollouts for good.
-- evaluating while training replaces a step's file by evaluation rollouts, which look the same: log such runs without.
+- logging more often than generating writes rollouts again, under a later step. These repeats are dropped, with a
+  warning.
+- logging less often than generating (`logging_steps` above the steps that a generation serves) loses rollouts.
+- evaluating while training replaces a step's file by evaluation rollouts, which look the same: do not log
+  completions in such a run.
 
-So log every generation, and give each prompt an id with `log_extra("prompt_id", prompt_id)` in a reward function.
-`step` is TRL's count of optimizer steps done when it logged, from 1.
+So log every generation, and give each prompt an id by `log_extra("prompt_id", prompt_id)` in a reward function.
+`step` is the number of optimizer steps done when TRL logged, from 1.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import math
 import reprlib
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, pairwise
 from pathlib import Path
@@ -42,8 +44,12 @@ COLUMNS = ("step", "prompt", "completion", "advantage")
 
 
 def recognises(path: Path) -> bool:
-    """Whether `path` is a Parquet file with TRL's columns, a folder with one, or a run's folder around it."""
-    return any(set(COLUMNS) <= set(_column_names(file)) for file in _files(path) if _is_parquet(file))
+    """Whether `path` is a Parquet file with TRL's columns, a folder with one, or a run's folder around it.
+
+    Raises:
+        InputError: a Parquet file is damaged.
+    """
+    return any(set(COLUMNS) <= set(_schema(file)[0].names) for file in _files(path) if _is_parquet(file))
 
 
 def read_trl(
@@ -62,29 +68,34 @@ def read_trl(
         path: folder of completions, the run's folder that holds `completions`, or one Parquet file.
         prompt_key: column that identifies prompts. Default: `prompt_id` where every file has it, else `prompt`.
             Messages are identified by their JSON text, with sorted keys and without nulls.
-        reward: column of the reward that decides on success. Default: the only float column besides TRL's own.
+        reward: column of the reward that decides on success. Default: the only float column that is not one of
+            TRL's own, the prompt key or a cluster column.
         success_threshold: a rollout succeeds if its reward is at least this. Default 0.5.
         cluster_columns: columns with a label for each prompt. Default: none.
 
     Raises:
         InputError: nothing to read; a column is missing; several columns may be the reward; a rollout has no step, key
-            or label; two different files hold the same step; labels of a prompt differ.
+            or label; two files hold different rollouts of a step; labels of a prompt differ.
     """
     path = Path(path)
     if not math.isfinite(success_threshold):
-        raise InputError(f"success_threshold={success_threshold} is no number: give the least reward of a success")
-    files = [file for file in _files(path) if _num_rollouts(file) > 0]
-    if not files:
+        raise InputError(f"success_threshold={success_threshold} is not finite: give the least reward of a success")
+    # TRL writes a file without rollouts when it logs before it has generated.
+    schemas = {file: schema for file in _files(path) for schema, rows in [_schema(file)] if rows > 0}
+    if not schemas:
         raise InputError(f"{path}: no rollouts in Parquet files: give TRL's folder of completions")
-    for file in files:
-        _require(file, COLUMNS)
     if prompt_key is None:
-        prompt_key = "prompt_id" if all("prompt_id" in _column_names(file) for file in files) else "prompt"
+        prompt_key = "prompt_id" if all("prompt_id" in schema.names for schema in schemas.values()) else "prompt"
     if reward is None:
-        reward = _only_reward(files[0], exclude={*COLUMNS, prompt_key, *cluster_columns})
+        reward = _only_reward(path, next(iter(schemas.values())), {*COLUMNS, prompt_key, *cluster_columns})
+    for file, schema in schemas.items():
+        for name in (*COLUMNS, prompt_key, reward, *cluster_columns):
+            if name not in schema.names:
+                there = ", ".join(schema.names)
+                raise InputError(f"{file}: no column {name!r} among {there}: name one of these, or log it")
 
     index: defaultdict[str, int] = defaultdict(count().__next__)
-    blocks = [block for file in files for block in _blocks(file, prompt_key, reward, cluster_columns, index)]
+    blocks = [block for file in schemas for block in _blocks(file, prompt_key, reward, cluster_columns, index)]
     return _count(path, _without_repeats(path, blocks), list(index), success_threshold)
 
 
@@ -124,44 +135,31 @@ def _open(file: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(file) as parquet:
             yield parquet
     except (pa.ArrowException, OSError) as error:
-        message = " ".join(str(error).split())
-        raise InputError(f"{file}: not a Parquet file, or damaged ({message}): remove or replace it") from None
+        found = " ".join(str(error).split())
+        raise InputError(f"{file}: not a Parquet file, or damaged ({found}): remove or replace it") from None
 
 
-def _num_rollouts(file: Path) -> int:
+def _schema(file: Path) -> tuple[pa.Schema, int]:
+    """The file's schema and number of rows."""
     with _open(file) as parquet:
-        return int(parquet.metadata.num_rows)
+        return parquet.schema_arrow, parquet.metadata.num_rows
 
 
-def _column_names(file: Path) -> list[str]:
-    with _open(file) as parquet:
-        return list(parquet.schema_arrow.names)
-
-
-def _require(file: Path, names: Iterable[str]) -> None:
-    there = _column_names(file)
-    for name in names:
-        if name not in there:
-            raise InputError(f"{file}: no column {name!r}, only {', '.join(there)}: name one of these, or log it")
-
-
-def _only_reward(file: Path, exclude: set[str]) -> str:
+def _only_reward(path: Path, schema: pa.Schema, exclude: set[str]) -> str:
     import pyarrow as pa
 
-    with _open(file) as parquet:
-        schema = parquet.schema_arrow
-    floats = [field.name for field in schema if pa.types.is_floating(field.type) and field.name not in exclude]
+    names = [name for name in schema.names if name not in exclude]
+    floats = [name for name in names if pa.types.is_floating(schema.field(name).type)]
     if len(floats) == 1:
         return floats[0]
-    found = f"columns {', '.join(floats)} may each be the reward" if floats else "no float column may be the reward"
-    raise InputError(f"{file}: {found}: say which decides on success with reward=NAME, of {', '.join(schema.names)}")
+    found = f"float columns {', '.join(floats)} may each be" if floats else "no float column is"
+    raise InputError(f"{path}: {found} the reward: say reward=NAME, of {', '.join(floats or names) or 'none'}")
 
 
 def _blocks(
     file: Path, prompt_key: str, reward: str, cluster_columns: Sequence[str], index: defaultdict[str, int]
 ) -> Iterator[_Block]:
     """The file's rollouts, step by step; prompt keys are numbered in `index`."""
-    _require(file, (prompt_key, reward, *cluster_columns))
     with _open(file) as parquet:
         table = parquet.read(columns=list(dict.fromkeys((*COLUMNS, prompt_key, reward, *cluster_columns))))
     step = _numbers(file, table, "step")
@@ -206,10 +204,10 @@ def _keys(file: Path, table: pa.Table, name: str) -> Iterator[str]:
     """The text that identifies each rollout's prompt."""
     for row, value in enumerate(table[name].to_pylist()):
         if value is None:
-            raise InputError(f"{file} row {row}: {name} is missing: log it for every rollout, or give prompt_key='prompt'")
-        yield json.dumps(_without_nulls(value), sort_keys=True, ensure_ascii=False) if isinstance(
-            value, list | dict
-        ) else str(value)
+            raise InputError(f"{file} row {row}: {name} is missing: log all of them, or give prompt_key='prompt'")
+        if isinstance(value, list | dict):
+            value = json.dumps(_without_nulls(value), sort_keys=True, ensure_ascii=False)
+        yield str(value)
 
 
 def _without_nulls(value: Any) -> Any:
@@ -228,45 +226,48 @@ def _without_repeats(path: Path, blocks: list[_Block]) -> list[_Block]:
             repeats.append(i)
         elif block.step == before.step:
             raise InputError(
-                f"{block.file}: step {block.step} holds other rollouts than in {before.file}: give the files of one run"
+                f"{block.file}: step {block.step} has other rollouts than in {before.file}: "
+                "keep only the files of one run"
             )
     if repeats:
         steps = ", ".join(str(blocks[i].step) for i in repeats[:5]) + (", ..." if len(repeats) > 5 else "")
         warnings.warn(
-            f"{path}: {len(repeats)} of {len(blocks)} steps repeat the rollouts of the step before and were dropped "
-            f"({steps}): TRL logged more often than it generated",
+            f"{path}: dropped {len(repeats)} of {len(blocks)} blocks of rollouts, which repeat those before them "
+            f"(step {steps}): TRL logged more often than it generated",
             stacklevel=3,
         )
     dropped = set(repeats)
     return [block for i, block in enumerate(blocks) if i not in dropped]
 
 
-def _count(path: Path, blocks: list[_Block], prompt_ids: list[str], success_threshold: float) -> RewardHistory:
+def _count(path: Path, blocks: list[_Block], prompt_ids: list[str], threshold: float) -> RewardHistory:
     """Fold rollouts into one row per step and prompt, in the order of their first rollouts."""
-    length = [len(block.row) for block in blocks]
-    step = np.repeat([block.step for block in blocks], length)
+    start = np.cumsum([0, *(len(block.row) for block in blocks)])
+    step = np.repeat([block.step for block in blocks], np.diff(start))
     prompt = np.concatenate([block.prompt for block in blocks])
     reward = np.concatenate([block.reward for block in blocks])
     scored = ~np.isnan(reward)
 
     _, first, group = np.unique(step * len(prompt_ids) + prompt, return_index=True, return_inverse=True)
     num_rollouts = np.bincount(group[scored], minlength=len(first))
-    num_successes = np.bincount(group[reward >= success_threshold], minlength=len(first))
+    num_successes = np.bincount(group[reward >= threshold], minlength=len(first))
     rows = np.argsort(first)
     rows = rows[num_rollouts[rows] > 0]
 
     def place(rollout: int) -> str:
-        block = int(np.searchsorted(np.cumsum(length), rollout, side="right"))
-        return f"{blocks[block].file} row {blocks[block].row[rollout - sum(length[:block])]}"
+        at = int(np.searchsorted(start, rollout, side="right")) - 1
+        return f"{blocks[at].file} row {blocks[at].row[rollout - start[at]]}"
 
     clusters = {}
     for name in blocks[0].labels:
         labels = np.concatenate([block.labels[name] for block in blocks])
-        for rollout in np.flatnonzero(labels != labels[first][group])[:1]:
+        before = labels[first][group]
+        for rollout in np.flatnonzero(labels != before)[:1]:
+            prompt_id = reprlib.repr(prompt_ids[prompt[rollout]])
             raise InputError(
-                f"{place(rollout)} (prompt {reprlib.repr(prompt_ids[prompt[rollout]])}, step {step[rollout]}): cluster "
-                f"column {name!r} changes from {labels[first][group][rollout]!r} to {labels[rollout]!r}: give all "
-                "rollouts of a prompt one label, or leave the column out"
+                f"{place(rollout)} (prompt {prompt_id}, step {step[rollout]}): cluster column {name!r} changes "
+                f"from {before[rollout]!r} to {labels[rollout]!r}: give all rollouts of a prompt one label, or "
+                "leave the column out"
             )
         clusters[name] = labels[first][rows]
     return RewardHistory.from_columns(

@@ -1,7 +1,7 @@
 """Recording of the groups that a run trains on, as it goes, into a history file. Knows no trainer.
 
-A trainer adapter says where training starts (`start`), what every generation showed (`record`), and when a checkpoint
-is taken or training ends (`write`).
+A trainer adapter says where training starts (`start`), what every generation showed (`record`), and when a
+checkpoint is taken or training ends (`write`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class HistoryRecorder:
     Args:
         path: the Parquet file. What is on disk is always a whole history: a write replaces it atomically.
         clusters: labels to record as cluster columns, {column: {prompt id: label}}. Default none.
-        write_every: steps after which rows are written without being asked, so that a run that dies far from a
-            checkpoint leaves most of what it saw. Default 50.
+        write_every: steps after which rows are written without being asked, so that a run that dies far from
+            a checkpoint leaves most of what it saw. Default 50.
 
     Raises:
         InputError: a cluster column with the name of a history's own column, or an empty label.
@@ -57,11 +57,11 @@ class HistoryRecorder:
     def start(self, step: int) -> None:
         """Begin at `step`: anew at 0, else resuming.
 
-        A new run sets a file that is there already aside, as PATH.1, PATH.2, ... A resumed run keeps the file's rows
-        before `step` and drops the others, because it trains those steps again.
+        A new run sets a file that is there already aside, as PATH.1, PATH.2, ... A resumed run keeps the file's
+        rows before `step` and drops the others, because it trains those steps again.
 
         Raises:
-            InputError: resuming, and the file is no history or, with clusters, holds a prompt without a label.
+            InputError: resuming, and the file is no history, or has a prompt without a label in the clusters.
         """
         self._forget(step)
         if step > 0 and self.path.exists():
@@ -73,7 +73,8 @@ class HistoryRecorder:
         elif step > 0:
             logger.warning("%s is not there: the history begins at step %d", self.path, step)
         elif self.path.exists():
-            aside = next(p for i in count(1) if not (p := self.path.with_name(f"{self.path.name}.{i}")).exists())
+            numbered = (self.path.with_name(f"{self.path.name}.{number}") for number in count(1))
+            aside = next(path for path in numbered if not path.exists())
             self.path.rename(aside)
             logger.warning("%s is of an earlier run: renamed %s", self.path, aside.name)
 

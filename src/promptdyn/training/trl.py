@@ -11,11 +11,11 @@ A GRPO script changes in three lines: the import, the selector, and the trainer'
     )
     trainer.train()
 
-The choice is bound late: a generation asks the selector for its prompts at the moment it starts, so it knows the
-rewards of the generation just before. A sampler could not do that, because dataloaders read ahead. TRL's own
+The choice is bound late: a generation asks the selector for its prompts at the moment it starts, so it knows
+the rewards of the generation just before. A sampler could not do that, because dataloaders read ahead. TRL's own
 sampler and dataloader stay as the clock of when to generate; the rows that they bring are replaced.
 
-The main process alone asks and teaches the selector; the others receive its choice. The rest of GRPO (generation,
+The main process alone asks and teaches its selector; the others receive the choice. The rest of GRPO (generation,
 vLLM, losses, evaluation, checkpoints) is TRL's, untouched. Knows nothing of models and policies.
 """
 
@@ -49,13 +49,13 @@ HISTORY_FILE = "history.parquet"
 logger = logging.getLogger(__name__)
 
 
-def prompt_ids(dataset: Dataset, id_column: str = "prompt_id") -> list[str]:
+def prompt_ids(dataset: Any, id_column: str = "prompt_id") -> list[str]:
     """Ids of a dataset's prompts, in row order, as the selector and the trainer know them.
 
     Args:
-        dataset: one row per prompt.
-        id_column: the column that holds the ids. Where the dataset has none, an id is a hash of the row's "prompt",
-            the same in every run, and a warning is logged.
+        dataset: a `datasets.Dataset` with one row per prompt.
+        id_column: the column that holds the ids. Where the dataset has none, an id is a hash of the row's
+            "prompt", the same in every run, and a warning is logged.
 
     Returns:
         (prompt,) unique strings.
@@ -65,8 +65,8 @@ def prompt_ids(dataset: Dataset, id_column: str = "prompt_id") -> list[str]:
     """
     if not isinstance(dataset, Dataset):
         raise InputError(
-            f"the training data is of type {type(dataset).__name__}, which has no rows to choose from: give a "
-            "datasets.Dataset (of a stream, Dataset.from_list(list(stream)))"
+            f"the training data is of type {type(dataset).__name__}, which has no rows to choose from: give "
+            "a datasets.Dataset (of a stream, Dataset.from_list(list(stream)))"
         )
     if id_column in dataset.column_names:
         ids = ["" if prompt_id is None else str(prompt_id) for prompt_id in dataset[id_column]]
@@ -94,26 +94,29 @@ class SelectionGRPOTrainer(GRPOTrainer):
     Takes every argument of `trl.GRPOTrainer`, and:
 
     Args:
-        selector: chooses the prompts and learns from their rewards. Its pool must be `prompt_ids(train_dataset)`.
+        selector: chooses the prompts and learns from their rewards. Its pool must be
+            `prompt_ids(train_dataset)`, its `num_generations` that of `args`.
         history_path: Parquet file that receives one row per trained group: (step, prompt, n, k). Default
-            `history.parquet` in `args.output_dir`. A file left by an earlier run is set aside, not overwritten.
-        id_column: the dataset's column of prompt ids.
-        cluster_columns: dataset columns recorded as cluster columns of the history.
+            `history.parquet` in `args.output_dir`. A file of an earlier run is set aside, not overwritten.
+        id_column: the dataset's column of prompt ids. Default "prompt_id".
+        cluster_columns: dataset columns recorded as cluster columns of the history. Default none.
 
-    Where one optimizer step holds several generations (`steps_per_generation * num_iterations` below
-    `gradient_accumulation_steps`), they choose different prompts, so (prompt, step) is unique in the history.
+    The step of a row is the optimizer step at which its generation took place. Where one optimizer step holds
+    several generations (`steps_per_generation * num_iterations` below `gradient_accumulation_steps`), they choose
+    different prompts, so that (prompt, step) is unique in the history.
 
     Checkpoints also hold the selector. A run resumed from one continues as if it had not stopped, provided the
-    checkpoint lies between two generations; TRL does not save the rollouts it is in the middle of reusing, so a run
-    resumed from there generates afresh, with what was already observed.
+    checkpoint lies between two generations: TRL does not save rollouts that it is in the middle of reusing. From
+    there a resumed run generates afresh, knowing what was observed so far.
 
     Logged: `selection/...` with everything of `selector.metrics()`, and per optimizer step `selection/time_s`
-    (choosing, fetching rows, learning, recording; seconds) and `selection/overhead` (its share of the step's time).
+    (seconds to choose, fetch rows, learn and record) and `selection/overhead` (their share of the step's time).
 
     Raises:
-        InputError: no `args.max_steps` (an epoch means nothing when prompts are chosen); training data that cannot be
-            indexed, with an id empty or twice, fewer prompts than an optimizer step takes, or other prompts than the selector;
-            a selector made for another group size; a cluster column that is absent or has gaps; when resuming, a checkpoint of another pool or model.
+        InputError: no `args.max_steps` (an epoch means nothing when prompts are chosen); training data that cannot
+            be indexed, with an id empty or twice, or with fewer prompts than an optimizer step takes; a selector
+            made for other prompts or another group size; a cluster column that is absent or has gaps; when
+            resuming, a checkpoint of another pool or model.
     """
 
     def __init__(
@@ -121,7 +124,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         model: Any,
         reward_funcs: Any = None,
         args: GRPOConfig | None = None,
-        train_dataset: Dataset | None = None,
+        train_dataset: Any = None,
         *positional: Any,
         selector: Selector,
         history_path: str | Path | None = None,
@@ -129,34 +132,36 @@ class SelectionGRPOTrainer(GRPOTrainer):
         cluster_columns: Sequence[str] = (),
         **named: Any,
     ) -> None:
-        # Checked before TRL loads a model, which may take minutes.
+        # All is checked before TRL loads a model, which may take minutes.
         if args is None or args.max_steps <= 0:
-            raise InputError("max_steps is not set, and epochs mean nothing here: set GRPOConfig(max_steps=...) > 0")
+            raise InputError("max_steps is not set, and an epoch means nothing here: set GRPOConfig(max_steps=...)")
         ids = prompt_ids(train_dataset, id_column)
         _check_pool(ids, selector, args)
         recorder = HistoryRecorder(
-            Path(args.output_dir, HISTORY_FILE) if history_path is None else history_path,
+            Path(str(args.output_dir), HISTORY_FILE) if history_path is None else history_path,
             {column: _labels(train_dataset, column, ids) for column in cluster_columns},
         )
 
         super().__init__(model, reward_funcs, args, train_dataset, *positional, **named)
         self.selector = selector
+        self._num_chosen, self._group_size = _generation_shape(args)
         self._rows = self._remove_unused_columns(self.train_dataset, description="selection")
         self._row_of = {prompt_id: row for row, prompt_id in enumerate(ids)}
-        self._chosen_at: tuple[int, list[str]] = (-1, [])  # global step, and the prompts it has chosen so far
+        self._chosen: list[str] = []  # by the generations of the current optimizer step
         self._selection_time = self._step_time = 0.0
         self._recorder = recorder
         if self.accelerator.is_main_process:
             self.add_callback(_Recording(recorder))
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if not self.model.training:
+        policy: Any = self.model
+        if not policy.training:
             return super()._generate_and_score_completions(inputs)
 
         started = time.perf_counter()
         chosen = self._choose()
         # The same flat order as TRL's sampler: groups in a row, cut into one contiguous share per process.
-        flat = [self._row_of[prompt_id] for prompt_id in chosen for _ in range(self.num_generations)]
+        flat = [self._row_of[prompt_id] for prompt_id in chosen for _ in range(self._group_size)]
         share = self.accelerator.process_index * len(inputs)
         inputs = self._rows.__getitems__(flat[share : share + len(inputs)])
         self._selection_time += time.perf_counter() - started
@@ -171,14 +176,11 @@ class SelectionGRPOTrainer(GRPOTrainer):
 
     def _choose(self) -> list[str]:
         """Ids of the next generation's prompts, the same on every process."""
-        step, already = self._chosen_at
-        if step != self.state.global_step:
-            already = []
         choice: list[Any] = [None]
         if self.accelerator.is_main_process:
-            choice = [self.selector.select(_prompts_per_generation(self.args), exclude=already)]
+            choice = [self.selector.select(self._num_chosen, exclude=self._chosen)]
         chosen = broadcast_object_list(choice)[0]
-        self._chosen_at = (self.state.global_step, already + chosen)
+        self._chosen += chosen
         return chosen
 
     def _calculate_rewards(self, *positional: Any, **named: Any) -> torch.Tensor:
@@ -191,11 +193,9 @@ class SelectionGRPOTrainer(GRPOTrainer):
         per_func = self._rewards_per_func
         rewards = (per_func * self.reward_weights.to(per_func.device)).nansum(dim=1)
         rewards[torch.isnan(per_func).all(dim=1)] = torch.nan
-        groups = rewards.view(-1, self.num_generations).double().cpu().numpy()
-        observation = self.selector.observe(chosen, groups)
-        self._recorder.record(
-            self.state.global_step, observation.prompt_ids, observation.num_rollouts, observation.num_successes
-        )
+        groups = rewards.view(-1, self._group_size).double().cpu().numpy()
+        seen = self.selector.observe(chosen, groups)
+        self._recorder.record(self.state.global_step, seen.prompt_ids, seen.num_rollouts, seen.num_successes)
         for name, value in self.selector.metrics().items():
             self._metrics["train"][f"selection/{name}"].append(value)
 
@@ -207,14 +207,14 @@ class SelectionGRPOTrainer(GRPOTrainer):
             self._metrics["train"]["selection/time_s"].append(self._selection_time)
             self._metrics["train"]["selection/overhead"].append(self._selection_time / self._step_time)
             self._selection_time = self._step_time = 0.0
+            self._chosen = []
         return loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Before the rest: a checkpoint that is whole for TRL then never lacks the selector.
         if self.accelerator.is_main_process:
-            folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-            folder.mkdir(parents=True, exist_ok=True)
-            self.selector.save(folder / SELECTOR_FILE)
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            self.selector.save(Path(self._get_output_dir(trial=trial), name, SELECTOR_FILE))
             self._recorder.write()
         super()._save_checkpoint(model, trial)
 
@@ -226,7 +226,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         if path.is_file():
             self.selector.load(path)
         else:
-            logger.warning("%s holds no %s: the selector starts from what it knows now", checkpoint, SELECTOR_FILE)
+            logger.warning("%s is not there: the selector starts from what it knows now", path)
 
 
 class _Recording(TrainerCallback):
@@ -235,46 +235,46 @@ class _Recording(TrainerCallback):
     def __init__(self, recorder: HistoryRecorder) -> None:
         self.recorder = recorder
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.recorder.start(state.global_step)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.recorder.write()
 
 
-def _prompts_per_generation(args: GRPOConfig) -> int:
-    return args.generation_batch_size // args.num_generations
+def _generation_shape(args: Any) -> tuple[int, int]:
+    """Prompts of one generation over all processes, and rollouts of each."""
+    return args.generation_batch_size // args.num_generations, args.num_generations
 
 
-def _check_pool(ids: list[str], selector: Selector, args: GRPOConfig) -> None:
-    generations = math.ceil(args.gradient_accumulation_steps / (args.steps_per_generation * args.num_iterations))
-    needed = generations * _prompts_per_generation(args)
+def _check_pool(ids: list[str], selector: Selector, args: Any) -> None:
+    num_chosen, group_size = _generation_shape(args)
+    # The most that fall in one optimizer step; below 1 where rollouts serve several steps.
+    generations = args.gradient_accumulation_steps / (args.steps_per_generation * args.num_iterations)
+    needed = num_chosen * math.ceil(generations)
     if len(ids) < needed:
         raise InputError(
             f"the dataset has {len(ids)} prompts, and one optimizer step takes {needed} different ones: "
             "add prompts, or lower generation_batch_size"
         )
-    if selector.num_generations != args.num_generations:
+    if selector.num_generations != group_size:
         raise InputError(
             f"the selector forecasts groups of {selector.num_generations} rollouts, and the trainer makes "
-            f"{args.num_generations}: pass num_generations={args.num_generations} to the Selector"
+            f"{group_size}: pass num_generations={group_size} to the Selector"
         )
     known = set(selector.prompt_ids)
     if known != set(ids):
         example = min(known.symmetric_difference(ids))
-        where = "in the selector's pool but not in the dataset" if example in known else "not in the selector's pool"
+        where = "not in the dataset" if example in known else "not in the selector's pool"
         raise InputError(
-            f"prompt {example!r} is {where} ({len(known)} prompts there, {len(ids)} in the dataset): "
+            f"prompt {example!r} is {where} ({len(known)} prompts in the pool, {len(ids)} in the dataset): "
             "build the selector from prompt_ids(train_dataset)"
         )
 
 
 def _labels(dataset: Dataset, column: str, ids: list[str]) -> dict[str, str]:
     if column not in dataset.column_names:
-        raise InputError(f"cluster column {column!r} is not in the dataset: it has {', '.join(dataset.column_names)}")
+        there = ", ".join(dataset.column_names)
+        raise InputError(f"cluster column {column!r} is not in the dataset: it has {there}")
     labels = ("" if label is None else str(label) for label in dataset[column])
     return dict(zip(ids, labels, strict=True))

@@ -1,0 +1,257 @@
+"""One GRPO run with selection, from settings to a trained policy and its history: what `promptdyn train` does.
+
+Puts together a model, a dataset, reward functions, a selector and `SelectionGRPOTrainer`. Knows of the embedded
+task and policy, and of any Hugging Face model and dataset.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig
+
+from promptdyn.errors import InputError
+from promptdyn.history import RewardHistory
+from promptdyn.inference import Fit
+from promptdyn.models import MODELS
+from promptdyn.selection import Selector
+from promptdyn.training import policy, tasks
+from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer, prompt_ids
+
+__all__ = ["RunResult", "RunSettings", "run"]
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What to train, on what, and how prompts are chosen.
+
+    Attributes:
+        output_dir: folder of checkpoints, the history file and the trained model.
+        model: "embedded" (the tiny policy of this package) or a Hugging Face model name or folder.
+        dataset: an embedded task family ("arithmetic", ...), a .parquet, .json, .jsonl or .csv file, or the name
+            of a Hugging Face dataset; rows hold "prompt", and what the reward function needs.
+        reward: "exact_answer" (completion equals the column "answer"), "MODULE:FUNCTION" or "FILE.py:FUNCTION",
+            a reward function as TRL knows them.
+        dynamics: model that forecasts, as in "dps:decay=0.7", or a fit saved by `Fit.save` (.npz).
+        policy: selection policy, as in "top" or "gumbel:temperature=0.05".
+        score: what a prompt is worth, see `promptdyn.selection.scores`.
+        success_threshold: a rollout succeeds when its reward is at least this.
+        num_prompts: pool size, for embedded tasks.
+        max_steps: optimizer steps.
+        prompts_per_step: groups a step.
+        num_generations: rollouts a group.
+        max_completion_length: tokens.
+        learning_rate: constant.
+        save_steps: steps between checkpoints; 0 for none but the last.
+        seed: of the policy's sampling, the pool and the selector.
+        resume: continue from the last checkpoint in `output_dir`.
+        grpo: further settings of `trl.GRPOConfig`, which win over the above.
+    """
+
+    output_dir: Path
+    model: str = EMBEDDED
+    dataset: str = "arithmetic"
+    reward: str = "exact_answer"
+    dynamics: str = "dps"
+    policy: str = "top"
+    score: str = "informative"
+    success_threshold: float = 0.5
+    num_prompts: int = 1000
+    max_steps: int = 200
+    prompts_per_step: int = 32
+    num_generations: int = 8
+    max_completion_length: int = 8
+    learning_rate: float = 5e-4
+    save_steps: int = 0
+    seed: int = 0
+    resume: bool = False
+    grpo: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run."""
+
+    history: RewardHistory
+    model: Any  # the trained policy
+    tokenizer: Any
+    log: list[dict[str, float]]  # TRL's log, one entry a logged step
+    seconds: float  # wall-clock time of training
+
+    def mean(self, metric: str) -> float:
+        """Mean of a logged metric over the run."""
+        values = [entry[metric] for entry in self.log if metric in entry]
+        return sum(values) / len(values)
+
+
+def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None] | None = None) -> RunResult:
+    """Train as the settings say.
+
+    Args:
+        settings: see `RunSettings`.
+        progress: called after each step with the step and its log. Default: TRL's own progress bar.
+
+    Raises:
+        InputError: a model, dataset, reward function, dynamics or policy that cannot be used, and what
+            `SelectionGRPOTrainer` refuses.
+    """
+    set_seed(settings.seed)
+    dataset = _dataset(settings)
+    reward = _reward(settings.reward)
+    clusters = [name for name in ("task", "difficulty") if name in dataset.column_names]
+    selector = Selector(
+        _online(settings.dynamics, dataset),
+        policy=settings.policy,
+        score=settings.score,
+        num_generations=settings.num_generations,
+        success_threshold=settings.success_threshold,
+        seed=settings.seed,
+    )
+    model, tokenizer = _model(settings.model)
+    output = Path(settings.output_dir)
+    config = GRPOConfig(
+        **{
+            "output_dir": str(output),
+            "max_steps": settings.max_steps,
+            "per_device_train_batch_size": settings.prompts_per_step * settings.num_generations,
+            "num_generations": settings.num_generations,
+            "max_completion_length": settings.max_completion_length,
+            "learning_rate": settings.learning_rate,
+            "lr_scheduler_type": "constant",
+            "beta": 0.0,
+            "temperature": 1.0,
+            "logging_steps": 1,
+            "save_strategy": "steps" if settings.save_steps else "no",
+            "save_steps": settings.save_steps or settings.max_steps,
+            "save_total_limit": 2,
+            "seed": settings.seed,
+            "report_to": "none",
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "use_cpu": not torch.cuda.is_available(),
+            "disable_tqdm": progress is not None,
+            "dataloader_pin_memory": torch.cuda.is_available(),
+            **settings.grpo,
+        }
+    )
+    trainer = SelectionGRPOTrainer(
+        model,
+        reward,
+        config,
+        dataset,
+        processing_class=tokenizer,
+        selector=selector,
+        cluster_columns=clusters,
+    )
+    if progress is not None:
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_Progress(progress))
+    checkpoint = None
+    if settings.resume:
+        checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
+        if checkpoint is None:
+            raise InputError(f"{output}: no checkpoint to resume from: train without resume first")
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - start
+    trainer.save_model(str(output / "final"))
+    return RunResult(
+        history=RewardHistory.from_parquet(output / HISTORY_FILE),
+        model=trainer.model,
+        tokenizer=tokenizer,
+        log=[entry for entry in trainer.state.log_history if "reward" in entry],
+        seconds=seconds,
+    )
+
+
+class _Progress(TrainerCallback):
+    def __init__(self, report: Callable[[int, dict[str, float]], None]) -> None:
+        self.report = report
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs and "reward" in logs:
+            self.report(state.global_step, logs)
+
+
+def _online(dynamics: str, dataset: Dataset) -> Any:
+    model = Fit.load(dynamics) if dynamics.endswith(".npz") else MODELS.parse_one(dynamics)
+    ids = prompt_ids(dataset)
+    if not hasattr(model, "online"):
+        raise InputError(f"dynamics {dynamics!r} must be fitted first: give a fit (.npz) made by `promptdyn fit`")
+    cluster = model.model.cluster if isinstance(model, Fit) else None
+    if cluster is None:
+        return model.online(ids)
+    columns = [cluster] if isinstance(cluster, str) else list(cluster)
+    for column in columns:
+        if column not in dataset.column_names:
+            raise InputError(f"{dynamics}: needs the column {column!r}, the dataset has {', '.join(dataset.column_names)}")
+    labels = ["|".join(map(str, row)) for row in zip(*(dataset[column] for column in columns), strict=True)]
+    return model.online(ids, labels)
+
+
+def _model(name: str) -> tuple[Any, Any]:
+    if name == EMBEDDED:
+        return policy.load_policy()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
+        return AutoModelForCausalLM.from_pretrained(name), tokenizer
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def _dataset(settings: RunSettings) -> Dataset:
+    name = settings.dataset
+    if name in tasks.FAMILIES:
+        return Dataset.from_list(tasks.make_pool(name, settings.num_prompts, settings.seed))
+    suffix = Path(name).suffix.lstrip(".")
+    try:
+        if suffix in ("parquet", "json", "jsonl", "csv"):
+            if not Path(name).is_file():
+                raise InputError(f"dataset {name!r}: no such file")
+            dataset = load_dataset("json" if suffix == "jsonl" else suffix, data_files=name, split="train")
+        else:
+            dataset = load_dataset(name, split="train")
+    except InputError:
+        raise
+    except Exception as error:  # datasets raises errors of many kinds, each in a paragraph
+        raise InputError(
+            f"dataset {name!r} is no embedded family ({', '.join(tasks.FAMILIES)}) and cannot be loaded: "
+            f"{(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from None
+    if "prompt" not in dataset.column_names:
+        raise InputError(f"dataset {name!r} has no column 'prompt'; it has {', '.join(dataset.column_names)}")
+    return dataset
+
+
+def _reward(name: str) -> Callable[..., list[float]]:
+    if name == "exact_answer":
+        return tasks.exact_answer
+    place, separator, function = name.rpartition(":")
+    if not separator:
+        raise InputError(f"reward {name!r} is neither 'exact_answer' nor MODULE:FUNCTION nor FILE.py:FUNCTION")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+        found: Callable[..., list[float]] = getattr(module, function)
+    except (ImportError, FileNotFoundError, AttributeError) as error:
+        raise InputError(f"reward {name!r}: {error}") from None
+    return found

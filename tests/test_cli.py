@@ -1,0 +1,135 @@
+"""The command line as a person or a program meets it: results, files, exit codes and one-line errors."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import promptdyn
+from promptdyn.history import RewardHistory
+
+
+def promptdyn_command(*arguments, cwd=None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", "from promptdyn.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def history_path(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    step, prompt = (grid.ravel() for grid in np.meshgrid(np.arange(30), np.arange(40), indexing="ij"))
+    rate = 1 / (1 + np.exp(4 - 0.2 * step - 0.15 * (prompt % 20)))
+    path = tmp_path_factory.mktemp("history") / "history.parquet"
+    RewardHistory.from_columns(
+        step,
+        [f"p{i}" for i in prompt],
+        np.full(len(step), 8),
+        rng.binomial(8, rate),
+        trained=rng.random(len(step)) < 0.3,
+        clusters={"task": [str(i // 20) for i in prompt]},
+    ).to_parquet(path)
+    return path
+
+
+def test_compare_writes_json_and_plot(history_path, tmp_path):
+    done = promptdyn_command(
+        "compare", history_path, "--observed", "trained", "--fit-steps", 15,
+        "--models", "dps,mopps,hmm:num_states=4,cluster=task", "--json", tmp_path / "scores.json",
+        "--plot", tmp_path / "reliability.svg",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    records = json.loads((tmp_path / "scores.json").read_text())
+    assert {record["model"] for record in records} == {"dps", "mopps", "hmm:num_states=4,cluster=task"}
+    keys = {"model", "log_loss", "brier", "auroc", "precision", "calibration_error"}
+    assert all(keys <= record.keys() for record in records)
+    assert "<svg" in (tmp_path / "reliability.svg").read_text()
+    expected = promptdyn.compare({"dps": promptdyn.models.DPS()}, RewardHistory.from_parquet(history_path), 15)
+    (dps,) = (record for record in records if record["model"] == "dps")
+    assert dps["log_loss"] == expected.scores[0].log_loss
+    assert "dps" in done.stdout
+
+
+def test_json_to_stdout_is_json_alone(history_path):
+    done = promptdyn_command("compare", history_path, "--models", "dps", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["model"] == "dps"
+
+
+def test_import_fit_and_report_work_on_one_another(history_path, tmp_path):
+    history = RewardHistory.from_parquet(history_path)
+    lines = ["step,prompt_id,num_rollouts,num_successes,trained,task"]
+    for i in range(len(history)):
+        p = history.prompt[i]
+        lines.append(
+            f"{history.step[i]},{history.prompt_ids[p]},{history.num_rollouts[i]},{history.num_successes[i]},"
+            f"{str(history.trained[i]).lower()},{history.clusters['task'][p]}"
+        )
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+
+    done = promptdyn_command("import", tmp_path / "log.csv", tmp_path / "h.parquet", "--json", tmp_path / "s.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "s.json").read_text())["rows"] == len(history)
+
+    done = promptdyn_command(
+        "fit", tmp_path / "h.parquet", "--model", "hmm:num_states=4,cluster=task", "--out", tmp_path / "fit.npz",
+        "--json", tmp_path / "fit.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert promptdyn.Fit.load(tmp_path / "fit.npz").cluster_names == ("0", "1")
+    assert json.loads((tmp_path / "fit.json").read_text())["groups"] == len(history)
+
+    done = promptdyn_command(
+        "report", tmp_path / "h.parquet", "--model", tmp_path / "fit.npz", "--models", "dps,hmm:num_states=3",
+        "--baseline", f"again={history_path}", "--out", tmp_path / "report.html",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") >= 8
+    for words in ("Where the pool stands", "Predicted and realised", "Coverage", "Learned transitions", "again"):
+        assert words in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )  # self-contained: nothing is fetched, these are names of XML vocabularies
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "nowhere.parquet"], "nowhere.parquet"),
+        (["compare", "{history}", "--models", "gp"], "model 'gp' is none of"),
+        (["compare", "{history}", "--fit-steps", "30"], "fit_steps=30 leaves nothing to score"),
+        (["compare", "{history}", "--observed", "some"], "observed='some'"),
+        (["compare", "{history}", "--models", "hmm:cluster=topic"], "topic"),
+        (["compare", "bad.csv"], "bad.csv line 3"),
+        (["import", "bad.csv", "out.parquet"], "num_successes=9"),
+        (["import", "missing.csv", "out.parquet"], "num_rollouts"),
+        (["import", "empty.csv", "out.parquet"], "empty.csv"),
+        (["import", "picture.png", "out.parquet"], "picture.png"),
+        (["fit", "{history}", "--model", "dps", "--out", "out.npz"], "nothing to fit"),
+        (["fit", "{history}", "--model", "dps,hmm", "--out", "out.npz"], "name one model"),
+        (["report", "{history}", "--baseline", "x", "--out", "out.html"], "'x' is not NAME=HISTORY"),
+        (["report", "{history}", "--model", "bad.npz", "--out", "out.html"], "bad.npz: not a promptdyn fit file"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_no_file(history_path, tmp_path, arguments, message):
+    header = "step,prompt_id,num_rollouts,num_successes\n"
+    (tmp_path / "bad.csv").write_text(header + "0,a,8,3\n1,a,8,9\n")
+    (tmp_path / "missing.csv").write_text("step,prompt_id\n0,a\n")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00")
+    (tmp_path / "bad.npz").write_bytes(b"not a fit")
+    before = set(tmp_path.iterdir())
+    done = promptdyn_command(*(argument.format(history=history_path) for argument in arguments), cwd=tmp_path)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("promptdyn: ")]
+    assert len(lines) == 1, done.stderr
+    assert message in lines[0]
+    assert "Traceback" not in done.stderr
+    assert set(tmp_path.iterdir()) == before
