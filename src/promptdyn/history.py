@@ -6,18 +6,16 @@ is what array kernels run on. Knows nothing of log formats other than its own Pa
 
 from __future__ import annotations
 
-import reprlib
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count
-from numbers import Integral
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from promptdyn._columns import REQUIRED, Rows, as_array, check_lengths, check_names, no_rows
 from promptdyn.errors import InputError
 from promptdyn.storage import atomic
 
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DenseHistory", "RewardHistory"]
 
-REQUIRED = ("step", "prompt_id", "num_rollouts", "num_successes")
 VERSION = 1
 VERSION_KEY = b"promptdyn.history.version"
 
@@ -101,17 +98,17 @@ class RewardHistory:
                 type; two rows of a prompt in one step; a prompt with two labels in a cluster column.
         """
         columns = {
-            "step": _array(step),
-            "prompt_id": _array(prompt_id),
-            "num_rollouts": _array(num_rollouts),
-            "num_successes": _array(num_successes),
+            "step": as_array(step),
+            "prompt_id": as_array(prompt_id),
+            "num_rollouts": as_array(num_rollouts),
+            "num_successes": as_array(num_successes),
         }
         if trained is not None:
-            columns["trained"] = _array(trained)
-        labels = {name: _array(values) for name, values in (clusters or {}).items()}
-        _check_lengths(source, columns | labels)
+            columns["trained"] = as_array(trained)
+        labels = {name: as_array(values) for name, values in (clusters or {}).items()}
+        check_lengths(source, columns | labels)
 
-        rows = _Rows(place or (lambda row: f"{source} row {row}"), columns["prompt_id"], columns["step"])
+        rows = Rows(place or (lambda row: f"{source} row {row}"), columns["prompt_id"], columns["step"])
         steps = rows.integers("step", columns["step"], least=0)
         n = rows.integers("num_rollouts", columns["num_rollouts"], least=1)
         k = rows.integers("num_successes", columns["num_successes"], least=0)
@@ -151,7 +148,7 @@ class RewardHistory:
         Raises:
             InputError: a column is missing, or as `from_columns`.
         """
-        _check_names(source, list(table))
+        check_names(source, list(table))
         named = {name: table[name] for name in (*REQUIRED, "trained") if name in table}
         clusters = {name: table[name] for name in table if name not in named}
         return cls.from_columns(**named, clusters=clusters, source=source, place=place)
@@ -171,8 +168,8 @@ class RewardHistory:
         records = list(records)
         names = dict.fromkeys(chain.from_iterable(records))
         if not records:
-            raise _empty(source)
-        table = {name: _array([record.get(name) for record in records]) for name in names}
+            raise no_rows(source)
+        table = {name: as_array([record.get(name) for record in records]) for name in names}
         return cls.from_table(table, source, place)
 
     @classmethod
@@ -188,20 +185,23 @@ class RewardHistory:
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file: give a history's Parquet file")
         try:
-            with pq.ParquetFile(path) as file:
-                schema = file.schema_arrow
-                _check_version(path, schema.metadata or {})
-                # pandas keeps the row numbers of a filtered frame as a column of that name.
-                names = [name for name in schema.names if not name.startswith("__index_level_")]
-                _check_names(str(path), names)
-                nested = [name for name in names if pa.types.is_nested(schema.field(name).type)]
-                if nested:
-                    raise InputError(
-                        f"{path}: column {nested[0]!r} of type {schema.field(nested[0]).type} holds no labels: drop it"
-                    )
+            metadata = pq.read_metadata(path)
+            _check_version(path, metadata.metadata or {})
+            schema = metadata.schema.to_arrow_schema()
+            # pandas keeps the row numbers of a filtered frame as a column of that name.
+            names = [name for name in schema.names if not name.startswith("__index_level_")]
+            check_names(str(path), names)
+            kinds = {name: schema.field(name).type for name in names}
+            for name, kind in kinds.items():
+                if pa.types.is_nested(kind):
+                    raise InputError(f"{path}: column {name!r} of type {kind} holds no labels: drop it")
+            # As a dictionary, each distinct text is decoded once.
+            texts = [name for name in names if pa.types.is_string(kinds[name]) or pa.types.is_large_string(kinds[name])]
+            with pq.ParquetFile(path, read_dictionary=texts) as file:
                 table = file.read(columns=names)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: not a Parquet file, or damaged ({_one_line(error)}): write it again") from None
+            found = " ".join(str(error).split())
+            raise InputError(f"{path}: not a Parquet file, or damaged ({found}): write it again") from None
         return cls.from_table({name: _numpy(table[name]) for name in names}, source=str(path))
 
     def to_parquet(self, path: str | Path) -> None:
@@ -221,16 +221,24 @@ class RewardHistory:
             raise InputError(f"cluster column {clash[0]!r} has the name of a history's own column: rename it")
         columns = {
             "step": pa.array(self.step),
-            "prompt_id": pa.array(self.prompt_ids, pa.string()).take(pa.array(self.prompt)),
+            "prompt_id": self._text(self.prompt_ids),
             "num_rollouts": pa.array(self.num_rollouts),
             "num_successes": pa.array(self.num_successes),
             "trained": pa.array(self.trained),
+            **{name: self._text(labels) for name, labels in self.clusters.items()},
         }
-        for name, labels in self.clusters.items():
-            columns[name] = pa.array(labels, pa.string()).take(pa.array(self.prompt))
-        table = pa.table(columns).replace_schema_metadata({VERSION_KEY: str(VERSION)})
-        with atomic(path) as part:
-            pq.write_table(table, part, compression="zstd")
+        table = pa.table(columns)
+        # Without Arrow's own schema, whoever reads the file sees plain strings.
+        options = {"compression": "zstd", "store_schema": False}
+        with atomic(path) as part, pq.ParquetWriter(part, table.schema, **options) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata({VERSION_KEY: str(VERSION)})
+
+    def _text(self, labels: NDArray[np.object_]) -> pa.Array:
+        """(row,) text column of (prompt,) labels, each text kept once however many rows it has."""
+        import pyarrow as pa
+
+        return pa.DictionaryArray.from_arrays(pa.array(self.prompt), pa.array(labels, pa.large_string()))
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -377,147 +385,13 @@ class RewardHistory:
         }
 
 
-class _Rows:
-    """The rows of a source while they are checked: turns values into columns, or says which row is wrong.
-
-    `integers` and `booleans` keep the order of the source; the others follow `order`.
-    """
-
-    def __init__(self, place: Callable[[int], str], prompt_id: NDArray, step: NDArray) -> None:
-        self.place, self.prompt_id, self.step = place, prompt_id, step
-        self.order = np.arange(len(step))
-
-    def error(self, row: int, what: str, mend: str) -> InputError:
-        """The error about a row, by its number in the source."""
-        prompt, step = self.prompt_id[row : row + 1].tolist()[0], self.step[row : row + 1].tolist()[0]
-        return InputError(f"{self.place(int(row))} (prompt {_short(prompt)}, step {_short(step)}): {what}: {mend}")
-
-    def integers(self, name: str, values: NDArray, least: int) -> NDArray[np.int32]:
-        most = np.iinfo(np.int32).max
-        if values.dtype.kind == "O":
-            whole = np.fromiter(map(_is_whole, values), bool, len(values))
-        elif values.dtype.kind == "f":
-            whole = np.isfinite(values) & (values == np.trunc(values))
-        else:
-            whole = np.full(len(values), values.dtype.kind in "iu")
-        for row in np.flatnonzero(~whole)[:1]:
-            raise self._wrong(name, row, values, "is not an integer", f"give an integer >= {least}")
-        for row in np.flatnonzero((values < least) | (values > most))[:1]:
-            raise self._wrong(name, row, values, "is out of range", f"give an integer from {least} to {most}")
-        return values.astype(np.int32)
-
-    def booleans(self, name: str, values: NDArray) -> NDArray[np.bool_]:
-        if values.dtype.kind == "O":
-            boolean = np.fromiter((isinstance(v, int | np.bool_) and v in (0, 1) for v in values), bool, len(values))
-        else:
-            boolean = np.isin(values, (0, 1)) if values.dtype.kind in "biuf" else np.zeros(len(values), bool)
-        for row in np.flatnonzero(~boolean)[:1]:
-            raise self._wrong(name, row, values, "is not a boolean", "give true or false")
-        return values.astype(bool)
-
-    def labels(self, name: str, values: NDArray) -> tuple[NDArray[np.int32], NDArray[np.object_]]:
-        """(row,) codes and (label,) distinct labels as strings, numbered by first appearance."""
-        try:
-            raw_codes, distinct = _factorise(values[self.order].tolist())
-        except TypeError:  # unhashable
-            row = next(row for row, value in enumerate(values) if isinstance(value, list | dict | set))
-            raise self._wrong(
-                name, row, values, "is no label", "give a string or a number, or drop the column"
-            ) from None
-        missing = [code for code, value in enumerate(distinct) if _is_missing(value) or value == ""]
-        for at in np.flatnonzero(np.isin(raw_codes, missing))[:1] if missing else ():
-            raise self._wrong(name, self.order[at], values, "is empty", f"give every row its {name}, or drop the row")
-        # Different values may share a string, as 1 and "1" do.
-        codes, labels = _factorise([str(value) for value in distinct])
-        return codes[raw_codes], np.fromiter(labels, object, len(labels))
-
-    def labels_of_prompts(self, name: str, values: NDArray, prompt: NDArray[np.int32]) -> NDArray[np.object_]:
-        """(prompt,) labels of a cluster column."""
-        codes, labels = self.labels(name, values)
-        # Backwards, so that the label of a prompt's first row stays.
-        code = np.empty(prompt.max() + 1, np.int32)
-        code[prompt[::-1]] = codes[::-1]
-        for at in np.flatnonzero(code[prompt] != codes)[:1]:
-            first, second = labels[code[prompt[at]]], labels[codes[at]]
-            raise self.error(
-                self.order[at],
-                f"cluster column {name!r} changes from {_short(first)} to {_short(second)}",
-                "give all rows of a prompt one label, or drop the column",
-            )
-        return labels[code]
-
-    def check_unique(self, prompt: NDArray[np.int32], step: NDArray[np.int32]) -> None:
-        key = step.astype(np.int64) * len(step) + prompt
-        by_key = np.argsort(key, kind="stable")
-        for at in np.flatnonzero(np.diff(key[by_key]) == 0)[:1]:
-            first, second = self.order[by_key[at]], self.order[by_key[at + 1]]
-            raise self.error(
-                second,
-                f"the prompt has a row of this step already, {self.place(int(first))}",
-                "merge the rows into one, adding rollouts and successes",
-            )
-
-    def _wrong(self, name: str, row: int, values: NDArray, what: str, mend: str) -> InputError:
-        value = values[row : row + 1].tolist()[0]
-        found = f"{name} is missing" if _is_missing(value) else f"{name}={_short(value)} {what}"
-        return self.error(row, found, mend)
-
-
-def _array(values: Any) -> NDArray:
-    """Values as a 1-D array in which each keeps its own type: NumPy would turn [8, "x"] into two strings."""
-    return np.asarray(values) if hasattr(values, "__array__") else np.fromiter(values, object)
-
-
 def _numpy(column: pa.ChunkedArray) -> NDArray:
     import pyarrow as pa
 
-    return column.cast(column.type.value_type).to_numpy() if pa.types.is_dictionary(column.type) else column.to_numpy()
-
-
-def _factorise(values: list[Any]) -> tuple[NDArray[np.int32], list[Any]]:
-    """(value,) codes and the distinct values, numbered by first appearance."""
-    # A lookup that numbers what it has not met, and runs in C: the costliest loop of reading a history.
-    index: defaultdict[Any, int] = defaultdict(count().__next__)
-    codes = np.fromiter(map(index.__getitem__, values), np.int32, len(values))
-    return codes, list(index)
-
-
-def _is_whole(value: Any) -> bool:
-    if isinstance(value, float):
-        return value.is_integer()
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_missing(value: Any) -> bool:
-    # NAType and NaTType are pandas' missing values, known here without importing pandas.
-    return (
-        value is None or (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
-    )
-
-
-def _check_names(source: str, names: list[str]) -> None:
-    repeated = [name for name in names if names.count(name) > 1]
-    if repeated:
-        raise InputError(f"{source}: {names.count(repeated[0])} columns {repeated[0]!r}: keep one")
-    missing = [name for name in REQUIRED if name not in names]
-    if missing:
-        raise InputError(
-            f"{source}: no column {', '.join(map(repr, missing))} among {', '.join(map(str, names)) or 'none'}: "
-            f"name the columns {', '.join(REQUIRED)}"
-        )
-
-
-def _check_lengths(source: str, columns: Mapping[str, NDArray]) -> None:
-    for name, values in columns.items():
-        if values.ndim != 1:
-            raise InputError(f"{source}: column {name!r} has shape {values.shape}: give one value a row")
-        if len(values) != len(columns["step"]):
-            raise InputError(
-                f"{source}: column {name!r} has {len(values)} values and 'step' has {len(columns['step'])}: "
-                "give columns of equal length"
-            )
-    if len(columns["step"]) == 0:
-        raise _empty(source)
+    # pyarrow takes a dictionary column's nulls for its last word.
+    if pa.types.is_dictionary(column.type) and column.null_count:
+        return as_array(column.to_pylist())
+    return column.to_numpy()
 
 
 def _check_version(path: str | Path, metadata: Mapping[bytes, bytes]) -> None:
@@ -528,22 +402,5 @@ def _check_version(path: str | Path, metadata: Mapping[bytes, bytes]) -> None:
         )
 
 
-def _empty(source: str) -> InputError:
-    return InputError(f"{source}: the history has no rows: give at least one rolled-out prompt")
-
-
 def _share(part: Any, whole: int) -> float | None:
     return float(part / whole) if whole else None
-
-
-_shortener = reprlib.Repr()
-_shortener.maxstring = _shortener.maxother = 60
-
-
-def _short(value: Any) -> str:
-    """A value as one line of an error quotes it: prompts that serve as their own id may be pages long."""
-    return _shortener.repr(value)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -137,4 +137,4 @@ def track(
                 online.outcome(num_generations, followed),
             )
         )
-    return Track(history.steps, *map(np.array, zip(*records, strict=True)), follow)  # type: ignore[arg-type]
+    return Track._make([history.steps, *map(np.array, zip(*records, strict=True)), follow])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,9 @@ from promptdyn.models.base import MarkovModel, Params
 
 __all__ = ["FrozenMarkov", "FrozenState"]
 
-# Prompts per block of the dense pass, so that a block's beliefs stay in the CPU's cache.
-BLOCK = 16384
+# Multiply-adds per call of a matrix product over prompts. Below this OpenBLAS stays on one thread: its workers would
+# spin against the training process's own, which can make a product of 6 ms last 500. A block also fits the cache.
+BLOCK_WORK = 2**18
 
 
 class FrozenState(NamedTuple):
@@ -97,13 +98,11 @@ class FrozenMarkov:
     def _age(self, belief: NDArray, cluster: NDArray) -> None:
         """Move every prompt as one that was not trained on; those seen are overwritten by the caller."""
         aged = self._transition[0]
-        for start in range(0, belief.shape[1], BLOCK):
-            block = slice(start, start + BLOCK)
+        for block in _blocks(belief, len(belief)):
+            part, codes = belief[:, block], cluster[block]
             if len(aged) == 1:
-                belief[:, block] = aged[0].T @ belief[:, block]
+                part[:] = aged[0].T @ part
                 continue
-            codes = cluster[block]
-            part = belief[:, block]
             for code in np.unique(codes):
                 members = np.flatnonzero(codes == code)
                 part[:, members] = aged[code].T @ part[:, members]
@@ -133,20 +132,35 @@ class FrozenMarkov:
         return np.stack([self._outcome_by_state(int(n))[1] for n in distinct])[index.reshape(-1), drawn]
 
     def _mix(self, belief: NDArray, num_rollouts: int | NDArray, outcomes: slice) -> NDArray[np.float64]:
+        """(outcome prompt) chances of some outcomes, mixed over states."""
         distinct = np.unique(num_rollouts)
         if distinct.size == 1:
-            return self._outcome_by_state(int(distinct[0]))[outcomes] @ belief
+            return _product(self._outcome_by_state(int(distinct[0]))[outcomes], belief)
         mixed = np.empty((len(range(3)[outcomes]), belief.shape[1]))
         for n in distinct:
             of_n = np.flatnonzero(num_rollouts == n)
-            mixed[:, of_n] = self._outcome_by_state(int(n))[outcomes] @ belief[:, of_n]
+            mixed[:, of_n] = _product(self._outcome_by_state(int(n))[outcomes], belief[:, of_n])
         return mixed
 
     def success_rate(self, state: FrozenState, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
         """(prompt,) forecast success rate; given `rng`, that of a state drawn from the belief."""
         if rng is None:
-            return self._rates @ state.belief
+            return _product(self._rates[None], state.belief)[0]
         return self._rates[_draw(state.belief, rng)]
+
+
+def _blocks(belief: NDArray, num_rows: int) -> Iterator[slice]:
+    """Slices of prompts small enough for one product with a (num_rows, state) matrix."""
+    size = max(1, BLOCK_WORK // (num_rows * len(belief)))
+    return (slice(start, start + size) for start in range(0, belief.shape[1], size))
+
+
+def _product(matrix: NDArray, belief: NDArray) -> NDArray[np.float64]:
+    """matrix @ belief, block by block."""
+    out = np.empty((len(matrix), belief.shape[1]))
+    for block in _blocks(belief, len(matrix)):
+        np.matmul(matrix, belief[:, block], out=out[:, block])
+    return out
 
 
 def _draw(belief: NDArray, rng: np.random.Generator) -> NDArray[np.intp]:

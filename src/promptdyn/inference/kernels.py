@@ -16,7 +16,7 @@ prompts (length 1) or one entry per prompt, as when prompts of several clusters 
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

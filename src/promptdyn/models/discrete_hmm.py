@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import xlogy
 
 from promptdyn.errors import InputError
 from promptdyn.models import emissions
@@ -74,9 +75,11 @@ class DiscreteHMM:
         """Name and settings, JSON-able."""
         return {"name": self.name, **{key: getattr(self, key) for key in self.__dataclass_fields__}}
 
-    @property
-    def _transition_prior(self) -> Floats:
-        """(state state) mean of the prior of each row: stay, or move with odds halving per state of distance."""
+    def transition_prior(self) -> Floats:
+        """(state state) mean of the prior of each row: stay, or move with odds halving per state of distance.
+
+        Override it for other dynamics. A move of prior 0 is never learned, since fitting starts from here.
+        """
         states = np.arange(self.num_states)
         walk = 0.5 ** np.abs(states[:, None] - states)
         np.fill_diagonal(walk, 0.0)
@@ -88,7 +91,7 @@ class DiscreteHMM:
         num_exposures = 2 if self.exposure else 1
         params = {
             "initial": np.full((num_clusters, self.num_states), 1.0 / self.num_states),
-            "transition": np.tile(self._transition_prior, (num_exposures, num_clusters, 1, 1)),
+            "transition": np.tile(self.transition_prior(), (num_exposures, num_clusters, 1, 1)),
         }
         if self.emission == "binomial":
             params["success_rates"] = np.linspace(0.01, 0.99, self.num_states)
@@ -105,7 +108,7 @@ class DiscreteHMM:
     def maximise(self, statistics: Statistics) -> Params:
         """Posterior mode given expected counts, with states sorted by success rate."""
         initial = statistics.initial + self.concentration / self.num_states
-        transition = statistics.transition + self.concentration * self._transition_prior
+        transition = statistics.transition + self.concentration * self.transition_prior()
         params = {
             "initial": initial / initial.sum(axis=-1, keepdims=True),
             "transition": transition / transition.sum(axis=-1, keepdims=True),
@@ -125,8 +128,8 @@ class DiscreteHMM:
 
     def log_prior(self, params: Params) -> float:
         """Log density of the Dirichlet and Beta priors at `params`, up to a constant."""
-        weight = self.concentration * self._transition_prior
-        value = np.sum(weight * np.log(params["transition"]))
+        weight = self.concentration * self.transition_prior()
+        value = np.sum(xlogy(weight, params["transition"]))
         value += self.concentration / self.num_states * np.sum(np.log(params["initial"]))
         if self.emission == "binomial":
             value += np.sum(np.log(params["success_rates"]) + np.log1p(-params["success_rates"]))

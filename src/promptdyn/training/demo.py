@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def demo(
     after: dict[str, float] = {}
     for name, choice in {UNIFORM: "uniform", SELECTION: "top"}.items():
         settings = RunSettings(out / name, policy=choice, max_steps=max_steps, seed=seed)
-        runs[name] = run(settings, progress=lambda step, log, name=name: progress and progress(name, step, log))
+        runs[name] = run(settings, progress=partial(progress, name) if progress else None)
         if stage:
             stage(f"measuring the policy trained with {name} prompts")
         after[name] = accuracy(runs[name].model, runs[name].tokenizer)

@@ -69,7 +69,6 @@ class HistoryRecorder:
             self._extend(
                 kept.step.tolist(), kept.prompt_ids[kept.prompt].tolist(), kept.num_rollouts, kept.num_successes
             )
-            self._rows_written = len(self._step)
         elif step > 0:
             logger.warning("%s is not there: the history begins at step %d", self.path, step)
         elif self.path.exists():

@@ -141,7 +141,7 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
             "seed": settings.seed,
             "report_to": "none",
             "bf16": False,
-            "gradient_checkpointing": False,
+            "activation_checkpointing": False,
             "use_cpu": not torch.cuda.is_available(),
             "disable_tqdm": progress is not None,
             "dataloader_pin_memory": torch.cuda.is_available(),

@@ -41,7 +41,7 @@ from promptdyn.errors import InputError
 from promptdyn.selection.selector import Selector
 from promptdyn.training.recording import HistoryRecorder
 
-__all__ = ["SelectionGRPOTrainer", "prompt_ids"]
+__all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "prompt_ids"]
 
 SELECTOR_FILE = "selector.npz"
 HISTORY_FILE = "history.parquet"
