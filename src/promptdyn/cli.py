@@ -202,7 +202,9 @@ def train(
     ] = "exact_answer",
     dynamics: Annotated[str, typer.Option(help="Forecasting model, as in dps:decay=0.7, or a fit (.npz).")] = "dps",
     policy: Annotated[str, typer.Option(help="top, thompson, gumbel, top_entropy or uniform.")] = "top",
-    score: Annotated[str, typer.Option(help="What a prompt is worth: informative, reward_variance, ...")] = "informative",
+    score: Annotated[
+        str, typer.Option(help="What a prompt is worth: informative, reward_variance, ...")
+    ] = "informative",
     success_threshold: Annotated[float, typer.Option(help="Least reward of a success.")] = 0.5,
     num_prompts: Annotated[int, typer.Option(help="Pool size, for embedded tasks.")] = 1000,
     max_steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 200,

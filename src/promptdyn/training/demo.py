@@ -76,9 +76,7 @@ def demo(
         stage("fitting and comparing models on the logged history")
     logged = runs[UNIFORM].history
     comparison = compare(MODELS.parse(FORECASTERS), logged, fit_steps=max_steps // 2)
-    rows = [
-        {"quantity": what, **{name: text(runs[name]) for name in runs}} for what, text in QUANTITIES.items()
-    ]
+    rows = [{"quantity": what, **{name: text(runs[name]) for name in runs}} for what, text in QUANTITIES.items()]
     rows.insert(1, {"quantity": "held-out accuracy before", **dict.fromkeys(runs, f"{before:.3f}")})
     rows.insert(2, {"quantity": "held-out accuracy after", **{name: f"{after[name]:.3f}" for name in runs}})
 

@@ -198,7 +198,9 @@ def _online(dynamics: str, dataset: Dataset) -> Any:
     columns = [cluster] if isinstance(cluster, str) else list(cluster)
     for column in columns:
         if column not in dataset.column_names:
-            raise InputError(f"{dynamics}: needs the column {column!r}, the dataset has {', '.join(dataset.column_names)}")
+            raise InputError(
+                f"{dynamics}: needs the column {column!r}, the dataset has {', '.join(dataset.column_names)}"
+            )
     labels = ["|".join(map(str, row)) for row in zip(*(dataset[column] for column in columns), strict=True)]
     return model.online(ids, labels)
 

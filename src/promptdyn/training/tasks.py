@@ -1,8 +1,8 @@
-"""Procedural arithmetic and sequence tasks with short prompts and exact answers, small enough for the embedded policy.
+"""Procedural arithmetic and sequence tasks: short prompts and exact answers, within reach of the embedded policy.
 
-A *kind* is a task at one difficulty ("add" of 2-digit numbers is `add-2`); a *family* is a list of kinds. Where
-reasoning-gym has a fitting task we draw from it and render its question shortly. Every content is in the train
-split or in the test split, whatever the seed and family, so a held-out pool shares no prompt with any training pool.
+A *kind* is a task at one difficulty (`add-2` is addition of 2-digit numbers); a *family* is a tuple of kinds. Where
+reasoning-gym has a fitting task, its items are drawn and their questions rendered shortly. A content belongs to the
+train split or to the test split for good, so a held-out pool shares no prompt with any training pool.
 
 Knows nothing of policies and trainers.
 """
@@ -13,20 +13,29 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 from promptdyn.errors import InputError
 
-__all__ = ["FAMILIES", "MAX_ANSWER_LENGTH", "MAX_PROMPT_LENGTH", "SPLITS", "Kind", "exact_answer", "make_pool", "stream"]
+__all__ = [
+    "FAMILIES",
+    "MAX_ANSWER_LENGTH",
+    "MAX_PROMPT_LENGTH",
+    "SPLITS",
+    "Kind",
+    "exact_answer",
+    "make_pool",
+    "stream",
+]
 
-MAX_PROMPT_LENGTH = 16  # characters
+MAX_PROMPT_LENGTH = 17  # characters
 MAX_ANSWER_LENGTH = 7  # characters; with the end-of-sequence token, 8 tokens
 SPLITS = ("train", "test")
 TEST_SHARE = 5  # one content in five is held out
 PATIENCE = 2000  # draws without a new content after which a kind counts as exhausted
 
-Drawer = Callable[[int], tuple[str, str]]  # index -> prompt, answer
+Draw = Callable[[int], tuple[str, str] | None]  # index -> (prompt, answer), or None to pass on to the next index
 
 
 @dataclass(frozen=True)
@@ -36,17 +45,16 @@ class Kind:
     Attributes:
         task: name of the task, such as "add".
         difficulty: 1 is easiest; comparable within a task only.
-        drawer: from a seed to a function that draws the i-th (prompt, answer).
-        accepts: which prompts belong to the kind; others are drawn again.
+        source: from a seed to a function that draws the (prompt, answer) of an index.
     """
 
     task: str
     difficulty: int
-    drawer: Callable[[int], Drawer]
-    accepts: Callable[[str], bool] = lambda prompt: True
+    source: Callable[[int], Draw]
 
     @property
     def name(self) -> str:
+        """Task and difficulty, such as "add-2"."""
         return f"{self.task}-{self.difficulty}"
 
 
@@ -62,8 +70,8 @@ def make_pool(
         split: "train" or "test"; the two share no content, whatever the other arguments.
 
     Returns:
-        One row per prompt, kinds interleaved, with columns `prompt_id` (such as "add-2/47+85=", stable because made of
-        the content), `prompt` (at most 16 characters), `answer` (at most 7), `task` and `difficulty` (int).
+        One row per prompt, kinds interleaved, with columns `prompt_id` (such as "add-2/47+85=", made of the content and
+        so the same in every pool), `prompt` (at most 17 characters), `answer` (at most 7), `task`, `difficulty` (int).
 
     Raises:
         InputError: an unknown family or split, fewer than 1 prompt, or more than the family has.
@@ -77,28 +85,33 @@ def make_pool(
     while len(pool) < num_prompts:
         if not streams:
             raise InputError(
-                f"family {name!r} has about {len(pool)} prompts in split {split!r}, {num_prompts} were asked for: "
-                "ask for fewer"
+                f"family {name!r} has {len(pool)} prompts in split {split!r}, {num_prompts} were asked for: ask for fewer"
             )
-        for draws in list(streams):
-            fresh = next((row for _, row in zip(range(PATIENCE), draws, strict=False) if row["prompt_id"] not in pool), None)
-            if fresh is None:
-                streams.remove(draws)
+        for rows in list(streams):
+            fresh = (row for row in islice(rows, PATIENCE) if row["prompt_id"] not in pool)
+            row = next(fresh, None)
+            if row is None:
+                streams.remove(rows)
             elif len(pool) < num_prompts:
-                pool[fresh["prompt_id"]] = fresh
+                pool[row["prompt_id"]] = row
     return list(pool.values())
 
 
 def stream(kind: Kind, seed: int = 0, split: str = "train") -> Iterator[dict[str, Any]]:
     """Endless draws of one kind, repeats included, as rows of `make_pool`.
 
+    Args:
+        kind: what to draw.
+        seed: of the draw.
+        split: "train" or "test".
+
     Raises:
         InputError: an unknown split.
     """
     if split not in SPLITS:
         raise InputError(f"no split {split!r}: choose one of {', '.join(SPLITS)}")
-    # reasoning-gym seeds its i-th item with seed + i: seeds far apart keep the draws of two pools apart
-    draw = kind.drawer(random.Random(f"{kind.name}/{seed}").getrandbits(48))
+    # an item's own seed is the source's seed + index: sources far apart do not repeat each other's items
+    draw = kind.source(random.Random(f"{kind.name}/{seed}").getrandbits(48))
     return (
         {
             "prompt_id": f"{kind.name}/{prompt}",
@@ -107,28 +120,24 @@ def stream(kind: Kind, seed: int = 0, split: str = "train") -> Iterator[dict[str
             "task": kind.task,
             "difficulty": kind.difficulty,
         }
-        for prompt, answer in map(draw, count())
-        if len(prompt) <= MAX_PROMPT_LENGTH
-        and len(answer) <= MAX_ANSWER_LENGTH
-        and kind.accepts(prompt)
-        and _split(prompt) == split
+        for prompt, answer in filter(None, map(draw, count()))
+        if len(prompt) <= MAX_PROMPT_LENGTH and len(answer) <= MAX_ANSWER_LENGTH and _split(prompt) == split
     )
 
 
-def exact_answer(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
-    """Reward function as TRL calls them: 1.0 where the completion's first line is the answer, else 0.0.
+def exact_answer(completions: list[Any], answer: list[Any], **_: Any) -> list[float]:
+    """Reward function in TRL's form: 1.0 where the first line of a completion is the answer, else 0.0.
 
     Args:
-        completions: (rollout,) texts, or message lists whose last message counts, without special tokens.
-        answer: (rollout,) the right answers; blanks around either are ignored.
+        completions: (rollout,) texts without special tokens, or message lists, of which the last message counts.
+        answer: (rollout,) right answers; blanks around answer and completion are ignored.
 
     Returns:
         (rollout,) rewards.
     """
-    texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
+    texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
     return [
-        float(text.split("\n", 1)[0].strip() == str(right).strip())
-        for text, right in zip(texts, answer, strict=True)
+        float(text.split("\n", 1)[0].strip() == str(right).strip()) for text, right in zip(texts, answer, strict=True)
     ]
 
 
@@ -137,40 +146,86 @@ def _split(prompt: str) -> str:
     return "test" if int.from_bytes(digest[:8], "big") % TEST_SHARE == 0 else "train"
 
 
-def _gym(dataset: str, render: Callable[[dict[str, Any]], str], **config: Any) -> Callable[[int], Drawer]:
-    """Draws from a reasoning-gym dataset, with the question rendered from the item's metadata."""
+def _gym(dataset: str, render: Callable[[dict[str, Any]], str | None], **config: Any) -> Callable[[int], Draw]:
+    """Items of a reasoning-gym dataset; `render` writes the prompt from an item's metadata, or passes on the item."""
 
-    def drawer(seed: int) -> Drawer:
-        import reasoning_gym
+    def source(seed: int) -> Draw:
+        import reasoning_gym  # takes a second, and the reward function does not need it
 
         items = reasoning_gym.create_dataset(dataset, seed=seed, **config)
 
-        def draw(index: int) -> tuple[str, str]:
+        def draw(index: int) -> tuple[str, str] | None:
             item = items[index]
-            return render(item["metadata"]), str(item["answer"])
+            prompt = render(item["metadata"])
+            return None if prompt is None else (prompt, str(item["answer"]))
 
         return draw
 
-    return drawer
+    return source
 
 
-def _digits(function: str, solve: Callable[[str], str], length: int) -> Callable[[int], Drawer]:
-    """Draws a string of digits, to be answered by `solve`."""
+def _sum(num_terms: int, num_digits: int, signs: str = "+-") -> Callable[[int], Draw]:
+    def render(metadata: dict[str, Any]) -> str | None:
+        expression = metadata["expression"].replace(" ", "")
+        return f"{expression}=" if any(sign in expression for sign in signs) else None
 
-    def drawer(seed: int) -> Drawer:
+    size = {"min_terms": num_terms, "max_terms": num_terms, "min_digits": num_digits, "max_digits": num_digits}
+    return _gym("chain_sum", render, **size)
+
+
+def _product(num_digits: int) -> Callable[[int], Draw]:
+    """Products of two numbers that have `num_digits` digits together."""
+
+    def render(metadata: dict[str, Any]) -> str | None:
+        expression = metadata["expression"].replace(" ", "")
+        return f"{expression}=" if len(expression) == num_digits + 1 else None
+
+    return _gym("products", render, min_digits=num_digits // 2, max_digits=(num_digits + 1) // 2)
+
+
+def _of_two(function: str, **config: Any) -> Callable[[int], Draw]:
+    return _gym(function, lambda metadata: f"{function}({','.join(map(str, metadata['numbers']))})=", **config)
+
+
+def _next_number(num_operations: int) -> Callable[[int], Draw]:
+    """Sequences made by a rule of `num_operations` operations, four numbers shown."""
+
+    def render(metadata: dict[str, Any]) -> str | None:
+        shown = ",".join(map(str, metadata["sequence"][:-1]))
+        return f"{shown},?" if metadata["rule"].count(" then ") == num_operations - 1 else None
+
+    return _gym("number_sequence", render, min_terms=4, max_terms=4, max_complexity=num_operations)
+
+
+def _digits(function: str, solve: Callable[[str], str], length: int) -> Callable[[int], Draw]:
+    """Strings of `length` digits, answered by `solve`."""
+
+    def source(seed: int) -> Draw:
         def draw(index: int) -> tuple[str, str]:
             digits = "".join(random.Random(seed + index).choices("0123456789", k=length))
             return f"{function}({digits})=", solve(digits)
 
         return draw
 
-    return drawer
+    return source
 
 
-def _expression(metadata: dict[str, Any]) -> str:
-    return metadata["expression"].replace(" ", "") + "="
+_ARITHMETIC = (
+    *(Kind("add", digits, _sum(2, digits, "+")) for digits in (1, 2, 3)),
+    *(Kind("subtract", digits, _sum(2, digits, "-")) for digits in (1, 2, 3)),
+    *(Kind("chain", digits, _sum(3, digits)) for digits in (1, 2)),
+    *(Kind("multiply", digits - 1, _product(digits)) for digits in (2, 3, 4)),
+    Kind("gcd", 1, _of_two("gcd", max_value=99)),
+    Kind("lcm", 1, _of_two("lcm", max_value=30)),
+)
+_SEQUENCES = (
+    *(Kind("next", operations, _next_number(operations)) for operations in (1, 2)),
+    *(Kind("reverse", length - 2, _digits("rev", lambda text: text[::-1], length)) for length in (3, 4, 5, 6)),
+    *(Kind("sort", length - 2, _digits("sort", lambda text: "".join(sorted(text)), length)) for length in (3, 4, 5, 6)),
+)
 
-
-def _sum(num_terms: int, num_digits: int) -> Callable[[int], Drawer]:
-    size = {"min_terms": num_terms, "max_terms": num_terms, "min_digits": num_digits, "max_digits": num_digits}
-    return _gym("chain_sum", _expression, **size)
+FAMILIES: dict[str, tuple[Kind, ...]] = {
+    "arithmetic": _ARITHMETIC,
+    "sequences": _SEQUENCES,
+    "mixed": (*_ARITHMETIC, *_SEQUENCES),
+}
