@@ -125,8 +125,8 @@ def write_report(
     sections.append(
         Section(
             "Effective-sample ratio",
-            "Share of trained groups with 0 < k < n: only these give a gradient. Dotted: the share of the whole pool that "
-            f"{name} forecasts to be informative, which is what a uniform draw would get.",
+            "Share of trained groups with 0 < k < n: only these give a gradient. Dotted: the share of the whole pool "
+            f"that {name} forecasts to be informative, which is what a uniform draw would get.",
             figures=[_svg(plots.effective_sample_ratio(runs, seen))],
         )
     )

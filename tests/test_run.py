@@ -1,0 +1,114 @@
+"""`promptdyn train` and the demo, really run, for a few steps with the embedded policy."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from test_cli import promptdyn_command
+
+import promptdyn
+from promptdyn.errors import InputError
+from promptdyn.training import policy, tasks
+from promptdyn.training.demo import demo
+from promptdyn.training.run import RunSettings, run
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+SMALL = {"num_prompts": 40, "prompts_per_step": 6, "num_generations": 4}
+
+
+def test_a_run_trains_logs_and_leaves_its_history(tmp_path):
+    steps = []
+    settings = RunSettings(tmp_path, dynamics="mopps", policy="thompson", max_steps=4, **SMALL)
+    result = run(settings, progress=lambda step, log: steps.append(step))
+    assert steps == [1, 2, 3, 4]
+    assert len(result.history) == 4 * 6
+    assert (result.history.num_rollouts == 4).all()
+    assert set(result.history.clusters) == {"task", "difficulty"}
+    again = promptdyn.read_history(tmp_path / "history.parquet")
+    np.testing.assert_array_equal(again.num_successes, result.history.num_successes)
+    pool = {row["prompt_id"] for row in tasks.make_pool("arithmetic", 40, 0)}
+    assert set(result.history.prompt_ids) <= pool
+    realised = [entry["selection/informative"] for entry in result.log]
+    by_step = [result.history.informative[result.history.step == step].mean() for step in range(4)]
+    assert realised == pytest.approx(by_step)
+    start, _ = policy.load_policy()
+    moved = [not np.array_equal(a.detach(), b.detach()) for a, b in zip(start.parameters(), result.model.parameters(), strict=True)]
+    assert any(moved)
+    assert (tmp_path / "final" / "model.safetensors").is_file()
+
+
+def test_a_resumed_run_ends_like_one_that_never_stopped(tmp_path):
+    settings = RunSettings(tmp_path / "whole", max_steps=4, save_steps=2, **SMALL)
+    whole = run(settings, progress=lambda step, log: None)
+    run(dataclasses.replace(settings, output_dir=tmp_path / "parts", max_steps=2), progress=lambda step, log: None)
+    parts = run(
+        dataclasses.replace(settings, output_dir=tmp_path / "parts", resume=True), progress=lambda step, log: None
+    )
+    for column in ("step", "prompt", "num_successes"):
+        np.testing.assert_array_equal(getattr(parts.history, column), getattr(whole.history, column))
+    assert list(parts.history.prompt_ids) == list(whole.history.prompt_ids)
+
+
+def test_a_fit_with_clusters_chooses_live(tmp_path):
+    first = run(RunSettings(tmp_path / "first", policy="uniform", max_steps=8, **SMALL), progress=lambda *_: None)
+    promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=4, exposure=False), first.history).save(tmp_path / "fit.npz")
+    second = run(
+        RunSettings(tmp_path / "second", dynamics=str(tmp_path / "fit.npz"), max_steps=2, **SMALL),
+        progress=lambda *_: None,
+    )
+    assert len(second.history) == 12
+
+
+def test_any_model_dataset_and_reward_can_be_named(tmp_path):
+    model, tokenizer = policy.load_policy()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    Dataset.from_list([{"prompt": f"{a}+{b}=", "right": a + b} for a in range(4) for b in range(4)]).to_json(
+        tmp_path / "sums.jsonl"
+    )
+    (tmp_path / "grading.py").write_text(
+        "def right_sum(completions, right, **_):\n"
+        "    return [float(c.strip() == str(r)) for c, r in zip(completions, right)]\n"
+    )
+    done = promptdyn_command(
+        "train", "--output-dir", "run", "--model", "model", "--dataset", "sums.jsonl", "--reward", "grading.py:right_sum",
+        "--dynamics", "dps:decay=0.5", "--policy", "gumbel:temperature=0.1", "--max-steps", 2, "--prompts-per-step", 4,
+        "--num-generations", 4, "--json", "out.json", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(promptdyn.read_history(tmp_path / "run" / "history.parquet")) == 8
+    assert (tmp_path / "out.json").is_file()
+
+
+def test_the_demo_ends_with_its_table_and_report(tmp_path):
+    result = demo(tmp_path, max_steps=6)
+    quantities = {row["quantity"] for row in result.rows}
+    assert {"effective-sample ratio", "held-out accuracy after", "share of pool trained on", "rollouts"} <= quantities
+    assert all({"uniform", "selection"} <= row.keys() for row in result.rows)
+    assert {score.model.split(":")[0] for score in result.comparison.scores} == {"hmm", "dps", "mopps"}
+    page = result.report.read_text()
+    assert "Uniform against selection" in page
+    assert page.count("<svg") >= 7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "nowhere/at-all"}, "model 'nowhere/at-all' cannot be loaded"),
+        ({"dataset": "gone.parquet"}, "dataset 'gone.parquet': no such file"),
+        ({"reward": "exact"}, "reward 'exact' is neither"),
+        ({"reward": "promptdyn.training.tasks:missing"}, "reward 'promptdyn.training.tasks:missing'"),
+        ({"dynamics": "hmm"}, "must be fitted first"),
+        ({"dynamics": "fit.npz"}, "fit.npz: no such file"),
+        ({"policy": "best"}, "policy 'best' is none of"),
+        ({"prompts_per_step": 60}, "40 prompts"),
+        ({"resume": True}, "no checkpoint to resume from"),
+    ],
+)
+def test_bad_settings_are_named_before_anything_is_written(tmp_path, monkeypatch, change, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    settings = RunSettings(tmp_path / "out", max_steps=2, **{**SMALL, **change})
+    with pytest.raises(InputError, match=message):
+        run(settings, progress=lambda *_: None)
+    assert not (tmp_path / "out").exists()
