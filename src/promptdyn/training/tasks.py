@@ -85,7 +85,7 @@ def make_pool(
     while len(pool) < num_prompts:
         if not streams:
             raise InputError(
-                f"family {name!r} has {len(pool)} prompts in split {split!r}, {num_prompts} were asked for: ask for fewer"
+                f"family {name!r} has {len(pool)} prompts in split {split!r}: ask for no more, not {num_prompts}"
             )
         for rows in list(streams):
             fresh = (row for row in islice(rows, PATIENCE) if row["prompt_id"] not in pool)
@@ -173,14 +173,21 @@ def _sum(num_terms: int, num_digits: int, signs: str = "+-") -> Callable[[int], 
     return _gym("chain_sum", render, **size)
 
 
-def _product(num_digits: int) -> Callable[[int], Draw]:
-    """Products of two numbers that have `num_digits` digits together."""
+def _product(first_digits: int, second_digits: int) -> Callable[[int], Draw]:
+    """Products of numbers of different length, which reasoning-gym's `products` does not draw."""
 
-    def render(metadata: dict[str, Any]) -> str | None:
-        expression = metadata["expression"].replace(" ", "")
-        return f"{expression}=" if len(expression) == num_digits + 1 else None
+    def source(seed: int) -> Draw:
+        def draw(index: int) -> tuple[str, str]:
+            generator = random.Random(seed + index)
+            first, second = (
+                generator.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
+                for digits in (first_digits, second_digits)
+            )
+            return f"{first}*{second}=", str(first * second)
 
-    return _gym("products", render, min_digits=num_digits // 2, max_digits=(num_digits + 1) // 2)
+        return draw
+
+    return source
 
 
 def _of_two(function: str, **config: Any) -> Callable[[int], Draw]:
@@ -214,14 +221,14 @@ _ARITHMETIC = (
     *(Kind("add", digits, _sum(2, digits, "+")) for digits in (1, 2, 3)),
     *(Kind("subtract", digits, _sum(2, digits, "-")) for digits in (1, 2, 3)),
     *(Kind("chain", digits, _sum(3, digits)) for digits in (1, 2)),
-    *(Kind("multiply", digits - 1, _product(digits)) for digits in (2, 3, 4)),
+    *(Kind("multiply", level, _product(*digits)) for level, digits in ((1, (1, 1)), (2, (2, 1)), (3, (2, 2)))),
     Kind("gcd", 1, _of_two("gcd", max_value=99)),
     Kind("lcm", 1, _of_two("lcm", max_value=30)),
 )
 _SEQUENCES = (
     *(Kind("next", operations, _next_number(operations)) for operations in (1, 2)),
-    *(Kind("reverse", length - 2, _digits("rev", lambda text: text[::-1], length)) for length in (3, 4, 5, 6)),
-    *(Kind("sort", length - 2, _digits("sort", lambda text: "".join(sorted(text)), length)) for length in (3, 4, 5, 6)),
+    *(Kind("reverse", length - 3, _digits("rev", lambda text: text[::-1], length)) for length in (4, 5, 6, 7)),
+    *(Kind("sort", length - 3, _digits("sort", lambda text: "".join(sorted(text)), length)) for length in (4, 5, 6, 7)),
 )
 
 FAMILIES: dict[str, tuple[Kind, ...]] = {
