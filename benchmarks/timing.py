@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 class Timing(NamedTuple):
     first: float  # seconds of the first call, compilation included
-    median: float  # seconds
-    best: float
+    median: float  # seconds of the others
 
 
 def timed(function: Callable[[], object], repeats: int = 7) -> Timing:
@@ -21,4 +20,4 @@ def timed(function: Callable[[], object], repeats: int = 7) -> Timing:
         start = time.perf_counter()
         function()
         seconds.append(time.perf_counter() - start)
-    return Timing(seconds[0], statistics.median(seconds[1:]), min(seconds[1:]))
+    return Timing(seconds[0], statistics.median(seconds[1:]))

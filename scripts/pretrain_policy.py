@@ -35,8 +35,8 @@ BATCH_SIZE, LEARNING_RATE = 256, 3e-3
 # learned much sooner than arithmetic.
 FADE = 0.5
 SHARE = {"reverse": 0.5, "sort": 0.5}
-# Share of answers shown with a wrong digit, by difficulty. What is learned from them, a habit of slips on top of the right
-# rule, is what reinforcement learning can unlearn for prompts it has never seen.
+# Share of answers shown with a wrong digit, by difficulty. What is learned from them, a habit of slips on top of the
+# right rule, is what reinforcement learning can unlearn for prompts it has never seen.
 MISTAKES = {1: 0.0, 2: 0.25, 3: 0.35, 4: 0.45}
 
 
@@ -50,7 +50,12 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         single=f"{BOS} $A", special_tokens=[(BOS, vocabulary[BOS])]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, padding_side="left", model_max_length=64
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        padding_side="left",
+        model_max_length=64,
     )
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import promptdyn
+from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
+from promptdyn.report import write_report
 
 
 def promptdyn_command(*arguments, cwd=None) -> subprocess.CompletedProcess:
@@ -56,6 +58,14 @@ def test_compare_writes_json_and_plot(history_path, tmp_path):
     assert "dps" in done.stdout
 
 
+def test_live_histories_have_no_precision(history_path, tmp_path):
+    history = RewardHistory.from_parquet(history_path)
+    history.select(history.trained).to_parquet(tmp_path / "live.parquet")
+    done = promptdyn_command("compare", tmp_path / "live.parquet", "--models", "dps", "--json", "-")
+    assert json.loads(done.stdout)[0]["precision"] is None
+    assert "–" in done.stderr
+
+
 def test_json_to_stdout_is_json_alone(history_path):
     done = promptdyn_command("compare", history_path, "--models", "dps", "--json", "-")
     assert done.returncode == 0, done.stderr
@@ -84,6 +94,9 @@ def test_import_fit_and_report_work_on_one_another(history_path, tmp_path):
     assert done.returncode == 0, done.stderr
     assert promptdyn.Fit.load(tmp_path / "fit.npz").cluster_names == ("0", "1")
     assert json.loads((tmp_path / "fit.json").read_text())["groups"] == len(history)
+
+    done = promptdyn_command("compare", tmp_path / "h.parquet", "--models", f"dps,{tmp_path}/fit.npz", "--json", "-")
+    assert {record["model"] for record in json.loads(done.stdout)} == {"dps", f"{tmp_path}/fit.npz"}
 
     done = promptdyn_command(
         "report", tmp_path / "h.parquet", "--model", tmp_path / "fit.npz", "--models", "dps,hmm:num_states=3",
@@ -116,6 +129,12 @@ def test_import_fit_and_report_work_on_one_another(history_path, tmp_path):
         (["fit", "{history}", "--model", "dps,hmm", "--out", "out.npz"], "name one model"),
         (["report", "{history}", "--baseline", "x", "--out", "out.html"], "'x' is not NAME=HISTORY"),
         (["report", "{history}", "--model", "bad.npz", "--out", "out.html"], "bad.npz: not a promptdyn fit file"),
+        (["report", "{history}", "--model", "hmm", "--out", "out.html"], "model 'hmm' must be fitted first"),
+        (["report", "{history}", "--baseline", "this run={history}", "--out", "o.html"], "cannot be called 'this run'"),
+        (["report", "{history}", "--models", "dps", "--out", "folder"], "folder: is a folder"),
+        (["import", "{history}", "empty.csv/out.parquet"], "empty.csv/out.parquet: cannot be written"),
+        (["compare", "{history}", "--plot", "plot.jpeg"], "plot.jpeg: a plot is one of .svg, .png, .pdf"),
+        (["compare", "{history}", "--models", "bad.npz"], "bad.npz: not a promptdyn fit file"),
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_no_file(history_path, tmp_path, arguments, message):
@@ -125,6 +144,7 @@ def test_bad_input_is_one_line_exit_code_2_and_no_file(history_path, tmp_path, a
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\x00")
     (tmp_path / "bad.npz").write_bytes(b"not a fit")
+    (tmp_path / "folder").mkdir()
     before = set(tmp_path.iterdir())
     done = promptdyn_command(*(argument.format(history=history_path) for argument in arguments), cwd=tmp_path)
     assert done.returncode == 2
@@ -133,3 +153,19 @@ def test_bad_input_is_one_line_exit_code_2_and_no_file(history_path, tmp_path, a
     assert message in lines[0]
     assert "Traceback" not in done.stderr
     assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("num_prompts", [1, 3, 5, 9])
+def test_small_pools_have_a_report_too(tmp_path, num_prompts):
+    step, prompt = (grid.ravel() for grid in np.meshgrid(np.arange(4), np.arange(num_prompts), indexing="ij"))
+    history = RewardHistory.from_columns(step, [f"p{i}" for i in prompt], np.full(len(step), 4), prompt % 5)
+    page = write_report(tmp_path / "report.html", history, promptdyn.models.DPS()).read_text()
+    assert all(f"p{i}" in page for i in range(min(num_prompts, 8)))
+    with pytest.raises(InputError, match="again: no row of the history was trained on"):
+        write_report(
+            tmp_path / "none.html",
+            history,
+            promptdyn.models.DPS(),
+            baselines={"again": RewardHistory.from_columns([0], ["a"], [8], [4], trained=[False])},
+        )
+    assert not (tmp_path / "none.html").exists()

@@ -54,6 +54,13 @@ def test_models_are_read_from_text():
     assert list(models.values())[2].cluster == ("task", "difficulty")
 
 
+def test_settings_are_read_as_what_they_are():
+    made = MODELS.parse_one("hmm:exposure=FALSE,cluster=007,num_states=4")
+    assert (made.exposure, made.cluster, made.num_states) == (False, "007", 4)
+    assert MODELS.parse_one("dps:prior_initial=0.5+0.3+0.2").describe()["prior_initial"] == [0.5, 0.3, 0.2]
+    assert MODELS.parse("dps,some.npz", load=str.upper)["some.npz"] == "SOME.NPZ"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -62,7 +69,15 @@ def test_models_are_read_from_text():
         ("decay=1", "'decay=1' comes before any name"),
         ("dps,dps", "'dps' is given twice"),
         (" ,", "name at least one of dps"),
-        ("dps:decay=fast", "model 'dps' with .*fast"),
+        ("dps:decay=fast", "model 'dps': decay='fast' is not a finite number"),
+        ("dps:decay=0.5,decay=0.7", "'decay' is given twice"),
+        ("dps:prior_transition=much", "prior_transition='much' is none of uniform"),
+        ("dps:prior_initial=0.5+0.5+0.5", "prior_initial=.* is not 3 probabilities"),
+        ("mopps:prior_alpha=inf", "prior_alpha='inf' is not a finite number"),
+        ("hmm:num_states=3.5", "num_states=3.5 is not a whole number"),
+        ("hmm:exposure=maybe", "exposure='maybe' is not true or false"),
+        ("hmm:noise=0.1", "only the ternary emission has noise"),
+        ("fit.npz", "model 'fit.npz' is none of"),
     ],
 )
 def test_bad_model_texts_are_named(text, message):

@@ -1,5 +1,7 @@
 """DiscreteHMM: its EM climbs, recovers what it was simulated from, and special cases coincide."""
 
+from dataclasses import dataclass, replace
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.inference import kernels
 from promptdyn.models import DiscreteHMM, emissions
+from promptdyn.storage import read_state, write_state
 
 
 def simulate(initial, transition, rates, num_prompts, num_steps, share_observed, seed, num_rollouts=8):
@@ -111,7 +114,7 @@ def test_emissions_are_what_they_say():
     np.testing.assert_allclose(shown[:, 0], 1.0)
     np.testing.assert_allclose(shown[:, 3:].sum(axis=1), 1.0)
     np.testing.assert_allclose(np.diag(shown[:, 3:]), 0.8)
-    assert emissions.outcome_of(counts).tolist() == [0, 0, 2, 0, 1, 2]
+    assert emissions.outcome_of(*counts.T).tolist() == [0, 0, 2, 0, 1, 2]
 
 
 def test_log_marginal_of_a_fit_equals_the_sum_over_paths():
@@ -159,12 +162,15 @@ def test_save_and_load(history, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_states": 1}, "num_states=1 must be at least 2"),
+        ({"num_states": 1}, "num_states=1 must be a whole number, at least 2"),
+        ({"num_states": 3.0}, "num_states=3.0 must be a whole number"),
         ({"emission": "gaussian"}, "'gaussian'"),
         ({"emission": "ternary", "num_states": 4}, "num_states=4, but the ternary emission has 3"),
         ({"stickiness": 1.0}, "stickiness"),
         ({"concentration": 0}, "concentration"),
+        ({"concentration": float("inf")}, "concentration=inf must be finite"),
         ({"noise": -0.1}, "noise"),
+        ({"noise": 0.1}, "only the ternary emission has noise"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
@@ -179,5 +185,55 @@ def test_bad_fits_are_named(history):
         promptdyn.fit(DiscreteHMM(), history, method="vi")
     with pytest.raises(InputError, match="no rows to fit on"):
         promptdyn.fit(DiscreteHMM(), history.select(np.zeros(len(history), bool)))
+    with pytest.raises(InputError, match="observed='all' would use the others"):
+        promptdyn.fit(DiscreteHMM(), replace(history, trained=np.zeros(len(history), bool)), observed="trained")
+    with pytest.raises(InputError, match=r"option 'max_iter' is none of .* max_iterations, tolerance"):
+        promptdyn.fit(DiscreteHMM(), history, max_iter=3)
+    with pytest.raises(InputError, match="max_iterations=0"):
+        promptdyn.fit(DiscreteHMM(), history, max_iterations=0)
     with pytest.raises(InputError, match="topic"):
         promptdyn.fit(DiscreteHMM(cluster="topic"), history)
+
+
+@dataclass(frozen=True)
+class NeverBack(DiscreteHMM):
+    """Success only ever grows: moves back have prior 0."""
+
+    def transition_prior(self):
+        upper = np.triu(np.ones((self.num_states, self.num_states)))
+        return upper / upper.sum(axis=1, keepdims=True)
+
+
+def test_prompts_that_the_model_holds_impossible_are_named():
+    history = RewardHistory.from_columns([0, 0, 1, 1, 2, 2], list("abcbab"), [4] * 6, [0, 0, 2, 4, 4, 2])
+    model = NeverBack(num_states=3, emission="ternary")
+    with pytest.raises(InputError, match="prompt 'b' has outcomes that the model holds impossible"):
+        promptdyn.fit(model, history)
+    fit = promptdyn.fit(NeverBack(num_states=3, emission="ternary", noise=0.1), history)
+    assert np.isfinite(fit.log_marginal)
+    assert (np.tril(fit.params["transition"][0, 0], -1) == 0).all()
+
+
+def test_fits_of_models_that_cannot_be_loaded_are_not_saved(history, tmp_path):
+    fit = promptdyn.fit(NeverBack(num_states=3), history, max_iterations=2)
+    with pytest.raises(InputError, match="a fit of NeverBack cannot be saved"):
+        fit.save(tmp_path / "fit.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_fit_files_that_are_not_whole_are_named(history, tmp_path):
+    fit = promptdyn.fit(DiscreteHMM(num_states=3), history, max_iterations=2)
+    path = tmp_path / "fit.npz"
+    fit.save(path)
+    values, arrays = read_state(path, "fit")
+    for arrays_kept, values_kept in [
+        ({k: v for k, v in arrays.items() if k != "trace"}, values),
+        ({k: v for k, v in arrays.items() if k != "params/initial"}, values),
+        ({**arrays, "params/initial": arrays["params/initial"][:, :2]}, values),
+        (arrays, {k: v for k, v in values.items() if k != "model"}),
+        (arrays, {k: v for k, v in values.items() if k != "converged"}),
+        (arrays, {**values, "model": {"name": "gp"}}),
+    ]:
+        write_state(path, "fit", values_kept, arrays_kept)
+        with pytest.raises(InputError, match=r"fit\.npz: not a whole fit"):
+            promptdyn.Fit.load(path)

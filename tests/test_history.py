@@ -20,7 +20,8 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 
 COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
+# NumPy's own strings end at a NUL; "|" joins the labels of several columns.
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0|"), min_size=1, max_size=6)
 
 
 @st.composite
@@ -160,6 +161,10 @@ def test_labels_cross_columns(history):
     assert history.labels("task").tolist() == ["add", "mul", "mul"]
     assert history.labels(("task", "level")).tolist() == ["add|2", "mul|1", "mul|10"]
     assert history.dense(["level", "task"]).cluster_names == ("10|mul", "1|mul", "2|add")
+    piped = RewardHistory.from_columns([0], ["a"], [8], [0], clusters={"x": ["u|v"], "y": ["w"]})
+    assert piped.labels("x").tolist() == ["u|v"]
+    with pytest.raises(InputError, match=r"label 'u\|v' holds '\|', which joins"):
+        piped.labels(("x", "y"))
 
 
 def test_summary(history):
@@ -388,7 +393,7 @@ def test_failed_write_leaves_the_old_file(history, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=r"history\.parquet: cannot be written: disk full"):
         history.before(5).to_parquet(path)
     assert_same(RewardHistory.from_parquet(path), history)
     assert list(tmp_path.iterdir()) == [path]
@@ -404,3 +409,8 @@ def test_import_loads_numpy_only():
     heavy = "pyarrow", "pandas", "jax", "torch", "scipy"
     code = f"import sys, promptdyn.history; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_text_that_no_file_can_hold_is_named():
+    with pytest.raises(InputError, match=r"row 1 \(prompt 'b\\ud800', step 0\): prompt_id=.* is no valid text"):
+        RewardHistory.from_columns([0, 0], ["a", "b\ud800"], [8, 8], [0, 1])

@@ -12,7 +12,7 @@ from promptdyn.history import RewardHistory
 from promptdyn.inference import kernels
 from promptdyn.inference.frozen import FrozenMarkov
 from promptdyn.inference.online import OnlineFilter
-from promptdyn.models import DPS, BetaBernoulli, DiscreteHMM
+from promptdyn.models import DPS, MODELS, BetaBernoulli, DiscreteHMM, MarkovModel
 
 IDS = ["a", "b", "c", "d", "e", "f"]
 LABELS = ["x", "y", "x", "y", "x", "y"]
@@ -26,8 +26,13 @@ def frozen(model: DiscreteHMM, cluster_names, seed=0) -> FrozenMarkov:
     return FrozenMarkov(model, params, cluster_names)
 
 
-MODELS = {
-    "dps": DPS(),
+def ready(model):
+    """A registered model as something that filters."""
+    return FrozenMarkov(model, model.initial_params(1), ("all",)) if isinstance(model, MarkovModel) else model
+
+
+FILTERS = {
+    **{f"registered {name}": ready(MODELS.create(name)) for name in MODELS},
     "mopps": BetaBernoulli(decay=0.9),
     "hmm": frozen(DiscreteHMM(num_states=4), ("all",)),
     "hmm without exposure": frozen(DiscreteHMM(num_states=4, exposure=False), ("all",)),
@@ -36,7 +41,7 @@ MODELS = {
 }
 
 
-@pytest.fixture(params=MODELS.values(), ids=MODELS.keys())
+@pytest.fixture(params=FILTERS.values(), ids=FILTERS.keys())
 def model(request):
     return request.param
 
@@ -119,7 +124,7 @@ def test_prompts_may_join_later(model):
 
 @pytest.mark.parametrize("name", ["hmm", "hmm without exposure", "hmm with clusters", "ternary hmm"])
 def test_online_filter_equals_the_offline_kernel(name):
-    model = MODELS[name]
+    model = FILTERS[name]
     rng = np.random.default_rng(2)
     online = OnlineFilter(model, IDS, LABELS)
     records = []
@@ -168,6 +173,10 @@ def test_an_impossible_count_is_taken_at_its_word():
         ((["a"], [float("nan")], [8]), "num_successes=nan of prompt 'a' is not a whole number"),
         ((["a"], [1.5], [8]), r"num_successes=1\.5"),
         ((["a"], [1, 2], [8]), r"shape \(2,\) for 1 prompts"),
+        ((["a"], [float("inf")], [float("inf")]), "num_successes=inf of prompt 'a' is not a whole number"),
+        ((["a"], ["1"], [8]), "num_successes of type <U1 are not whole numbers"),
+        ((["a"], [1], [8], [True, False]), r"trained has shape \(2,\) for 1 prompts"),
+        ((["a"], [1], [8], ["no"]), "trained of type <U2 are not booleans"),
     ],
 )
 def test_bad_counts_are_named_and_nothing_is_absorbed(model, arguments, message):
@@ -200,9 +209,9 @@ def test_bad_pools_are_named():
         online.add(["b", "a"])
     assert online.prompt_ids == ["a"]
     with pytest.raises(InputError, match="cluster 'z' is none of those fitted"):
-        OnlineFilter(MODELS["hmm with clusters"], ["a"], ["z"])
+        OnlineFilter(FILTERS["hmm with clusters"], ["a"], ["z"])
     with pytest.raises(InputError, match="cluster None is none of those fitted"):
-        OnlineFilter(MODELS["hmm with clusters"], ["a"])
+        OnlineFilter(FILTERS["hmm with clusters"], ["a"])
 
 
 def test_states_of_other_models_and_pools_are_refused():
@@ -221,3 +230,28 @@ def test_a_fit_runs_online(tmp_path):
     online = fit.online(["a", "b", "new"])
     online.step(["a", "b"], [0, 8], 8)
     assert online.success_rate().argsort().tolist() == [0, 2, 1]
+
+
+def test_ids_that_are_no_strings_are_known_by_their_text():
+    online = DPS().online([7, 8])
+    online.step([7], [8], [8])
+    assert online.rows(["7", 8]).tolist() == [0, 1]
+    assert online.prompt_ids == ["7", "8"]
+
+
+def test_states_that_are_not_whole_are_refused(model):
+    online = OnlineFilter(model, IDS, LABELS)
+    drive(online, 2)
+    before = online.belief
+    state = online.state_dict()
+    name = next(iter(state["arrays"]))
+    for change, message in [
+        ({"arrays": {}}, "is not the .* array it should be"),
+        ({"arrays": {**state["arrays"], name: state["arrays"][name][..., :3]}}, f"{name!r} is not the .* array"),
+        ({"clusters": LABELS[:2]}, "array it should be"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            online.load_state_dict({**state, **change})
+    with pytest.raises(InputError, match="the state has no 'steps'"):
+        online.load_state_dict({key: value for key, value in state.items() if key != "steps"})
+    np.testing.assert_array_equal(online.belief, before)

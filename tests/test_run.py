@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 from datasets import Dataset
-from test_cli import promptdyn_command
 
 import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.training import policy, tasks
 from promptdyn.training.demo import demo
 from promptdyn.training.run import RunSettings, run
+from test_cli import promptdyn_command
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 SMALL = {"num_prompts": 40, "prompts_per_step": 6, "num_generations": 4}
@@ -33,7 +33,10 @@ def test_a_run_trains_logs_and_leaves_its_history(tmp_path):
     by_step = [result.history.informative[result.history.step == step].mean() for step in range(4)]
     assert realised == pytest.approx(by_step)
     start, _ = policy.load_policy()
-    moved = [not np.array_equal(a.detach(), b.detach()) for a, b in zip(start.parameters(), result.model.parameters(), strict=True)]
+    moved = [
+        not np.array_equal(a.detach(), b.detach())
+        for a, b in zip(start.parameters(), result.model.parameters(), strict=True)
+    ]
     assert any(moved)
     assert (tmp_path / "final" / "model.safetensors").is_file()
 
@@ -72,10 +75,11 @@ def test_any_model_dataset_and_reward_can_be_named(tmp_path):
         "    return [float(c.strip() == str(r)) for c, r in zip(completions, right)]\n"
     )
     done = promptdyn_command(
-        "train", "--output-dir", "run", "--model", "model", "--dataset", "sums.jsonl", "--reward", "grading.py:right_sum",
-        "--dynamics", "dps:decay=0.5", "--policy", "gumbel:temperature=0.1", "--max-steps", 2, "--prompts-per-step", 4,
-        "--num-generations", 4, "--json", "out.json", cwd=tmp_path,
-    )  # fmt: skip
+        *("train", "--output-dir", "run", "--model", "model", "--dataset", "sums.jsonl"),
+        *("--reward", "grading.py:right_sum", "--dynamics", "dps:decay=0.5", "--policy", "gumbel:temperature=0.1"),
+        *("--max-steps", "2", "--prompts-per-step", "4", "--num-generations", "4", "--json", "out.json"),
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert len(promptdyn.read_history(tmp_path / "run" / "history.parquet")) == 8
     assert (tmp_path / "out.json").is_file()

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+import promptdyn
 from promptdyn.errors import InputError
-from promptdyn.models import DPS, BetaBernoulli
+from promptdyn.history import RewardHistory
+from promptdyn.models import DPS, BetaBernoulli, DiscreteHMM
 from promptdyn.selection import POLICIES, SCORES, Selector
 from promptdyn.selection.policies import entropy, take
 
@@ -35,6 +37,13 @@ def test_take_equals_a_full_sort_when_nothing_ties():
         k = int(rng.integers(1, 26))
         order = [i for i in np.argsort(-priorities) if i not in set(excluded)]
         assert take(priorities, k, excluded, rng).tolist() == order[:k]
+
+
+def test_what_is_excluded_is_never_taken_whatever_the_scores():
+    rng = np.random.default_rng(0)
+    assert take(np.array([3, 2, 1, 0]), 2, np.array([0]), rng).tolist() == [1, 2]  # whole numbers
+    lowest = np.full(4, -np.inf)
+    assert set(take(lowest, 2, np.array([0, 3]), rng)) == {1, 2}
 
 
 def test_ties_are_broken_evenly_at_random():
@@ -181,12 +190,18 @@ def test_a_saved_selector_goes_on_as_if_never_stopped(policy, tmp_path):
         (lambda s: s.observe(["p0", "p0"], [[1, 0], [1, 0]]), "'p0' appears twice"),
         (lambda s: s.observe(["p0", "p1"], [[1, 0]]), "1 rows of rewards for 2 prompts"),
         (lambda s: s.observe(["p0"], [["good", "bad"]]), "rewards of prompt 'p0' are not numbers"),
+        (lambda s: s.observe(["p0"], [["1", "0"]]), "rewards of prompt 'p0' are not numbers"),
+        (lambda s: s.observe(["p0", "p0"], [[None], [1, 0]]), "'p0' appears twice"),
+        (lambda s: Selector(s.online, success_threshold=float("nan")), "success_threshold=nan"),
+        (lambda s: Selector(s.online, policy="top_entropy:weight=nan"), "weight='nan' is not a finite number"),
+        (lambda s: Selector(s.online, score=lambda *_: np.zeros(3)).select(2), r"shape \(3,\) for 12 prompts"),
+        (lambda s: Selector(s.online, score=lambda *_: np.full(12, np.nan)).select(2), "prompt 'p0' the priority NaN"),
         (lambda s: s.observe(["p0"], [1.0]), r"rewards of prompt 'p0' have shape \(\)"),
         (lambda s: s.add(["p0"]), "'p0' is in the pool twice"),
         (lambda s: Selector(s.online, policy="best"), "policy 'best' is none of top, thompson"),
         (lambda s: Selector(s.online, policy="gumbel:heat=1"), "has no setting 'heat'; it has temperature"),
         (lambda s: Selector(s.online, policy="gumbel:temperature=0"), "temperature=0"),
-        (lambda s: Selector(s.online, policy="gumbel:temperature=hot"), "policy 'gumbel' with .*hot"),
+        (lambda s: Selector(s.online, policy="gumbel:temperature=hot"), "policy 'gumbel': temperature='hot'"),
         (lambda s: Selector(s.online, score="hard"), "score 'hard' is none of informative"),
         (lambda s: Selector(s.online, num_generations=1), "num_generations=1"),
     ],
@@ -212,11 +227,51 @@ def test_bad_state_files_are_named(tmp_path):
     with pytest.raises(InputError, match="damaged"):
         selector.load(path)
     selector.save(path)
-    with pytest.raises(InputError, match=r"saved with policy=Top\(\), this one has Thompson\(\)"):
+    with pytest.raises(InputError, match=r"saved with choice policy top\(\) .*, this one has policy thompson\(\)"):
         taught(policy="thompson").load(path)
-    with pytest.raises(InputError, match="saved with num_generations=8, this one has 4"):
+    with pytest.raises(InputError, match="saved with num_generations 8, this one has 4"):
         taught(num_generations=4).load(path)
     with pytest.raises(InputError, match=r"selector\.npz: the state was saved by model"):
         taught(DPS(0.5)).load(path)
     with pytest.raises(InputError, match="another pool"):
         Selector(DPS().online([*IDS, "more"])).load(path)
+    with pytest.raises(InputError, match="on score half_solved"):
+        taught(score="half_solved").load(path)
+
+
+def test_a_state_that_is_not_whole_changes_nothing():
+    selector = taught()
+    state = taught(seed=5).state_dict()
+    before = selector.state_dict()
+    for part in ("rng", "times_seen", "online", "metrics"):
+        with pytest.raises(InputError, match="not whole"):
+            selector.load_state_dict({key: value for key, value in state.items() if key != part})
+    with pytest.raises(InputError, match="array it should be"):
+        selector.load_state_dict({**state, "online": {**state["online"], "arrays": {}}})
+    assert selector.state_dict()["rng"] == before["rng"]
+    np.testing.assert_array_equal(selector.state_dict()["times_seen"], before["times_seen"])
+
+
+def test_a_fit_with_crossed_clusters_resumes_from_its_file(tmp_path):
+    history = RewardHistory.from_columns(
+        [0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8], clusters={"x": list("uvuv"), "y": list("wwww")}
+    )
+    fit = promptdyn.fit(DiscreteHMM(num_states=3, cluster=("x", "y")), history, max_iterations=2)
+    labels = history.labels(("x", "y"))
+    first, second = (Selector(fit.online(["a", "b"], labels)) for _ in range(2))
+    first.observe(first.select(1), [[1, 0]])
+    first.save(tmp_path / "selector.npz")
+    second.load(tmp_path / "selector.npz")
+    np.testing.assert_array_equal(first.online.belief, second.online.belief)
+
+
+@pytest.mark.parametrize("num_generations", [8, 64])
+def test_published_mopps_is_thompson_on_half_solved(num_generations):
+    """The score "informative" would tie at 1 with large groups; the distance to one half does not."""
+    rng = np.random.default_rng(0)
+    online = BetaBernoulli().online([f"p{i}" for i in range(200)])
+    online.step(online.prompt_ids, rng.integers(0, 65, 200), 64)
+    selector = Selector(online, policy="thompson", score="half_solved", num_generations=num_generations, seed=4)
+    draw = np.random.default_rng(4).beta(*(getattr(online._state, name) for name in ("alpha", "beta")))
+    nearest = np.argsort(np.abs(draw - 0.5))[:20]
+    assert selector.select(20) == [f"p{i}" for i in nearest]

@@ -71,6 +71,12 @@ class Rows:
             raise self._wrong(name, self.order[at], values, "is empty", f"give every row its {name}, or drop the row")
         # Different values may share a string, as 1 and "1" do.
         codes, labels = _factorise([str(value) for value in distinct])
+        try:
+            "".join(labels).encode()
+        except UnicodeEncodeError:
+            code = next(code for code, value in enumerate(distinct) if not _is_text(str(value)))
+            row = self.order[np.flatnonzero(raw_codes == code)[0]]
+            raise self._wrong(name, row, values, "is no valid text", "give text that UTF-8 can hold") from None
         return codes[raw_codes], np.fromiter(labels, object, len(labels))
 
     def labels_of_prompts(self, name: str, values: NDArray, prompt: NDArray[np.int32]) -> NDArray[np.object_]:
@@ -116,6 +122,14 @@ def _factorise(values: list[Any]) -> tuple[NDArray[np.int32], list[Any]]:
     index: defaultdict[Any, int] = defaultdict(count().__next__)
     codes = np.fromiter(map(index.__getitem__, values), np.int32, len(values))
     return codes, list(index)
+
+
+def _is_text(label: str) -> bool:
+    try:
+        label.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_whole(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ app = typer.Typer(
 console = Console(stderr=True)
 # Packages that come with an extra: what to tell someone who lacks one.
 EXTRA_OF = {"jax": "fit", "jaxtyping": "fit", "matplotlib": "plot", "jinja2": "plot"}
+PLOT_SUFFIXES = (".svg", ".png", ".pdf")
 
 HistoryPath = Annotated[Path, typer.Argument(help="Reward history: Parquet, CSV or JSONL, or a TRL run folder.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON ('-' for stdout).")]
@@ -96,7 +98,7 @@ def fit(
     row = {
         "model": model,
         "groups": result.num_observed,
-        "iterations": len(result.trace),
+        "iterations": len(result.trace) - 1,
         "converged": result.converged,
         "log_marginal": result.log_marginal,
         "per_group": result.log_marginal / result.num_observed,
@@ -112,7 +114,7 @@ def fit(
 def compare(
     history_path: HistoryPath,
     models: Annotated[
-        str, typer.Option(help="Models, comma-separated, with settings after a colon.")
+        str, typer.Option(help="Models, comma-separated, with settings after a colon; or fits (.npz).")
     ] = "dps,mopps,hmm",
     fit_steps: Annotated[int | None, typer.Option(help="First steps, for fitting only; default half.")] = None,
     observed: Observed = "trained",
@@ -121,8 +123,11 @@ def compare(
 ) -> None:
     """Score models on one-step-ahead forecasts of which prompts will be informative."""
     from promptdyn.evaluation import compare as compare_models
+    from promptdyn.inference import Fit
 
-    declared = MODELS.parse(models)
+    if plot is not None and plot.suffix not in PLOT_SUFFIXES:
+        raise InputError(f"{plot}: a plot is one of {', '.join(PLOT_SUFFIXES)}: name the file so")
+    declared = MODELS.parse(models, load=Fit.load)
     history = read_history(history_path)
     with console.status("comparing") as status:
         result = compare_models(
@@ -138,7 +143,7 @@ def compare(
         from promptdyn.plots import reliability_diagram
 
         with atomic(plot) as part:
-            reliability_diagram(result.forecasts).savefig(part, format=plot.suffix.lstrip(".") or "svg")
+            reliability_diagram(result.forecasts).savefig(part, format=plot.suffix[1:])
         console.print(f"wrote {plot}")
 
 
@@ -156,20 +161,23 @@ def report(
 ) -> None:
     """Write one self-contained HTML page of plots and scores."""
     from promptdyn.evaluation import compare as compare_models
+    from promptdyn.evaluation.forecast import check_filters
     from promptdyn.inference import Fit
     from promptdyn.report import write_report
 
     history = read_history(history_path)
-    shown = Fit.load(model) if model.endswith(".npz") else MODELS.parse_one(model)
-    baselines = {}
+    shown = MODELS.parse_one(model, load=Fit.load)
+    check_filters(shown)
+    declared = MODELS.parse(models, load=Fit.load)
+    baselines: dict[str, RewardHistory] = {}
     for text in baseline or []:
         name, separator, path = text.partition("=")
-        if not separator:
-            raise InputError(f"baseline {text!r} is not NAME=HISTORY")
+        if not separator or name in baselines:
+            raise InputError(f"baseline {text!r} is not NAME=HISTORY, with a name of its own")
         baselines[name] = read_history(path)
     with console.status("comparing") as status:
         comparison = compare_models(
-            MODELS.parse(models),
+            declared,
             history,
             _fit_steps(history, fit_steps),
             observed,
@@ -313,13 +321,24 @@ def _as_table(records: list[dict[str, Any]]) -> Table:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_json(path: Path | None, value: Any) -> None:
     if path is None:
         return
-    text = json.dumps(value, indent=2)
+    text = json.dumps(_without_nan(value), indent=2, allow_nan=False)
     if str(path) == "-":
         print(text)
         return

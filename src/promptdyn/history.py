@@ -22,7 +22,7 @@ from promptdyn.storage import atomic
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DenseHistory", "RewardHistory"]
+__all__ = ["DenseHistory", "RewardHistory", "cross"]
 
 VERSION = 1
 VERSION_KEY = b"promptdyn.history.version"
@@ -303,20 +303,17 @@ class RewardHistory:
         return self.select(self.observed_rows(observed))
 
     def labels(self, cluster: str | Sequence[str]) -> NDArray[np.object_]:
-        """(prompt,) labels of a cluster column, or of several, crossed and joined by "|".
+        """(prompt,) labels of a cluster column, or of several, crossed as by `cross`.
 
         Raises:
-            InputError: no such column.
+            InputError: no such column, or as `cross`.
         """
         names = [cluster] if isinstance(cluster, str) else list(cluster)
         for name in names:
             if name not in self.clusters:
                 there = f"give one of: {', '.join(self.clusters)}" if self.clusters else "the history has none"
                 raise InputError(f"cluster column {name!r} is not in the history: {there}")
-        if len(names) == 1:
-            return self.clusters[names[0]]
-        crossed = zip(*(self.clusters[name] for name in names), strict=True)
-        return np.fromiter(map("|".join, crossed), object, self.num_prompts)
+        return cross([self.clusters[name] for name in names])
 
     def dense(self, cluster: str | Sequence[str] | None = None) -> DenseHistory:
         """The history as arrays over (step, prompt), with prompts coded by cluster.
@@ -383,6 +380,20 @@ class RewardHistory:
             "coverage": _share(rows, cells),
             "clusters": {name: len(set(labels)) for name, labels in self.clusters.items()},
         }
+
+
+def cross(columns: Sequence[Sequence[Any] | NDArray]) -> NDArray[np.object_]:
+    """(prompt,) labels of one column as strings, or of several, joined by "|".
+
+    Raises:
+        InputError: several columns, and a label of one holds "|" itself.
+    """
+    texts = [[str(label) for label in column] for column in columns]
+    if len(texts) > 1:
+        ambiguous = next((label for column in texts for label in column if "|" in label), None)
+        if ambiguous is not None:
+            raise InputError(f"label {ambiguous!r} holds '|', which joins the labels of several columns: rename it")
+    return np.fromiter(map("|".join, zip(*texts, strict=True)), object, len(texts[0]))
 
 
 def _numpy(column: pa.ChunkedArray) -> NDArray:

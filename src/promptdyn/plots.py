@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,7 +63,8 @@ def outcome_shares(track: Track) -> Figure:
         boundaries = np.cumsum(track.true, axis=1)
         for i, label in ((0, "true boundaries"), (1, None)):
             axis.plot(track.steps, boundaries[:, i], "--", color="black", linewidth=1, label=label)
-    axis.set(xlabel="step", ylabel="share of the pool", ylim=(0, 1), xlim=(track.steps[0], track.steps[-1]))
+    axis.set(xlabel="step", ylabel="share of the pool", ylim=(0, 1))
+    axis.margins(x=0)
     axis.legend(loc="upper left", fontsize=8, framealpha=0.9)
     return figure
 
@@ -87,7 +89,7 @@ def effective_sample_ratio(histories: Mapping[str, RewardHistory], track: Track 
     """
     figure, axes = _figure()
     axis = axes[0, 0]
-    for (name, history), colour in zip(histories.items(), LINES, strict=False):
+    for (name, history), colour in zip(histories.items(), cycle(LINES), strict=False):
         trained = history.select(history.trained)
         index = np.searchsorted(trained.steps, trained.step)
         ratio = np.bincount(index, trained.informative) / np.bincount(index)
@@ -106,7 +108,7 @@ def coverage(histories: Mapping[str, RewardHistory], pool_size: int) -> Figure:
     """Share of the pool trained on at least once by each step, one line per run."""
     figure, axes = _figure()
     axis = axes[0, 0]
-    for (name, history), colour in zip(histories.items(), LINES, strict=False):
+    for (name, history), colour in zip(histories.items(), cycle(LINES), strict=False):
         trained = history.select(history.trained)
         _, first = np.unique(trained.prompt, return_index=True)
         joined = np.searchsorted(np.sort(trained.step[first]), trained.steps, side="right")
@@ -152,7 +154,8 @@ def prompt_timelines(history: RewardHistory, track: Track, observed: str = "trai
             linewidth=1.2,
             label="forecast success rate",
         )
-        axis.set(ylim=(-0.05, 1.05), xlim=(track.steps[0], track.steps[-1]))
+        axis.set(ylim=(-0.05, 1.05))
+        axis.margins(x=0)
         axis.set_title(track.followed[i][:60].replace("$", r"\$"), fontsize=8, loc="left")
         axis.tick_params(labelsize=7)
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -165,7 +168,7 @@ def reliability_diagram(forecasts: Mapping[str, Forecast]) -> Figure:
     figure, axes = _figure(height=4.0, width=4.8)
     axis = axes[0, 0]
     axis.plot([0, 1], [0, 1], color="#b6bcc6", linewidth=1)
-    for (name, made), colour in zip(forecasts.items(), LINES * 3, strict=False):
+    for (name, made), colour in zip(forecasts.items(), cycle(LINES), strict=False):
         diagram = reliability(made.probability, made.informative)
         axis.plot(diagram.forecast, diagram.realised, color=colour, linewidth=1, label=name)
         axis.scatter(diagram.forecast, diagram.realised, s=4 + 120 * diagram.size / diagram.size.sum(), color=colour)

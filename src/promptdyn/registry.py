@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from math import isfinite
+from numbers import Integral, Real
 from typing import Any
 
 from promptdyn.errors import InputError
 
 __all__ = ["Registry"]
+
+_LITERALS = {"true": True, "false": False, "none": None}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+# Annotations of settings that are one plain value: what the value must be.
+_PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "int": ("a whole number", lambda value: _is_number(value) and isinstance(value, Integral)),
+    "float": ("a finite number", _is_number),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "str": ("a word", lambda value: isinstance(value, str)),
+}
 
 
 class Registry(Mapping[str, type[Any]]):
@@ -37,23 +54,32 @@ class Registry(Mapping[str, type[Any]]):
     def create(self, name: str, settings: Mapping[str, Any] | None = None) -> Any:
         """Make one from its name and settings; InputError lists what there is, or says which value is off."""
         known = self[name].__dataclass_fields__
-        for setting in settings or {}:
+        for setting, value in (settings or {}).items():
             if setting not in known:
                 there = f"it has {', '.join(known)}" if known else "it has none"
                 raise InputError(f"{self.kind} {name!r} has no setting {setting!r}; {there}")
+            word, fits = _PLAIN.get(known[setting].type, ("", None))
+            if fits and not fits(value):
+                raise InputError(f"{self.kind} {name!r}: {setting}={value!r} is not {word}")
         try:
             return self[name](**(settings or {}))
-        except TypeError as error:  # a word where a number belongs
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"{self.kind} {name!r} with {dict(settings or {})}: {error}") from None
 
-    def parse(self, text: str) -> dict[str, Any]:
+    def parse(self, text: str, load: Callable[[str], Any] | None = None) -> dict[str, Any]:
         """Read a comma-separated list, each item `name` or `name:setting=value,setting=value`.
 
         "dps,mopps:decay=0.5,hmm:num_states=6,cluster=task" gives three models keyed by the text of each; a
         value "a+b" is the tuple ("a", "b").
 
+        Args:
+            text: the list.
+            load: makes an item of a file, which is what an item that ends in ".npz" is then.
+
         Raises:
-            InputError: an unknown name or setting, a setting before any name, or an item given twice.
+            InputError: an unknown name or setting, a setting before any name, an item or a setting given twice.
         """
         items: list[str] = []
         for part in filter(None, (part.strip() for part in text.split(","))):
@@ -69,22 +95,34 @@ class Registry(Mapping[str, type[Any]]):
         for item in items:
             if item in made:
                 raise InputError(f"{self.kind}s {text!r}: {item!r} is given twice")
-            name, _, settings = item.partition(":")
-            pairs = [setting.partition("=") for setting in filter(None, settings.split(","))]
-            made[item] = self.create(name, {key.strip(): _value(value.strip()) for key, _, value in pairs})
+            if load and item.endswith(".npz"):
+                made[item] = load(item)
+                continue
+            name, _, text_of_settings = item.partition(":")
+            settings: dict[str, Any] = {}
+            for pair in filter(None, text_of_settings.split(",")):
+                setting, _, value = (part.strip() for part in pair.partition("="))
+                if setting in settings:
+                    raise InputError(f"{self.kind} {item!r}: {setting!r} is given twice")
+                settings[setting] = self._value(name, setting, value)
+            made[item] = self.create(name, settings)
         return made
 
-    def parse_one(self, text: str) -> Any:
+    def _value(self, name: str, setting: str, text: str) -> Any:
+        """A Python literal (0.5, true), else words joined by "+", else the text itself."""
+        if text.lower() in _LITERALS:
+            return _LITERALS[text.lower()]
+        field = self[name].__dataclass_fields__.get(setting)
+        if field is None or not field.type.startswith("str"):  # a label such as 007 is no number
+            try:
+                return ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                pass
+        return tuple(text.split("+")) if "+" in text else text
+
+    def parse_one(self, text: str, load: Callable[[str], Any] | None = None) -> Any:
         """Read a single item, as `parse` does; InputError too where there are several."""
-        made = self.parse(text)
+        made = self.parse(text, load)
         if len(made) != 1:
             raise InputError(f"{self.kind} {text!r}: name one {self.kind}, not {len(made)}")
         return next(iter(made.values()))
-
-
-def _value(text: str) -> Any:
-    """A Python literal (0.5, True), else columns joined by "+", else the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return tuple(text.split("+")) if "+" in text else text

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Section", "score_rows", "write_report"]
 
-NUM_FOLLOWED = 8
+NUM_OFTEN = NUM_SPREAD = 4
+THIS_RUN = "this run"
 MAX_CLUSTERS_SHOWN = 6
 
 
@@ -46,7 +47,7 @@ def score_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "log loss": f"{score.log_loss:.3f}",
             "Brier": f"{score.brier:.3f}",
             "AUROC": f"{score.auroc:.3f}",
-            "precision": f"{score.precision:.2f}",
+            "precision": "–" if np.isnan(score.precision) else f"{score.precision:.2f}",
             "calibration error": f"{score.calibration_error:.3f}",
         }
         for score in comparison.scores
@@ -84,19 +85,24 @@ def write_report(
         The path.
 
     Raises:
-        InputError: the history has no observed row.
+        InputError: a history without trained rows, no observed row, a baseline called "this run", a model that must
+            be fitted first, or a path that cannot be written.
     """
+    if THIS_RUN in (baselines or {}):
+        raise InputError(f"a baseline cannot be called {THIS_RUN!r}: choose another name")
+    runs = {THIS_RUN: history, **(baselines or {})}
+    for name, run in runs.items():
+        if not run.trained.any():
+            raise InputError(f"{name}: no row of the history was trained on: a report is about trained prompts")
     visible = history.observed(observed)
-    if len(visible) == 0:
-        raise InputError(f"the history has no rows to report on (observed={observed!r})")
     num_generations = int(np.median(visible.num_rollouts))
     seen_often = np.argsort(-np.bincount(visible.prompt, minlength=history.num_prompts), kind="stable")
-    # Half of the panels for the prompts with most groups, half spread over the rest.
-    spread = seen_often[np.linspace(NUM_FOLLOWED // 2, len(seen_often) - 1, NUM_FOLLOWED // 2).astype(int)]
-    follow = list(dict.fromkeys(str(history.prompt_ids[i]) for i in [*seen_often[: NUM_FOLLOWED // 2], *spread]))
+    # Panels for the prompts with most groups, and as many spread over the rest.
+    often, rest = seen_often[:NUM_OFTEN], seen_often[NUM_OFTEN:]
+    spread = rest[np.unique(np.linspace(0, max(len(rest) - 1, 0), min(NUM_SPREAD, len(rest))).astype(int))]
+    follow = [str(history.prompt_ids[i]) for i in (*often, *spread)]
     online = online_over(model, history)
     seen = track(online, history, follow, num_generations, observed)
-    runs = {"this run": history, **(baselines or {})}
     pool_size = pool_size or max(run.num_prompts for run in runs.values())
     name = online.model.name
 
@@ -137,7 +143,9 @@ def write_report(
         sections.append(
             Section(
                 "Forecasts compared",
-                "One-step-ahead forecasts of 0 < k < n after the fitting steps, best log loss first.",
+                "One-step-ahead forecasts of 0 < k < n after the fitting steps, best log loss first. Precision is of "
+                "the prompts that each forecaster would have taken; where only trained prompts were logged there was "
+                "nothing to choose, and it is not known.",
                 score_rows(comparison),
                 [_svg(plots.reliability_diagram(comparison.forecasts))],
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,26 +19,58 @@ from promptdyn.errors import InputError
 __all__ = ["FORMAT_VERSION", "atomic", "read_state", "write_state"]
 
 FORMAT_VERSION = 1
+# What NumPy, zipfile and json raise on files that are cut off, garbled, or of another kind.
+DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that replaces it if, and only if, the block succeeds."""
+    """Yield a temporary path beside `path` that replaces it if, and only if, the block succeeds.
+
+    Raises:
+        InputError: the path is a folder, or cannot be written.
+    """
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.is_dir():
+        raise InputError(f"{final}: is a folder: name a file to write")
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
-        yield part
-        os.replace(part, final)
-    finally:
-        part.unlink(missing_ok=True)
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            os.replace(part, final)
+        finally:
+            if part.exists():
+                part.unlink()
+    except OSError as error:
+        raise InputError(f"{final}: cannot be written: {error.strerror or error}") from error
 
 
 def write_state(path: str | Path, kind: str, values: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> None:
-    """Write JSON-able `values` and `arrays` as a state file of the given kind ("selector", "fit", ...)."""
-    header = json.dumps({"promptdyn": kind, "version": FORMAT_VERSION, "values": values}).encode()
+    """Write JSON-able `values` and `arrays` as a state file of the given kind ("selector", "fit", ...).
+
+    Raises:
+        InputError: the path cannot be written.
+        TypeError: an array of objects, or a value that JSON does not know; NumPy's scalars are taken as Python's.
+    """
+    for name, array in arrays.items():
+        if array.dtype.hasobject:  # NumPy would pickle them
+            raise TypeError(f"array {name!r} holds Python objects")
+    content = {"promptdyn": kind, "version": FORMAT_VERSION, "values": values}
+    header = json.dumps(content, default=_python_scalar).encode()
+    named: dict[str, Any] = {"header": np.frombuffer(header, np.uint8), **arrays}
     with atomic(path) as part, open(part, "wb") as file:
-        np.savez(file, allow_pickle=False, header=np.frombuffer(header, np.uint8), **arrays)
+        np.savez(file, **named)
         file.flush()
         os.fsync(file.fileno())
 
@@ -55,8 +88,8 @@ def read_state(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, N
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop("header").tobytes())
         found, version, values = header["promptdyn"], header["version"], header["values"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a promptdyn {kind} file, or damaged ({error})") from None
+    except DAMAGE as error:
+        raise InputError(f"{path}: not a promptdyn {kind} file, or damaged ({error}): write it again") from None
     if found != kind:
         raise InputError(f"{path}: holds a {found}, not a {kind}")
     if version > FORMAT_VERSION:
@@ -64,3 +97,9 @@ def read_state(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, N
             f"{path}: format version {version} is newer than this promptdyn reads ({FORMAT_VERSION}): upgrade"
         )
     return values, arrays
+
+
+def _python_scalar(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be kept in a state file")

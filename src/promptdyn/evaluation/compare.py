@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from promptdyn.errors import InputError
 from promptdyn.evaluation.forecast import Forecast, forecast, online_over, split
 from promptdyn.evaluation.scores import auroc, brier, calibration_error, log_loss, precision_at
 from promptdyn.history import RewardHistory
@@ -25,7 +26,7 @@ class Score:
     log_loss: float  # nats per row
     brier: float
     auroc: float
-    precision: float  # share informative among each step's B highest forecasts, B = rows observed in that step
+    precision: float  # share informative of each step's B highest forecasts, B = its observed rows; NaN if B is all
     calibration_error: float  # expected calibration error, ten bins
     num_scored: int  # rows scored
     fit_seconds: float  # 0 for models that learn online
@@ -54,20 +55,27 @@ def compare(
     """Score models on one-step-ahead forecasts of 0 < k < n for every row after the fitting steps.
 
     Args:
-        models: name -> a `Fit`, a model to fit here on the observed rows of the first `fit_steps` steps, or a
-            model that learns online.
+        models: name -> a `Fit` (which had better not have seen the steps scored here), a model to fit here on the
+            observed rows of the first `fit_steps` steps, or a model that learns online.
         history: rows to forecast; all rows after the fitting steps are scored, observed or not.
         fit_steps: number of first logged steps that are for fitting only.
         observed: what a forecaster sees of past steps: "trained" rows (default) or "all".
         progress: called with a model's name when its turn comes.
 
     Raises:
-        InputError: `fit_steps` leaves nothing to fit or to score, or a model misses its cluster column.
+        InputError: no models; `fit_steps` leaves nothing to fit or to score; a model misses its cluster column.
     """
+    if not models:
+        raise InputError("there are no models to compare: name at least one")
     first_scored = split(history, fit_steps)
     visible = history.observed(observed)
     steps_scored = history.steps[fit_steps:]
-    budget = np.array([np.count_nonzero(visible.step == step) for step in steps_scored])
+    seen, there = (
+        np.bincount(np.searchsorted(steps_scored, rows.step[rows.step >= first_scored]), minlength=len(steps_scored))
+        for rows in (visible, history)
+    )
+    # Where every row was observed there was nothing to choose, and the B highest forecasts are all of them.
+    budget = np.where(seen < there, seen, 0)
 
     scores, forecasts, fits = [], {}, {}
     for name, model in models.items():

@@ -12,6 +12,8 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
 from promptdyn.inference.online import OnlineFilter
+from promptdyn.models.base import MarkovModel
+from promptdyn.models.emissions import outcome_of
 
 __all__ = ["Forecast", "Track", "forecast", "online_over", "split", "track", "walk"]
 
@@ -38,12 +40,22 @@ class Track(NamedTuple):
     followed: list[str]  # (prompt,) their ids
 
 
+def check_filters(model: Any) -> None:
+    """Raise InputError unless the model can filter: a `Fit`, or one that learns online."""
+    if isinstance(model, MarkovModel):
+        raise InputError(f"model {model.name!r} must be fitted first: give a fit (.npz) made by `promptdyn fit`")
+    if not hasattr(model, "online"):
+        raise InputError(f"{model!r} is no dynamics model: give a Fit, or a model that learns online")
+
+
 def online_over(model: Any, history: RewardHistory) -> OnlineFilter:
     """A fresh online filter over a history's pool, of a `Fit` or of a model that learns online.
 
     Raises:
-        InputError: the history lacks the model's cluster column, or holds a cluster the fit has not seen.
+        InputError: the model must be fitted first, the history lacks its cluster column, or holds a cluster that the
+            fit has not seen.
     """
+    check_filters(model)
     cluster = getattr(model.model if isinstance(model, Fit) else model, "cluster", None)
     return model.online(list(history.prompt_ids), None if cluster is None else history.labels(cluster))
 
@@ -121,7 +133,7 @@ def track(
     visible = history.observed_rows(observed)
     place = online.rows(list(history.prompt_ids))
     followed = online.rows(follow)
-    outcome = np.where(history.num_successes == 0, 0, np.where(history.informative, 1, 2))
+    outcome = outcome_of(history.num_rollouts, history.num_successes)
     records = []
     for _, rows in walk(online, history, observed):
         seen = rows[visible[rows]]

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
 from promptdyn.inference.kernels import Markov, expected_counts
 from promptdyn.models.base import MarkovModel, Params, Statistics
@@ -19,7 +20,7 @@ __all__ = ["EMResult", "em"]
 class EMResult(NamedTuple):
     params: Params
     log_marginal: float  # log p(y | params), summed over prompts
-    trace: NDArray[np.float64]  # (iteration,) log p(y | params) + log prior, before each M-step
+    trace: NDArray[np.float64]  # (update + 1,) log p(y | params) + log prior, before each update and after the last
     converged: bool
 
 
@@ -37,10 +38,17 @@ def em(
     Args:
         model: what to fit.
         dense: symbols, exposure and clusters of the observed rows.
-        max_iterations: most iterations; default 200.
+        max_iterations: most parameter updates, at least 1; default 200.
         tolerance: convergence threshold in nats per observed group; default 1e-5.
         progress: called with (iteration, log joint) after each iteration.
+
+    Raises:
+        InputError: the model holds a prompt's observations impossible, naming the prompt; an option out of range.
     """
+    if max_iterations < 1:
+        raise InputError(f"max_iterations={max_iterations} must be at least 1")
+    if not tolerance >= 0:
+        raise InputError(f"tolerance={tolerance} must not be negative")
     num_clusters = len(dense.cluster_names)
     num_observed = int(np.count_nonzero(dense.symbols))
     params = model.initial_params(num_clusters)
@@ -52,6 +60,7 @@ def em(
                 *model.components(params, dense.counts), cluster=None if num_clusters == 1 else dense.cluster
             )
             counts = jax.device_get(expected_counts(markov, symbols, exposure))
+            _check_possible(counts.initial, dense)
             log_marginal = float(counts.log_marginal.sum())
             trace.append(log_marginal + model.log_prior(params))
             if progress:
@@ -67,6 +76,16 @@ def em(
                     counts=dense.counts,
                 )
             )
+
+
+def _check_possible(initial: NDArray, dense: DenseHistory) -> None:
+    """Posteriors of a sequence that no path of states explains are not probabilities but zeros."""
+    impossible = np.flatnonzero(~(initial.sum(axis=0) > 0.5))
+    if impossible.size:
+        raise InputError(
+            f"prompt {dense.prompt_ids[impossible[0]]!r} has outcomes that the model holds impossible: allow noise in "
+            "the emission, or transitions that the prior rules out"
+        )
 
 
 def _per_cluster(values: NDArray, cluster: NDArray, num_clusters: int) -> NDArray[np.float64]:

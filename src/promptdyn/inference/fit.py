@@ -22,6 +22,7 @@ from promptdyn.storage import read_state, write_state
 __all__ = ["METHODS", "Fit", "fit"]
 
 METHODS = ("em",)
+EM_OPTIONS = ("max_iterations", "tolerance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,16 @@ class Fit:
         return OnlineFilter(FrozenMarkov(self.model, self.params, self.cluster_names), prompt_ids, clusters)
 
     def save(self, path: str | Path) -> None:
-        """Write to one .npz file (arrays and JSON, versioned, no pickle), atomically."""
+        """Write to one .npz file (arrays and JSON, versioned, no pickle), atomically.
+
+        Raises:
+            InputError: the path cannot be written, or the model is not in `MODELS`, so that `load` could not make it.
+        """
+        if type(self.model) not in MODELS.values():
+            raise InputError(
+                f"a fit of {type(self.model).__name__} cannot be saved: only models in promptdyn.models.MODELS can be "
+                "loaded again; use its .online() directly, or register it under a name of its own"
+            )
         values = {
             "model": self.model.describe(),
             "cluster_names": list(self.cluster_names),
@@ -78,12 +88,20 @@ class Fit:
     def load(cls, path: str | Path) -> Fit:
         """Read a fit of one of the registered models; InputError says what is wrong with the file."""
         values, arrays = read_state(path, "fit")
-        settings: dict[str, Any] = values.pop("model")
-        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-        model = MODELS.create(settings.pop("name"), settings)
-        params = {name.removeprefix("params/"): array for name, array in arrays.items() if name != "trace"}
-        values["cluster_names"] = tuple(values["cluster_names"])
-        return cls(model=model, params=params, trace=arrays["trace"], **values)
+        try:
+            settings: dict[str, Any] = values.pop("model")
+            settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+            model = MODELS.create(settings.pop("name"), settings)
+            values["cluster_names"] = tuple(values["cluster_names"])
+            trace = arrays.pop("trace")
+            params = {name.removeprefix("params/"): array for name, array in arrays.items()}
+            expected = model.initial_params(len(values["cluster_names"]))
+            for name, array in expected.items():
+                if params[name].shape != array.shape:
+                    raise InputError(f"{name} has shape {params[name].shape}, the model needs {array.shape}")
+            return cls(model=model, params=params, trace=trace, **values)
+        except (KeyError, TypeError, InputError) as error:
+            raise InputError(f"{path}: not a whole fit ({error}): fit again") from None
 
 
 def fit(
@@ -106,15 +124,20 @@ def fit(
         **options: for EM `max_iterations` (200) and `tolerance` (1e-5 nats per group).
 
     Raises:
-        InputError: a model that needs no fit, an unknown method, no observed rows, or an unknown cluster column.
+        InputError: a model that needs no fit, an unknown method or option, no observed rows, an unknown cluster
+            column, or a prompt whose observations the model holds impossible.
     """
     if not isinstance(model, MarkovModel):
         raise InputError(f"{type(model).__name__} has nothing to fit: use its .online(prompt_ids) directly")
     if method not in METHODS:
         raise InputError(f"method={method!r} is none of {', '.join(METHODS)}")
+    unknown = [option for option in options if option not in EM_OPTIONS]
+    if unknown:
+        raise InputError(f"option {unknown[0]!r} is none of those of method 'em': {', '.join(EM_OPTIONS)}")
     visible = history.observed(observed)
     if len(visible) == 0:
-        raise InputError(f"the history has no rows to fit on (observed={observed!r})")
+        mend = "; observed='all' would use the others" if observed == "trained" and len(history) else ""
+        raise InputError(f"the history has no rows to fit on (observed={observed!r}){mend}")
     # JAX is loaded here and not with the module: a saved fit runs online without it.
     from promptdyn.inference.em import em
 

@@ -115,7 +115,7 @@ class FrozenMarkov:
         """(outcome state) chances of none, some, all of n rollouts in each state."""
         counts = np.array([[num_rollouts, 0], [num_rollouts, num_rollouts]])
         none, every = np.exp(self.model.components(self.params, counts).log_emission).T
-        return np.stack([none, 1.0 - none - every, every])
+        return np.stack([none, np.maximum(1.0 - none - every, 0.0), every])
 
     def outcome(self, state: FrozenState, num_rollouts: int | NDArray) -> NDArray[np.float64]:
         """(outcome prompt) forecast chances of none, some, all."""

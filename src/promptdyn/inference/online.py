@@ -72,17 +72,19 @@ class OnlineFilter:
         """Ids of the given rows."""
         return [self._ids[row] for row in rows]
 
-    def __contains__(self, prompt_id: object) -> bool:
-        return prompt_id in self._row
-
-    def rows(self, prompt_ids: Sequence[str]) -> NDArray[np.intp]:
-        """Row of each id; InputError names the first id that is not in the pool."""
+    def rows(self, prompt_ids: Sequence[str], distinct: bool = False) -> NDArray[np.intp]:
+        """Row of each id; InputError names the first id that is not in the pool or, if `distinct`, given twice."""
         try:
-            return np.fromiter((self._row[prompt_id] for prompt_id in prompt_ids), np.intp, len(prompt_ids))
+            rows = np.fromiter((self._row[str(prompt_id)] for prompt_id in prompt_ids), np.intp, len(prompt_ids))
         except KeyError as error:
             raise InputError(
                 f"prompt {error.args[0]!r} is not among the pool's {self.num_prompts} prompts: add it first"
             ) from None
+        if distinct and len(np.unique(rows)) < len(rows):
+            ordered = np.sort(rows)
+            twice = self._ids[ordered[np.flatnonzero(ordered[1:] == ordered[:-1])[0]]]
+            raise InputError(f"step {self.steps}: prompt {twice!r} appears twice: merge its groups into one")
+        return rows
 
     def add(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None) -> None:
         """Let new prompts join the pool, at their initial belief. Raises InputError as the constructor does."""
@@ -110,45 +112,41 @@ class OnlineFilter:
         Raises:
             InputError: unknown or repeated id, k outside [0, n], n < 1; nothing is absorbed then.
         """
-        rows = self.rows(prompt_ids)
-        successes, rollouts, flags = self._checked(prompt_ids, rows, num_successes, num_rollouts, trained)
+        rows = self.rows(prompt_ids, distinct=True)
+        successes, rollouts, flags = self._checked(rows, num_successes, num_rollouts, trained)
         self._state = self.model.step(self._state, rows, successes, rollouts, flags)
         self.steps += 1
 
     def _checked(
         self,
-        prompt_ids: Sequence[str],
         rows: NDArray[np.intp],
         num_successes: ArrayLike,
         num_rollouts: ArrayLike,
         trained: ArrayLike,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        columns = []
-        for name, values in (("num_successes", num_successes), ("num_rollouts", num_rollouts)):
+        def column(name: str, values: ArrayLike, kinds: str, words: str) -> NDArray:
             given = np.asarray(values)
             if given.ndim > 1 or (given.ndim == 1 and len(given) != len(rows)):
                 raise InputError(f"step {self.steps}: {name} has shape {given.shape} for {len(rows)} prompts")
-            whole = given.astype(np.float64)
-            bad = np.flatnonzero(np.broadcast_to(whole != np.round(whole), rows.shape))  # NaN differs from itself
-            if bad.size:
-                value = np.broadcast_to(given, rows.shape)[bad[0]]
+            if given.dtype.kind not in kinds and given.size:
+                raise InputError(f"step {self.steps}: {name} of type {given.dtype} are not {words}")
+            return np.broadcast_to(given, rows.shape)
+
+        def whole(name: str, values: ArrayLike) -> NDArray[np.int64]:
+            given = column(name, values, "iuf", "whole numbers")
+            for i in np.flatnonzero(~(np.isfinite(given) & (given == np.round(given))))[:1]:
                 raise InputError(
-                    f"step {self.steps}: {name}={value} of prompt {prompt_ids[bad[0]]!r} is not a whole number"
+                    f"step {self.steps}: {name}={given[i]} of prompt {self._ids[rows[i]]!r} is not a whole number"
                 )
-            columns.append(np.broadcast_to(whole.astype(np.int64), rows.shape))
-        successes, rollouts = columns
-        bad = np.flatnonzero((rollouts < 1) | (successes < 0) | (successes > rollouts))
-        if bad.size:
-            i = bad[0]
+            return given.astype(np.int64)
+
+        successes, rollouts = whole("num_successes", num_successes), whole("num_rollouts", num_rollouts)
+        for i in np.flatnonzero((rollouts < 1) | (successes < 0) | (successes > rollouts))[:1]:
             raise InputError(
-                f"step {self.steps}: prompt {prompt_ids[i]!r} has num_successes={successes[i]} of "
+                f"step {self.steps}: prompt {self._ids[rows[i]]!r} has num_successes={successes[i]} of "
                 f"num_rollouts={rollouts[i]}: need 0 <= k <= n and n >= 1"
             )
-        if len(np.unique(rows)) < len(rows):
-            ordered = np.sort(rows)
-            twice = self._ids[ordered[np.flatnonzero(ordered[1:] == ordered[:-1])[0]]]
-            raise InputError(f"step {self.steps}: prompt {twice!r} appears twice: add up the counts of its groups")
-        return successes, rollouts, np.broadcast_to(np.asarray(trained, dtype=bool), rows.shape)
+        return successes, rollouts, column("trained", trained, "b", "booleans").astype(bool)
 
     @property
     def belief(self) -> NDArray[np.float64]:
@@ -200,8 +198,12 @@ class OnlineFilter:
         """Continue from a saved state. Prompts that joined after this filter was made are taken from the state.
 
         Raises:
-            InputError: the state is of another model, or does not begin with this filter's prompts.
+            InputError: the state is of another model, does not begin with this filter's prompts, or is not whole; the
+                filter is as it was then.
         """
+        missing = [part for part in ("model", "steps", "prompt_ids", "clusters", "arrays") if part not in state]
+        if missing:
+            raise InputError(f"the state has no {missing[0]!r}: it is not whole, start without it")
         if state["model"] != self.model.describe():
             raise InputError(f"the state was saved by model {state['model']}, this filter's is {self.model.describe()}")
         saved = list(state["prompt_ids"])
@@ -214,8 +216,14 @@ class OnlineFilter:
                 f"the state was saved for another pool ({len(saved)} prompts, this one has {len(mine)}): "
                 f"prompt {differ!r} is not where it was; build the filter with the same ids in the same order"
             )
+        clusters, fields = list(state["clusters"]), {}
+        for name, mine_now in self._state._asdict().items():
+            array = state["arrays"].get(name)
+            shape = (*mine_now.shape[:-1], len(saved))
+            if array is None or array.shape != shape or array.dtype != mine_now.dtype or len(clusters) != len(saved):
+                raise InputError(f"the state's {name!r} is not the {shape} array it should be: start without it")
+            fields[name] = array.copy()
         self._row = {prompt_id: i for i, prompt_id in enumerate(saved)}
-        self._ids = saved
-        self._clusters = list(state["clusters"])
-        self._state = type(self._state)(**{name: np.array(array) for name, array in state["arrays"].items()})
+        self._ids, self._clusters = saved, clusters
+        self._state = type(self._state)(**fields)
         self.steps = int(state["steps"])

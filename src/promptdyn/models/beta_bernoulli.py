@@ -5,9 +5,9 @@ Each prompt has a success rate r ~ Beta(alpha, beta). When its group of n rollou
     alpha <- d * alpha + (1 - d) * alpha_0 + k
     beta  <- d * beta  + (1 - d) * beta_0  + n - k
 
-and prompts that were not rolled out keep theirs. Published selection is a Thompson draw of r and the prompts
-nearest to 1/2; 1 - r^n - (1 - r)^n falls as |r - 1/2| grows, so the policy "thompson" on the score
-"informative" picks the same prompts.
+and prompts that were not rolled out keep theirs. Published selection takes the prompts whose Thompson draw of r is
+nearest to 1/2: policy "thompson" on the score "half_solved". (The score "informative" of a draw, 1 - r^n - (1 - r)^n,
+falls with |r - 1/2| too, but with large n it is 1 to machine precision over much of the pool.)
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class BetaBernoulli(Conjugate):
     def __post_init__(self) -> None:
         check_decay(self.decay, "BetaBernoulli")
         for setting in ("prior_alpha", "prior_beta"):
-            if not getattr(self, setting) > 0:
-                raise InputError(f"BetaBernoulli: {setting}={getattr(self, setting)} must be above 0")
+            if not 0 < getattr(self, setting) < np.inf:
+                raise InputError(f"BetaBernoulli: {setting}={getattr(self, setting)} must be finite and above 0")
 
     def describe(self) -> dict[str, Any]:
         """Name and settings, JSON-able."""

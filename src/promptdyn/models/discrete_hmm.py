@@ -13,6 +13,7 @@ walk, success rates a Beta prior (Rabiner 1989 for the recursions; the M-step is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -62,18 +63,23 @@ class DiscreteHMM:
             raise InputError(f"DiscreteHMM: emission={self.emission!r} is neither 'binomial' nor 'ternary'")
         if self.emission == "ternary" and self.num_states != 3:
             raise InputError(f"DiscreteHMM: num_states={self.num_states}, but the ternary emission has 3 states")
-        if self.num_states < 2:
-            raise InputError(f"DiscreteHMM: num_states={self.num_states} must be at least 2")
+        if not isinstance(self.num_states, Integral) or self.num_states < 2:
+            raise InputError(f"DiscreteHMM: num_states={self.num_states} must be a whole number, at least 2")
         if not 0.0 < self.stickiness < 1.0:
             raise InputError(f"DiscreteHMM: stickiness={self.stickiness} is outside (0, 1)")
-        if not self.concentration > 0.0:
-            raise InputError(f"DiscreteHMM: concentration={self.concentration} must be above 0")
+        if not 0.0 < self.concentration < np.inf:
+            raise InputError(f"DiscreteHMM: concentration={self.concentration} must be finite and above 0")
         if not 0.0 <= self.noise < 1.0:
             raise InputError(f"DiscreteHMM: noise={self.noise} is outside [0, 1)")
+        if self.noise > 0.0 and self.emission != "ternary":
+            raise InputError(f"DiscreteHMM: noise={self.noise}, but only the ternary emission has noise")
 
     def describe(self) -> dict[str, Any]:
         """Name and settings, JSON-able."""
-        return {"name": self.name, **{key: getattr(self, key) for key in self.__dataclass_fields__}}
+        settings = {key: getattr(self, key) for key in self.__dataclass_fields__}
+        if isinstance(self.cluster, tuple):
+            settings["cluster"] = list(self.cluster)
+        return {"name": self.name, **settings}
 
     def transition_prior(self) -> Floats:
         """(state state) mean of the prior of each row: stay, or move with odds halving per state of distance.

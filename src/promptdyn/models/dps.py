@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.models.base import Conjugate, check_decay, probability_vector
+from promptdyn.models.emissions import outcome_of
 
 __all__ = ["DPS", "DPSState"]
 
@@ -77,10 +78,10 @@ class DPS(Conjugate):
         prior = np.asarray(given, dtype=float)
         if prior.ndim == 0:
             prior = np.full((3, 3), float(prior))
-        if prior.shape != (3, 3) or not np.all(prior >= 0) or not np.all(prior.sum(axis=1) > 0):
+        if prior.shape != (3, 3) or not np.all((prior >= 0) & (prior < np.inf)) or not np.all(prior.sum(axis=1) > 0):
             raise InputError(
                 f"DPS: prior_transition={self.prior_transition!r} is not a positive number, a name, or a 3 x 3 matrix "
-                "of counts >= 0 with a positive sum in every row"
+                "of finite counts >= 0 with a positive sum in every row"
             )
         return prior
 
@@ -118,7 +119,7 @@ class DPS(Conjugate):
         """One step of the paper's recursion (posterior, counts, forecast), in place; `trained` is not used."""
         learned, weight, posterior, belief = state
         prior = self._prior[:, :, None]
-        observed = np.where(num_successes == 0, 0, np.where(num_successes == num_rollouts, 2, 1))
+        observed = outcome_of(num_rollouts, num_successes)
 
         # xi(current, next) ∝ posterior_{t-1}(current) E[Phi](current, next) 1[next = observed]
         alpha = prior + weight[rows] * learned[:, :, rows]
@@ -157,7 +158,10 @@ class DPS(Conjugate):
     def informative(
         self, state: DPSState, num_rollouts: int | NDArray, rng: np.random.Generator | None = None
     ) -> NDArray[np.float64]:
-        """(prompt,) P(partly solved); given `rng`, 1 where a state drawn from the belief is partly solved."""
+        """(prompt,) P(partly solved), whatever `num_rollouts`, since DPS knows no counts.
+
+        Given `rng`, 1 where a state drawn from the belief is partly solved, else 0.
+        """
         if rng is None:
             return state.belief[1].copy()
         return (rng.random(state.belief.shape[1]) < state.belief[1]).astype(float)

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 __all__ = ["binomial", "outcome_of", "ternary"]
 
 
-def outcome_of(counts: NDArray) -> NDArray[np.intp]:
-    """(symbol,) outcome 0 none, 1 some, 2 all of (symbol, 2) counts [num_rollouts, num_successes]."""
-    num_rollouts, num_successes = counts[:, 0], counts[:, 1]
+def outcome_of(num_rollouts: NDArray, num_successes: NDArray) -> NDArray[np.intp]:
+    """Outcome of each group: 0 where none of n >= 1 rollouts succeeded, 1 some, 2 all."""
     return np.where(num_successes == 0, 0, np.where(num_successes == num_rollouts, 2, 1))
 
 
@@ -35,4 +34,4 @@ def ternary(noise: float, counts: NDArray, xp: Any = np) -> Any:
     """
     with np.errstate(divide="ignore"):
         table = np.log(np.where(np.eye(3, dtype=bool), 1.0 - noise, noise / 2.0))
-    return xp.asarray(np.where(counts[:, 0] == 0, 0.0, table[:, outcome_of(counts)]))
+    return xp.asarray(np.where(counts[:, 0] == 0, 0.0, table[:, outcome_of(*counts.T)]))

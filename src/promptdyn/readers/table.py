@@ -113,6 +113,7 @@ def _integer(text: str) -> int | str | None:
 
 def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(first line from 1, values) of each record, the header's included, blank lines skipped."""
+    csv.field_size_limit(2**31 - 1)  # prompts that serve as ids may be longer than the default of 128 KiB
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader, line = csv.reader(file), 1
         for record in reader:

@@ -68,8 +68,8 @@ class Gumbel:
     name = "gumbel"
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InputError(f"policy 'gumbel': temperature={self.temperature} must be above 0")
+        if not 0 < self.temperature < np.inf:
+            raise InputError(f"policy 'gumbel': temperature={self.temperature} must be finite and above 0")
 
     def priorities(
         self, online: OnlineFilter, score: Score, num_rollouts: int, rng: np.random.Generator
@@ -82,12 +82,16 @@ class TopEntropy:
     """Highest expected score plus a bonus for uncertainty: `weight` times the entropy of the outcome forecast.
 
     With `DPS` this is the paper's optional entropy term. Attributes:
-        weight: score units per nat, default 0.1.
+        weight: score units per nat, finite; default 0.1. A negative weight prefers certainty.
     """
 
     weight: float = 0.1
 
     name = "top_entropy"
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.weight):
+            raise InputError(f"policy 'top_entropy': weight={self.weight} is not finite")
 
     def priorities(
         self, online: OnlineFilter, score: Score, num_rollouts: int, rng: np.random.Generator
@@ -126,13 +130,13 @@ def take(
         excluded: rows that are not to be taken.
         rng: breaks ties.
     """
-    if excluded.size:
-        priorities = priorities.copy()
-        priorities[excluded] = -np.inf
-    threshold = np.partition(priorities, priorities.size - k)[priorities.size - k]
-    above = np.flatnonzero(priorities > threshold)
-    tied = np.flatnonzero(priorities == threshold)
+    allowed = np.delete(np.arange(priorities.size), excluded) if excluded.size else None
+    ranked = priorities if allowed is None else priorities[allowed]
+    threshold = np.partition(ranked, ranked.size - k)[ranked.size - k]
+    above = np.flatnonzero(ranked > threshold)
+    tied = np.flatnonzero(ranked == threshold)
     rows = np.concatenate([above, rng.choice(tied, k - above.size, replace=False)])
     # A stable sort of shuffled rows: equal priorities keep a random order.
     rows = rng.permutation(rows)
-    return rows[np.argsort(-priorities[rows], kind="stable")]
+    rows = rows[np.argsort(-ranked[rows], kind="stable")]
+    return rows if allowed is None else allowed[rows]

@@ -61,6 +61,8 @@ class Selector:
             raise InputError(
                 f"num_generations={num_generations}: a group of fewer than 2 rollouts cannot be informative"
             )
+        if not np.isfinite(success_threshold):
+            raise InputError(f"success_threshold={success_threshold} is not finite: give the least reward of a success")
         if isinstance(score, str) and score not in SCORES:
             raise InputError(f"score {score!r} is none of {', '.join(SCORES)}")
         self.online = online
@@ -106,7 +108,15 @@ class Selector:
             raise InputError(
                 f"cannot select k={k} of {self.num_prompts} prompts{left_out}: k must be from 1 to {available}"
             )
-        priorities = self.policy.priorities(self.online, self.score, self.num_generations, self._rng)
+        given = self.policy.priorities(self.online, self.score, self.num_generations, self._rng)
+        priorities = np.asarray(given, dtype=float)
+        if priorities.shape != (self.num_prompts,):
+            raise InputError(
+                f"{self._choice()} gave priorities of shape {priorities.shape} for {self.num_prompts} prompts"
+            )
+        unknown = np.flatnonzero(np.isnan(priorities))
+        if unknown.size:
+            raise InputError(f"{self._choice()} gave prompt {self.online.ids(unknown[:1])[0]!r} the priority NaN")
         rows = take_rows(priorities, k, excluded, self._rng)
         forecast = self.online.informative(self.num_generations, rows=rows)
         self._metrics["predicted_informative"] = float(forecast.mean())
@@ -128,12 +138,12 @@ class Selector:
             InputError: unknown or repeated id, or not one row of rewards per id; nothing is absorbed then.
         """
         start = time.perf_counter()
-        ids = list(prompt_ids)
+        ids = [str(prompt_id) for prompt_id in prompt_ids]
+        self.online.rows(ids, distinct=True)  # an id is checked even where its group is counted out
         groups = [_grades(group, prompt_id) for group, prompt_id in zip(_rows(rewards, len(ids)), ids, strict=True)]
         num_rollouts = np.array([len(group) for group in groups], np.int64)
         num_successes = np.array([np.count_nonzero(group >= self.success_threshold) for group in groups], np.int64)
         graded = num_rollouts > 0
-        self.online.rows(ids)  # an unknown id is an error even in a group that is counted out
         seen = [prompt_id for prompt_id, keep in zip(ids, graded, strict=True) if keep]
         num_rollouts, num_successes = num_rollouts[graded], num_successes[graded]
         self.online.step(seen, num_successes, num_rollouts)
@@ -161,12 +171,23 @@ class Selector:
             ),
         }
 
+    def _choice(self) -> str:
+        """Policy and score in words, the same in every process."""
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self.policy).items())
+        score = getattr(self.score, "__name__", type(self.score).__name__)
+        return f"policy {self.policy.name}({settings}) on score {score}"
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "choice": self._choice(),
+            "num_generations": self.num_generations,
+            "success_threshold": self.success_threshold,
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on choosing as if never stopped: beliefs, generator, coverage."""
         return {
-            "policy": repr(self.policy),
-            "num_generations": self.num_generations,
-            "success_threshold": self.success_threshold,
+            **self._settings(),
             "online": self.online.state_dict(),
             "rng": self._rng.bit_generator.state,
             "times_seen": self._times_seen.copy(),
@@ -177,23 +198,28 @@ class Selector:
         """Go on from a saved state.
 
         Raises:
-            InputError: saved with another model, pool, policy, num_generations or success_threshold.
+            InputError: saved with another model, pool, policy, score, num_generations or success_threshold, or not
+                whole; the selector is as it was then.
         """
-        mine = {
-            "policy": repr(self.policy),
-            "num_generations": self.num_generations,
-            "success_threshold": self.success_threshold,
-        }
-        for setting, value in mine.items():
-            if state[setting] != value:
+        for setting, value in self._settings().items():
+            if setting in state and state[setting] != value:
                 raise InputError(
-                    f"the selector was saved with {setting}={state[setting]}, this one has {value}: "
+                    f"the selector was saved with {setting} {state[setting]}, this one has {value}: "
                     "use the saved setting, or start without the saved state"
                 )
-        self.online.load_state_dict(state["online"])
-        self._rng.bit_generator.state = state["rng"]
-        self._times_seen = np.array(state["times_seen"])
-        self._metrics = dict(state["metrics"])
+        try:
+            rng = np.random.default_rng()
+            rng.bit_generator.state = state["rng"]
+            times_seen = np.array(state["times_seen"], np.int32)
+            metrics = dict(state["metrics"])
+            if times_seen.shape != (len(state["online"]["prompt_ids"]),):
+                raise InputError(f"times_seen has shape {times_seen.shape}")
+            self.online.load_state_dict(state["online"])
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"the selector's state is not whole ({error!r}): start without it") from None
+        self._rng, self._times_seen, self._metrics = rng, times_seen, metrics
 
     def save(self, path: str | Path) -> None:
         """Write the state to one .npz file (versioned, no pickle), atomically."""
@@ -204,10 +230,11 @@ class Selector:
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote; InputError says what is wrong with the file or does not fit this selector."""
         state, arrays = read_state(path, "selector")
-        state["times_seen"] = arrays.pop("times_seen")
-        state["online"]["arrays"] = {name.removeprefix("online/"): array for name, array in arrays.items()}
+        if "times_seen" in arrays:
+            state["times_seen"] = arrays.pop("times_seen")
+        online = {name.removeprefix("online/"): array for name, array in arrays.items()}
         try:
-            self.load_state_dict(state)
+            self.load_state_dict({**state, "online": {**state.get("online", {}), "arrays": online}})
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
@@ -222,7 +249,10 @@ def _rows(rewards: Any, num_groups: int) -> list[Any]:
 def _grades(group: Any, prompt_id: str) -> NDArray[np.float64]:
     """(graded,) rewards of one group without None and NaN."""
     try:
-        values = np.asarray(group, dtype=np.float64)  # None becomes NaN
+        given = np.asarray(group)
+        if given.dtype.kind not in "biuf" and any(isinstance(reward, str | bytes) for reward in given.flat):
+            raise TypeError  # NumPy would read "1" as a number
+        values = given.astype(np.float64)  # None becomes NaN
     except (TypeError, ValueError):
         raise InputError(f"rewards of prompt {prompt_id!r} are not numbers: {group!r}") from None
     if values.ndim != 1:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +22,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
 from promptdyn.errors import InputError
-from promptdyn.history import RewardHistory
+from promptdyn.evaluation.forecast import check_filters
+from promptdyn.history import RewardHistory, cross
 from promptdyn.inference import Fit
 from promptdyn.models import MODELS
 from promptdyn.selection import Selector
@@ -109,6 +109,12 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
         InputError: a model, dataset, reward function, dynamics or policy that cannot be used, and what
             `SelectionGRPOTrainer` refuses.
     """
+    output = Path(settings.output_dir)
+    checkpoint = None
+    if settings.resume:
+        checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
+        if checkpoint is None:
+            raise InputError(f"{output}: no checkpoint to resume from: train without resume first")
     set_seed(settings.seed)
     dataset = _dataset(settings)
     reward = _reward(settings.reward)
@@ -122,7 +128,6 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
         seed=settings.seed,
     )
     model, tokenizer = _model(settings.model)
-    output = Path(settings.output_dir)
     config = GRPOConfig(
         **{
             "output_dir": str(output),
@@ -160,11 +165,6 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
     if progress is not None:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Progress(progress))
-    checkpoint = None
-    if settings.resume:
-        checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
-        if checkpoint is None:
-            raise InputError(f"{output}: no checkpoint to resume from: train without resume first")
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - start
@@ -188,10 +188,9 @@ class _Progress(TrainerCallback):
 
 
 def _online(dynamics: str, dataset: Dataset) -> Any:
-    model = Fit.load(dynamics) if dynamics.endswith(".npz") else MODELS.parse_one(dynamics)
+    model = MODELS.parse_one(dynamics, load=Fit.load)
+    check_filters(model)
     ids = prompt_ids(dataset)
-    if not hasattr(model, "online"):
-        raise InputError(f"dynamics {dynamics!r} must be fitted first: give a fit (.npz) made by `promptdyn fit`")
     cluster = model.model.cluster if isinstance(model, Fit) else None
     if cluster is None:
         return model.online(ids)
@@ -201,8 +200,7 @@ def _online(dynamics: str, dataset: Dataset) -> Any:
             raise InputError(
                 f"{dynamics}: needs the column {column!r}, the dataset has {', '.join(dataset.column_names)}"
             )
-    labels = ["|".join(map(str, row)) for row in zip(*(dataset[column] for column in columns), strict=True)]
-    return model.online(ids, labels)
+    return model.online(ids, cross([dataset[column] for column in columns]))
 
 
 def _model(name: str) -> tuple[Any, Any]:
@@ -248,7 +246,8 @@ def _reward(name: str) -> Callable[..., list[float]]:
     try:
         if place.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
         else:

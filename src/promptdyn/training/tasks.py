@@ -80,7 +80,7 @@ def make_pool(
         raise InputError(f"no task family {name!r}: choose one of {', '.join(FAMILIES)}")
     if num_prompts < 1:
         raise InputError(f"num_prompts is {num_prompts}: ask for at least 1")
-    pool: dict[str, dict[str, Any]] = {}
+    pool: dict[str, dict[str, Any]] = {}  # by prompt, since two kinds may draw the same one
     streams = [stream(kind, seed, split) for kind in FAMILIES[name]]
     while len(pool) < num_prompts:
         if not streams:
@@ -88,12 +88,12 @@ def make_pool(
                 f"family {name!r} has {len(pool)} prompts in split {split!r}: ask for no more, not {num_prompts}"
             )
         for rows in list(streams):
-            fresh = (row for row in islice(rows, PATIENCE) if row["prompt_id"] not in pool)
+            fresh = (row for row in islice(rows, PATIENCE) if row["prompt"] not in pool)
             row = next(fresh, None)
             if row is None:
                 streams.remove(rows)
             elif len(pool) < num_prompts:
-                pool[row["prompt_id"]] = row
+                pool[row["prompt"]] = row
     return list(pool.values())
 
 

@@ -1,0 +1,88 @@
+"""State files: what is written comes back, and what is damaged is named."""
+
+import numpy as np
+import pytest
+
+from promptdyn.errors import InputError
+from promptdyn.storage import atomic, read_state, write_state
+
+ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "flag": np.array([True, False])}
+
+
+def test_values_and_arrays_come_back(tmp_path):
+    path = tmp_path / "deep" / "state.npz"
+    write_state(path, "thing", {"seed": np.int64(3), "rate": np.float32(0.5), "words": ["x"]}, ARRAYS)
+    values, arrays = read_state(path, "thing")
+    assert values == {"seed": 3, "rate": 0.5, "words": ["x"]}
+    assert arrays.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(arrays[name], array)
+        assert arrays[name].dtype == array.dtype
+    assert [file.name for file in path.parent.iterdir()] == ["state.npz"]
+
+
+def test_python_objects_are_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(TypeError, match="array 'o' holds Python objects"):
+        write_state(tmp_path / "s.npz", "thing", {}, {"o": np.array([None])})
+    with pytest.raises(TypeError, match="cannot be kept"):
+        write_state(tmp_path / "s.npz", "thing", {"o": object()}, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
+def test_files_cut_short_are_named(tmp_path, share):
+    path = tmp_path / "state.npz"
+    write_state(path, "thing", {}, ARRAYS)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"state\.npz: not a promptdyn thing file, or damaged"):
+        read_state(path, "thing")
+
+
+def test_garbled_files_are_named_or_read_as_written(tmp_path):
+    path = tmp_path / "state.npz"
+    write_state(path, "thing", {"x": 1}, ARRAYS)
+    content = path.read_bytes()
+    for at in range(0, len(content), 7):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        try:
+            values, arrays = read_state(path, "thing")
+        except InputError:
+            continue
+        assert values == {"x": 1}  # a byte that carries nothing
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, ARRAYS[name])
+
+
+def test_other_kinds_and_newer_versions_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "state.npz"
+    write_state(path, "fit", {}, {})
+    with pytest.raises(InputError, match="holds a fit, not a selector"):
+        read_state(path, "selector")
+    monkeypatch.setattr("promptdyn.storage.FORMAT_VERSION", 99)
+    write_state(path, "fit", {}, {})
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="version 99 is newer"):
+        read_state(path, "fit")
+
+
+def test_paths_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path, message in [(tmp_path, "is a folder"), (tmp_path / "file" / "below", "cannot be written")]:
+        with pytest.raises(InputError, match=message):
+            write_state(path, "fit", {}, {})
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with atomic(path) as part:
+            part.write_text("half")
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]

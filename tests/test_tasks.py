@@ -1,0 +1,117 @@
+"""The embedded tasks and policy: pools that repeat, answers that are right, a policy with something left to learn."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from promptdyn.errors import InputError
+from promptdyn.training import policy, tasks
+
+SOLVE = {
+    "add": lambda text: eval(text),
+    "subtract": lambda text: eval(text),
+    "chain": lambda text: eval(text),
+    "multiply": lambda text: eval(text),
+    "gcd": lambda text: math.gcd(*map(int, re.findall(r"\d+", text))),
+    "lcm": lambda text: math.lcm(*map(int, re.findall(r"\d+", text))),
+    "reverse": lambda text: re.search(r"\d+", text)[0][::-1],
+    "sort": lambda text: "".join(sorted(re.search(r"\d+", text)[0])),
+}
+
+
+@pytest.mark.parametrize("family", tasks.FAMILIES)
+def test_pools_repeat_and_their_rows_are_what_is_promised(family):
+    pool = tasks.make_pool(family, 300, seed=1)
+    assert pool == tasks.make_pool(family, 300, seed=1)
+    assert pool != tasks.make_pool(family, 300, seed=2)
+    assert len({row["prompt_id"] for row in pool}) == len({row["prompt"] for row in pool}) == 300
+    for row in pool:
+        assert row.keys() == {"prompt_id", "prompt", "answer", "task", "difficulty"}
+        assert len(row["prompt"]) <= tasks.MAX_PROMPT_LENGTH
+        assert 1 <= len(row["answer"]) <= tasks.MAX_ANSWER_LENGTH
+    assert {(row["task"], row["difficulty"]) for row in pool} == {
+        (kind.task, kind.difficulty) for kind in tasks.FAMILIES[family]
+    }
+
+
+@pytest.mark.parametrize("family", tasks.FAMILIES)
+def test_answers_are_right(family):
+    pool = tasks.make_pool(family, 600)
+    checked = [row for row in pool if row["task"] in SOLVE]
+    for row in checked:
+        text = row["prompt"].rstrip("=").replace("x", "*")
+        assert str(SOLVE[row["task"]](text)) == row["answer"], row
+    assert len(checked) >= 0.8 * len(pool)
+
+
+def test_what_is_held_out_is_in_no_training_pool():
+    for family in tasks.FAMILIES:
+        held_out = {row["prompt_id"] for seed in range(3) for row in tasks.make_pool(family, 100, seed, split="test")}
+        train = {row["prompt_id"] for seed in range(3) for row in tasks.make_pool(family, 400, seed)}
+        assert not held_out & train
+
+
+def test_exact_answer_reads_the_first_line():
+    completions = ["42", " 42 ", "42\nnoise", "43", "", "421"]
+    assert tasks.exact_answer(completions, [42] * 6) == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    chat = [[{"role": "assistant", "content": "7"}]]
+    assert tasks.exact_answer(chat, ["7"], trainer_state=None) == [1.0]
+    with pytest.raises(ValueError, match="shorter"):
+        tasks.exact_answer(["1", "2"], ["1"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("poetry",), "no task family 'poetry': choose one of arithmetic"),
+        (("arithmetic", 0), "num_prompts is 0"),
+        (("arithmetic", 10, 0, "dev"), "no split 'dev': choose one of train, test"),
+    ],
+)
+def test_bad_pools_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        tasks.make_pool(*arguments)
+
+
+def test_the_policy_is_small_and_loads_without_a_network(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert sum(file.stat().st_size for file in policy.POLICY_DIR.iterdir()) < 2e6
+    model, tokenizer = policy.load_policy()
+    assert 100e3 < model.num_parameters() < 400e3
+    assert tokenizer.padding_side == "left"
+    for family in tasks.FAMILIES:
+        for row in tasks.make_pool(family, 100):
+            for text in (row["prompt"], row["answer"]):
+                assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_the_pool_has_unsolved_partly_solved_and_solved_prompts():
+    model, tokenizer = policy.load_policy()
+    pool = tasks.make_pool("arithmetic", 300)
+    prompts, answers = [row["prompt"] for row in pool], [row["answer"] for row in pool]
+    generators = torch.get_rng_state()
+    counts = policy.pass_counts(model, tokenizer, prompts, answers, seed=3)
+    assert torch.equal(torch.get_rng_state(), generators)
+    assert (counts == policy.pass_counts(model, tokenizer, prompts, answers, seed=3)).all()
+    assert counts.shape == (300,)
+    shares = np.array([np.mean(counts == 0), np.mean((counts > 0) & (counts < 8)), np.mean(counts == 8)])
+    assert (shares > 0.15).all(), shares
+    with pytest.raises(InputError, match="2 prompts and 1 answers"):
+        policy.pass_counts(model, tokenizer, ["1+1=", "1+2="], ["2"])
+
+
+def test_a_family_gives_all_it_has_and_no_more(monkeypatch):
+    products = tuple(kind for kind in tasks.FAMILIES["arithmetic"] if kind.name == "multiply-1")
+    monkeypatch.setitem(tasks.FAMILIES, "products", products)
+    train, test = (len(_all_of("products", split)) for split in tasks.SPLITS)
+    assert train + test == 100
+
+
+def _all_of(family, split):
+    with pytest.raises(InputError, match="ask for no more, not 101") as refusal:
+        tasks.make_pool(family, 101, split=split)
+    most = int(re.search(r"has (\d+) prompts", str(refusal.value))[1])
+    return tasks.make_pool(family, most, split=split)
