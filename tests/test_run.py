@@ -89,10 +89,11 @@ def test_the_demo_ends_with_its_table_and_report(tmp_path):
     result = demo(tmp_path, max_steps=6)
     quantities = {row["quantity"] for row in result.rows}
     assert {"effective-sample ratio", "held-out accuracy after", "share of pool trained on", "rollouts"} <= quantities
-    assert all({"uniform", "selection"} <= row.keys() for row in result.rows)
+    assert all(row.keys() == {"quantity", "uniform", "dps", "mopps"} for row in result.rows)
+    assert "<svg" in result.plot.read_text()
     assert {score.model.split(":")[0] for score in result.comparison.scores} == {"hmm", "dps", "mopps"}
     page = result.report.read_text()
-    assert "Uniform against selection" in page
+    assert "Selection against uniform" in page
     assert page.count("<svg") >= 7
 
 

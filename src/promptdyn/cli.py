@@ -18,7 +18,7 @@ from rich.table import Table
 from promptdyn.errors import InputError
 from promptdyn.models import MODELS
 from promptdyn.readers import read_history
-from promptdyn.storage import atomic
+from promptdyn.storage import atomic, check_target
 
 if TYPE_CHECKING:
     from promptdyn.history import RewardHistory
@@ -57,6 +57,7 @@ def import_(
     json_path: JsonPath = None,
 ) -> None:
     """Turn rollout logs into a history file."""
+    _check_targets(out, json_path)
     options = {
         "reward": reward,
         "success_threshold": success_threshold,
@@ -83,6 +84,7 @@ def fit(
     from promptdyn.evaluation.forecast import split
     from promptdyn.inference import fit as fit_model
 
+    _check_targets(out, json_path)
     declared = MODELS.parse_one(model)
     history = read_history(history_path)
     if fit_steps is not None:
@@ -125,6 +127,7 @@ def compare(
     from promptdyn.evaluation import compare as compare_models
     from promptdyn.inference import Fit
 
+    _check_targets(json_path, plot)
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         raise InputError(f"{plot}: a plot is one of {', '.join(PLOT_SUFFIXES)}: name the file so")
     declared = MODELS.parse(models, load=Fit.load)
@@ -165,6 +168,7 @@ def report(
     from promptdyn.inference import Fit
     from promptdyn.report import write_report
 
+    _check_targets(out)
     history = read_history(history_path)
     shown = MODELS.parse_one(model, load=Fit.load)
     check_filters(shown)
@@ -219,7 +223,7 @@ def train(
     prompts_per_step: Annotated[int, typer.Option(help="Prompts a step.")] = 32,
     num_generations: Annotated[int, typer.Option(help="Rollouts a prompt.")] = 8,
     max_completion_length: Annotated[int, typer.Option(help="Tokens a rollout.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Constant learning rate.")] = 5e-4,
+    learning_rate: Annotated[float, typer.Option(help="Constant learning rate.")] = 3e-5,
     save_steps: Annotated[int, typer.Option(help="Steps between checkpoints; 0 for none.")] = 0,
     seed: Annotated[int, typer.Option(help="Of sampling, pool and selection.")] = 0,
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint in the output folder.")] = False,
@@ -228,6 +232,7 @@ def train(
     """Train with GRPO, prompts chosen by a dynamics model."""
     from promptdyn.training.run import RunSettings, run
 
+    _check_targets(json_path)
     settings = RunSettings(
         **{name: value for name, value in locals().items() if name in RunSettings.__dataclass_fields__}
     )
@@ -250,14 +255,15 @@ def train(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for runs and report.")] = Path("runs/demo"),
-    max_steps: Annotated[int, typer.Option(help="GRPO steps of each of the two runs.")] = 200,
+    max_steps: Annotated[int, typer.Option(help="GRPO steps of each run.")] = 300,
     seed: Annotated[int, typer.Option(help="Of pool, sampling and selection.")] = 0,
     json_path: JsonPath = None,
 ) -> None:
-    """Uniform against dynamics-predictive selection, live; then forecasters compared on the logged history."""
+    """Uniform selection against DPS and MoPPS, live; then forecasters compared on the logged history."""
     from promptdyn.report import score_rows
     from promptdyn.training.demo import demo as run_demo
 
+    _check_targets(json_path)
     with _TrainingBar(max_steps) as bar:
         result = run_demo(out, max_steps, seed, progress=bar.update, stage=bar.stage)
     _write_json(json_path, {"runs": result.rows, "forecasts": result.comparison.to_records()})
@@ -265,7 +271,7 @@ def demo(
     tables.print(_as_table(result.rows))
     tables.print("One-step-ahead forecasts of the second half of the uniform run:")
     tables.print(_as_table(score_rows(result.comparison)))
-    console.print(f"report: {result.report}")
+    console.print(f"report: {result.report}, plot: {result.plot}")
 
 
 class _TrainingBar:
@@ -298,6 +304,12 @@ class _TrainingBar:
 
     def stage(self, words: str) -> None:
         self.progress.console.print(words)
+
+
+def _check_targets(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and str(path) != "-":
+            check_target(path)
 
 
 def _fit_steps(history: RewardHistory, given: int | None) -> int:

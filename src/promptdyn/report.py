@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Section", "score_rows", "write_report"]
 
 NUM_OFTEN = NUM_SPREAD = 4
-THIS_RUN = "this run"
 MAX_CLUSTERS_SHOWN = 6
 
 
@@ -60,6 +59,7 @@ def write_report(
     model: Any,
     *,
     title: str = "Prompt learning dynamics",
+    name: str = "this run",
     baselines: Mapping[str, RewardHistory] | None = None,
     comparison: Comparison | None = None,
     fit: Fit | None = None,
@@ -74,6 +74,7 @@ def write_report(
         history: the run that the page is about.
         model: whose beliefs are shown: a `Fit`, or a model that learns online.
         title: heading.
+        name: of the run that the page is about.
         baselines: name -> history of other runs to set beside it, such as uniform selection.
         comparison: forecast scores to show, with their reliability diagram.
         fit: a fit whose transition matrices are shown.
@@ -85,15 +86,15 @@ def write_report(
         The path.
 
     Raises:
-        InputError: a history without trained rows, no observed row, a baseline called "this run", a model that must
-            be fitted first, or a path that cannot be written.
+        InputError: a history without trained rows, a baseline with the name of the run, a model that must be fitted
+            first, or a path that cannot be written.
     """
-    if THIS_RUN in (baselines or {}):
-        raise InputError(f"a baseline cannot be called {THIS_RUN!r}: choose another name")
-    runs = {THIS_RUN: history, **(baselines or {})}
-    for name, run in runs.items():
+    if name in (baselines or {}):
+        raise InputError(f"a baseline cannot be called {name!r} as the run itself: choose another name")
+    runs = {name: history, **(baselines or {})}
+    for key, run in runs.items():
         if not run.trained.any():
-            raise InputError(f"{name}: no row of the history was trained on: a report is about trained prompts")
+            raise InputError(f"{key}: no row of the history was trained on: a report is about trained prompts")
     visible = history.observed(observed)
     num_generations = int(np.median(visible.num_rollouts))
     seen_often = np.argsort(-np.bincount(visible.prompt, minlength=history.num_prompts), kind="stable")
@@ -104,7 +105,7 @@ def write_report(
     online = online_over(model, history)
     seen = track(online, history, follow, num_generations, observed)
     pool_size = pool_size or max(run.num_prompts for run in runs.values())
-    name = online.model.name
+    forecaster = online.model.name
 
     sections = list(first or [])
     sections.append(Section("The run", rows=[_run_row(key, run, pool_size) for key, run in runs.items()]))
@@ -116,15 +117,15 @@ def write_report(
     sections.append(
         Section(
             "Where the pool stands",
-            f"Shares of prompts forecast by {name} to show no, some, or only successes in {num_generations} rollouts. "
-            + known,
+            f"Shares of prompts forecast by {forecaster} to show no, some, or only successes in {num_generations} "
+            f"rollouts. {known}",
             figures=[_svg(plots.outcome_shares(seen))],
         )
     )
     sections.append(
         Section(
             "Predicted and realised",
-            f"Mean forecast of {name} that the prompts of a step would be informative, and the share that were.",
+            f"Mean forecast of {forecaster} that the prompts of a step would be informative, and the share that were.",
             figures=[_svg(plots.predicted_informative(seen))],
         )
     )
@@ -132,7 +133,7 @@ def write_report(
         Section(
             "Effective-sample ratio",
             "Share of trained groups with 0 < k < n: only these give a gradient. Dotted: the share of the whole pool "
-            f"that {name} forecasts to be informative, which is what a uniform draw would get.",
+            f"that {forecaster} forecasts to be informative, which is what a uniform draw would get.",
             figures=[_svg(plots.effective_sample_ratio(runs, seen))],
         )
     )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 
-__all__ = ["FORMAT_VERSION", "atomic", "read_state", "write_state"]
+__all__ = ["FORMAT_VERSION", "atomic", "check_target", "read_state", "write_state"]
 
 FORMAT_VERSION = 1
 # What NumPy, zipfile and json raise on files that are cut off, garbled, or of another kind.
@@ -33,16 +33,25 @@ DAMAGE = (
 )
 
 
+def check_target(path: str | Path) -> None:
+    """Raise InputError if no file can be written at `path`; long work asks before it begins."""
+    final = Path(path)
+    if final.is_dir():
+        raise InputError(f"{final}: is a folder: name a file to write")
+    there = next((folder for folder in final.absolute().parents if folder.exists()), final)
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"{final}: cannot be written: {there} is no folder that you may write to")
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it if, and only if, the block succeeds.
 
     Raises:
-        InputError: the path is a folder, or cannot be written.
+        InputError: the path cannot be written.
     """
+    check_target(path)
     final = Path(path)
-    if final.is_dir():
-        raise InputError(f"{final}: is a folder: name a file to write")
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
         try:

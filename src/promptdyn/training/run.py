@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from datasets import Dataset, load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
@@ -75,7 +76,7 @@ class RunSettings:
     prompts_per_step: int = 32
     num_generations: int = 8
     max_completion_length: int = 8
-    learning_rate: float = 5e-4
+    learning_rate: float = 3e-5
     save_steps: int = 0
     seed: int = 0
     resume: bool = False
@@ -115,6 +116,8 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
         checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
         if checkpoint is None:
             raise InputError(f"{output}: no checkpoint to resume from: train without resume first")
+    if progress is not None:  # the caller's bar is to be the only one
+        transformers.utils.logging.disable_progress_bar()
     set_seed(settings.seed)
     dataset = _dataset(settings)
     reward = _reward(settings.reward)

@@ -27,6 +27,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         # The same flat order as TRL's sampler: groups in a row, cut into one contiguous share per process.
         flat = [self._row_of[prompt_id] for prompt_id in chosen for _ in range(self._group_size)]
         share = self.accelerator.process_index * len(inputs)
-        inputs = self._rows.__getitems__(flat[share : share + len(inputs)])
+        inputs = _fetch(self._rows, flat[share : share + len(inputs)])
         self._selection_time += time.perf_counter() - started
 
         outputs = super()._generate_and_score_completions(inputs)
@@ -240,6 +241,19 @@ class _Recording(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.recorder.write()
+
+
+def _fetch(dataset: Dataset, rows: list[int]) -> list[dict[str, Any]]:
+    """The examples at `rows`, each an object of its own: what repeats is read once and copied, which is far cheaper."""
+    distinct = list(dict.fromkeys(rows))
+    example = dict(zip(distinct, dataset.__getitems__(distinct), strict=True))
+    return [
+        {
+            name: value if isinstance(value, str | int | float) else deepcopy(value)
+            for name, value in example[row].items()
+        }
+        for row in rows
+    ]
 
 
 def _generation_shape(args: Any) -> tuple[int, int]:
