@@ -87,9 +87,13 @@ def test_any_model_dataset_and_reward_can_be_named(tmp_path):
 
 def test_the_demo_ends_with_its_table_and_report(tmp_path):
     result = demo(tmp_path, max_steps=6)
-    quantities = {row["quantity"] for row in result.rows}
-    assert {"effective-sample ratio", "held-out accuracy after", "share of pool trained on", "rollouts"} <= quantities
-    assert all(row.keys() == {"quantity", "uniform", "dps", "mopps"} for row in result.rows)
+    assert result.measures.keys() == {"uniform", "dps", "mopps"}
+    for name, measured in result.measures.items():
+        history = promptdyn.read_history(tmp_path / name / "history.parquet")
+        assert measured.rollouts == 6 * 32 * 8 == history.num_rollouts.sum()
+        assert measured.effective_sample_ratio == history.informative.mean()
+        assert 0.3 < measured.held_out_before < 0.7
+    assert all(row.keys() == {"quantity", *result.measures} for row in result.rows())
     assert "<svg" in result.plot.read_text()
     assert {score.model.split(":")[0] for score in result.comparison.scores} == {"hmm", "dps", "mopps"}
     page = result.report.read_text()

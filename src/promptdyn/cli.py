@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -266,18 +268,25 @@ def demo(
     _check_targets(json_path)
     with _TrainingBar(max_steps) as bar:
         result = run_demo(out, max_steps, seed, progress=bar.update, stage=bar.stage)
-    _write_json(json_path, {"runs": result.rows, "forecasts": result.comparison.to_records()})
+    measured = {name: asdict(measures) for name, measures in result.measures.items()}
+    settings = {"max_steps": max_steps, "seed": seed}
+    _write_json(json_path, {**settings, "runs": measured, "forecasts": result.comparison.to_records()})
     tables = Console(stderr=str(json_path) == "-")
-    tables.print(_as_table(result.rows))
+    tables.print(_as_table(result.rows()))
     tables.print("One-step-ahead forecasts of the second half of the uniform run:")
     tables.print(_as_table(score_rows(result.comparison)))
     console.print(f"report: {result.report}, plot: {result.plot}")
 
 
 class _TrainingBar:
-    """A progress bar per run, with the numbers one watches."""
+    """A progress bar per run, with the numbers one watches, instead of the bars and warnings of transformers."""
 
     def __init__(self, max_steps: int) -> None:
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        # TRL 1.16 still uses a name that transformers 5.17 deprecates.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         self.max_steps = max_steps
         self.tasks: dict[str, TaskID] = {}
         self.progress = Progress(

@@ -8,27 +8,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from promptdyn import plots
 from promptdyn.evaluation import Comparison, compare
+from promptdyn.history import RewardHistory
 from promptdyn.models import MODELS
 from promptdyn.report import Section, write_report
 from promptdyn.storage import atomic
 from promptdyn.training import policy, tasks
-from promptdyn.training.run import RunResult, RunSettings, run
+from promptdyn.training.run import RunSettings, run
 
 __all__ = ["DemoResult", "demo"]
 
 FAMILY = "mixed"
-NUM_PROMPTS = 1000
-NUM_HELD_OUT = 1000
+NUM_PROMPTS = 1000  # in the pool, and held out
 DYNAMICS = "dps:decay=0.7"
 CHOICES: dict[str, dict[str, Any]] = {
     "uniform": {"policy": "uniform"},
@@ -39,13 +37,33 @@ FORECASTERS = "hmm,dps:decay=0.7,dps:decay=1.0,mopps:decay=0.5,mopps:decay=1.0"
 
 
 @dataclass(frozen=True)
-class DemoResult:
-    """What the demo measured."""
+class Measures:
+    """What one run of the demo showed."""
 
-    rows: list[dict[str, Any]]  # one per quantity, a column per run
+    effective_sample_ratio: float  # share of the groups trained on with 0 < k < n
+    held_out_before: float  # accuracy on prompts outside the pool, 8 samples a prompt at temperature 1
+    held_out_after: float
+    pool_before: float  # accuracy on the pool
+    pool_after: float
+    coverage: float  # share of the pool trained on
+    rollouts: int
+    selection_time_s: float  # a step
+    selection_overhead: float  # share of a step
+    step_time_s: float
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo measured, and the files it wrote."""
+
+    measures: dict[str, Measures]  # by run
     comparison: Comparison
     report: Path
     plot: Path  # effective-sample ratio of the runs
+
+    def rows(self) -> list[dict[str, str]]:
+        """The measures as a table for people, one row a quantity and one column a run."""
+        return _rows(self.measures)
 
 
 def demo(
@@ -65,41 +83,55 @@ def demo(
         stage: called with a few words when something other than training begins.
     """
     tell = stage or (lambda words: None)
-    held_out = tasks.make_pool(FAMILY, NUM_HELD_OUT, seed, split="test")
+    pools = [tasks.make_pool(FAMILY, NUM_PROMPTS, seed, split=split) for split in ("test", "train")]
 
-    def accuracy(model: Any, tokenizer: Any) -> str:
-        """Share of sampled answers to held-out prompts that are right, 8 samples a prompt at temperature 1."""
-        prompts, answers = [row["prompt"] for row in held_out], [row["answer"] for row in held_out]
-        counts = policy.pass_counts(model, tokenizer, prompts, answers, num_generations=8, seed=seed)
-        return f"{counts.mean() / 8:.3f}"
+    def accuracies(model: Any, tokenizer: Any) -> list[float]:
+        """Share of sampled answers that are right, held out and in the pool."""
+        return [
+            float(
+                policy.pass_counts(
+                    model, tokenizer, [row["prompt"] for row in pool], [row["answer"] for row in pool], seed=seed
+                ).mean()
+                / 8
+            )
+            for pool in pools
+        ]
 
     same = RunSettings(out, dataset=FAMILY, num_prompts=NUM_PROMPTS, max_steps=max_steps, seed=seed)
-    tell("measuring the starting policy on held-out prompts")
-    before = accuracy(*policy.load_policy())
-    runs: dict[str, RunResult] = {}
-    after: dict[str, str] = {}
+    tell("measuring the policy that all start from")
+    before = accuracies(*policy.load_policy())
+    histories: dict[str, RewardHistory] = {}
+    measures: dict[str, Measures] = {}
     for name, choice in CHOICES.items():
-        runs[name] = run(
+        result = run(
             replace(same, output_dir=out / name, **choice), progress=partial(progress, name) if progress else None
         )
-        tell(f"measuring the policy trained with prompts of {name} on held-out prompts")
-        after[name] = accuracy(runs[name].model, runs[name].tokenizer)
+        tell(f"measuring the policy that {name} trained")
+        after = accuracies(result.model, result.tokenizer)
+        histories[name] = result.history
+        measures[name] = Measures(
+            effective_sample_ratio=float(result.history.informative.mean()),
+            held_out_before=before[0],
+            held_out_after=after[0],
+            pool_before=before[1],
+            pool_after=after[1],
+            coverage=result.history.num_prompts / NUM_PROMPTS,
+            rollouts=int(result.history.num_rollouts.sum()),
+            selection_time_s=result.mean("selection/time_s"),
+            selection_overhead=result.mean("selection/overhead"),
+            step_time_s=result.seconds / len(result.log),
+        )
 
     tell("fitting and comparing models on the logged history")
-    histories = {name: result.history for name, result in runs.items()}
     comparison = compare(MODELS.parse(FORECASTERS), histories["uniform"], fit_steps=max_steps // 2)
-    rows = [{"quantity": what, **{name: text(runs[name]) for name in runs}} for what, text in QUANTITIES.items()]
-    rows.insert(1, {"quantity": "held-out accuracy before", **dict.fromkeys(runs, before)})
-    rows.insert(2, {"quantity": "held-out accuracy after", **after})
 
     tell("drawing the report")
     plot = out / "effective_sample_ratio.svg"
     with atomic(plot) as part:
         plots.effective_sample_ratio(histories).savefig(part, format="svg", metadata={"Date": None})
-    chosen = histories.pop("dps")
     report = write_report(
         out / "report.html",
-        chosen,
+        histories.pop("dps"),
         MODELS.parse_one(DYNAMICS),
         title="GRPO with dynamics-predictive selection",
         name="dps",
@@ -107,27 +139,30 @@ def demo(
         comparison=comparison,
         fit=next(iter(comparison.fits.values())),
         pool_size=NUM_PROMPTS,
-        first=[Section("Selection against uniform", f"{max_steps} GRPO steps from the same start, seed {seed}.", rows)],
+        first=[
+            Section(
+                "Selection against uniform",
+                f"{max_steps} GRPO steps from the same start, seed {seed}.",
+                _rows(measures),
+            )
+        ],
     )
-    return DemoResult(rows, comparison, report, plot)
+    return DemoResult(measures, comparison, report, plot)
 
 
-def _ratio(result: RunResult) -> str:
-    return f"{result.history.informative.mean():.3f}"
+def _rows(measures: Mapping[str, Measures]) -> list[dict[str, str]]:
+    return [
+        {"quantity": quantity, **{name: text(measured) for name, measured in measures.items()}}
+        for quantity, text in QUANTITIES.items()
+    ]
 
 
-def _coverage(result: RunResult) -> str:
-    return f"{len(np.unique(result.history.prompt)) / NUM_PROMPTS:.3f}"
-
-
-def _overhead(result: RunResult) -> str:
-    return f"{1e3 * result.mean('selection/time_s'):.2f} ms ({result.mean('selection/overhead'):.2%})"
-
-
-QUANTITIES: dict[str, Callable[[RunResult], str]] = {
-    "effective-sample ratio": _ratio,
-    "share of pool trained on": _coverage,
-    "rollouts": lambda result: f"{result.history.num_rollouts.sum():,}",
-    "selection overhead a step": _overhead,
-    "seconds a step": lambda result: f"{result.seconds / len(result.log):.3f}",
+QUANTITIES: dict[str, Callable[[Measures], str]] = {
+    "effective-sample ratio": lambda m: f"{m.effective_sample_ratio:.3f}",
+    "accuracy, the pool": lambda m: f"{m.pool_before:.3f} → {m.pool_after:.3f}",
+    "accuracy, held out": lambda m: f"{m.held_out_before:.3f} → {m.held_out_after:.3f}",
+    "share of pool seen": lambda m: f"{m.coverage:.3f}",
+    "rollouts": lambda m: f"{m.rollouts:,}",
+    "selection a step": lambda m: f"{1e3 * m.selection_time_s:.1f} ms ({m.selection_overhead:.1%})",
+    "seconds a step": lambda m: f"{m.step_time_s:.3f}",
 }

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from datasets import Dataset, load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
@@ -116,8 +115,6 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
         checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
         if checkpoint is None:
             raise InputError(f"{output}: no checkpoint to resume from: train without resume first")
-    if progress is not None:  # the caller's bar is to be the only one
-        transformers.utils.logging.disable_progress_bar()
     set_seed(settings.seed)
     dataset = _dataset(settings)
     reward = _reward(settings.reward)
