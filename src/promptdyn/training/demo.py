@@ -27,10 +27,9 @@ __all__ = ["DemoResult", "demo"]
 
 FAMILY = "mixed"
 NUM_PROMPTS = 1000  # in the pool, and held out
-DYNAMICS = "dps:decay=0.7"
 CHOICES: dict[str, dict[str, Any]] = {
     "uniform": {"policy": "uniform"},
-    "dps": {"policy": "top", "dynamics": DYNAMICS},
+    "dps": {"policy": "top", "dynamics": "dps:decay=0.7"},
     "mopps": {"policy": "thompson", "dynamics": "mopps:decay=0.5", "score": "half_solved"},
 }
 FORECASTERS = "hmm,dps:decay=0.7,dps:decay=1.0,mopps:decay=0.5,mopps:decay=1.0"
@@ -76,7 +75,7 @@ def demo(
     """Run the demo.
 
     Args:
-        out: folder for the runs, their histories, `report.html` and `effective_sample_ratio.svg`.
+        out: folder for the runs, their histories, `report.html` and `effective_sample_ratio.png`.
         max_steps: GRPO steps of each run.
         seed: of the pool, sampling and selection.
         progress: called with (run name, step, log) after each step.
@@ -126,18 +125,20 @@ def demo(
     comparison = compare(MODELS.parse(FORECASTERS), histories["uniform"], fit_steps=max_steps // 2)
 
     tell("drawing the report")
-    plot = out / "effective_sample_ratio.svg"
+    plot = out / "effective_sample_ratio.png"
     with atomic(plot) as part:
-        plots.effective_sample_ratio(histories).savefig(part, format="svg", metadata={"Date": None})
+        plots.effective_sample_ratio(histories).savefig(part, format="png", dpi=150)
+    # The report shows the run that DPS chose for through the eyes of the fitted model, which forecasts better.
+    fitted = comparison.fits["hmm"]
     report = write_report(
         out / "report.html",
         histories.pop("dps"),
-        MODELS.parse_one(DYNAMICS),
+        fitted,
         title="GRPO with dynamics-predictive selection",
         name="dps",
         baselines=histories,
         comparison=comparison,
-        fit=next(iter(comparison.fits.values())),
+        fit=fitted,
         pool_size=NUM_PROMPTS,
         first=[
             Section(
