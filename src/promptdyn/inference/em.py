@@ -39,7 +39,7 @@ def em(
         model: what to fit.
         dense: symbols, exposure and clusters of the observed rows.
         max_iterations: most parameter updates, at least 1; default 200.
-        tolerance: convergence threshold in nats per observed group; default 1e-5.
+        tolerance: convergence threshold in nats per observed group; default 1e-5. With -inf all iterations are run.
         progress: called with (iteration, log joint) after each iteration.
 
     Raises:
@@ -47,8 +47,8 @@ def em(
     """
     if max_iterations < 1:
         raise InputError(f"max_iterations={max_iterations} must be at least 1")
-    if not tolerance >= 0:
-        raise InputError(f"tolerance={tolerance} must not be negative")
+    if np.isnan(tolerance):
+        raise InputError("tolerance is NaN: give a number of nats")
     num_clusters = len(dense.cluster_names)
     num_observed = int(np.count_nonzero(dense.symbols))
     params = model.initial_params(num_clusters)
