@@ -48,5 +48,5 @@ def test_thompson_on_informative_takes_the_draws_nearest_to_one_half():
 def test_bad_settings_are_named():
     with pytest.raises(InputError, match=r"decay=2"):
         BetaBernoulli(decay=2)
-    with pytest.raises(InputError, match=r"prior_beta=0 must be above 0"):
+    with pytest.raises(InputError, match=r"prior_beta=0 must be finite and above 0"):
         BetaBernoulli(prior_beta=0)

@@ -14,7 +14,8 @@ NUM_PROMPTS = 4
 def random_case(seed: int, num_states: int, num_steps: int, num_exposures: int, num_clusters: int, emission: str):
     """A random model with groups of 1, 4 and 8 rollouts, about half of the cells missing."""
     rng = np.random.default_rng(seed)
-    model = DiscreteHMM(num_states=num_states, emission=emission, exposure=num_exposures == 2, noise=0.1)
+    noise = 0.1 if emission == "ternary" else 0.0
+    model = DiscreteHMM(num_states=num_states, emission=emission, exposure=num_exposures == 2, noise=noise)
     params = {
         "initial": rng.dirichlet(np.ones(num_states), num_clusters),
         "transition": rng.dirichlet(np.ones(num_states), (num_exposures, num_clusters, num_states)),

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from promptdyn.errors import InputError
 from promptdyn.models import MODELS
@@ -142,8 +143,8 @@ def compare(
             observed,
             progress=lambda name: status.update(name),
         )
-    records = result.to_records()
-    _show(records, json_path)
+    _show(result.table(), json_path, result.to_records())
+    console.print(f"{result.scores[0].num_scored:,} rows forecast one step ahead, of {history.num_prompts:,} prompts")
     if plot is not None:
         from promptdyn.plots import reliability_diagram
 
@@ -262,7 +263,6 @@ def demo(
     json_path: JsonPath = None,
 ) -> None:
     """Uniform selection against DPS and MoPPS, live; then forecasters compared on the logged history."""
-    from promptdyn.report import score_rows
     from promptdyn.training.demo import demo as run_demo
 
     _check_targets(json_path)
@@ -274,7 +274,7 @@ def demo(
     tables = Console(stderr=str(json_path) == "-")
     tables.print(_as_table(result.rows()))
     tables.print("One-step-ahead forecasts of the second half of the uniform run:")
-    tables.print(_as_table(score_rows(result.comparison)))
+    tables.print(_as_table(result.comparison.table()))
     console.print(f"report: {result.report}, plot: {result.plot}")
 
 
@@ -335,7 +335,8 @@ def _show(records: list[dict[str, Any]], json_path: Path | None, value: Any = No
 
 
 def _as_table(records: list[dict[str, Any]]) -> Table:
-    table = Table(*(name.replace("_", " ") for name in records[0]))
+    first, *others = (name.replace("_", " ") for name in records[0])
+    table = Table(Column(first, no_wrap=True), *others, box=box.SIMPLE_HEAD, pad_edge=False)
     for record in records:
         table.add_row(*(_cell(cell) for cell in record.values()))
     return table
@@ -343,7 +344,7 @@ def _as_table(records: list[dict[str, Any]]) -> Table:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{value:.4g}"
+        return "–" if math.isnan(value) else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.3g}"
     return str(value)
 
 

@@ -22,7 +22,7 @@ from promptdyn.storage import atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Section", "score_rows", "write_report"]
+__all__ = ["Section", "write_report"]
 
 NUM_OFTEN = NUM_SPREAD = 4
 MAX_CLUSTERS_SHOWN = 6
@@ -36,21 +36,6 @@ class Section:
     note: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
     figures: list[str] = field(default_factory=list)
-
-
-def score_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """The comparison as table rows for people."""
-    return [
-        {
-            "model": score.model,
-            "log loss": f"{score.log_loss:.3f}",
-            "Brier": f"{score.brier:.3f}",
-            "AUROC": f"{score.auroc:.3f}",
-            "precision": "–" if np.isnan(score.precision) else f"{score.precision:.2f}",
-            "calibration error": f"{score.calibration_error:.3f}",
-        }
-        for score in comparison.scores
-    ]
 
 
 def write_report(
@@ -147,7 +132,7 @@ def write_report(
                 "One-step-ahead forecasts of 0 < k < n after the fitting steps, best log loss first. Precision is of "
                 "the prompts that each forecaster would have taken; where only trained prompts were logged there was "
                 "nothing to choose, and it is not known.",
-                score_rows(comparison),
+                comparison.table(),
                 [_svg(plots.reliability_diagram(comparison.forecasts))],
             )
         )

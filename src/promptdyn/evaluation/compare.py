@@ -41,8 +41,23 @@ class Comparison:
     fits: dict[str, Fit]
 
     def to_records(self) -> list[dict[str, Any]]:
-        """JSON-able rows, one per model."""
+        """Rows for a program, one per model: the fields of `Score`."""
         return [asdict(score) for score in self.scores]
+
+    def table(self) -> list[dict[str, str]]:
+        """Rows for people, one per model."""
+        return [
+            {
+                "model": score.model,
+                "log loss": f"{score.log_loss:.3f}",
+                "Brier": f"{score.brier:.3f}",
+                "AUROC": f"{score.auroc:.3f}",
+                "precision": "–" if np.isnan(score.precision) else f"{score.precision:.3f}",
+                "calibration error": f"{score.calibration_error:.3f}",
+                "fit, s": f"{score.fit_seconds:.1f}" if score.fit_seconds else "–",
+            }
+            for score in self.scores
+        ]
 
 
 def compare(
