@@ -11,9 +11,8 @@ import time
 import numpy as np
 
 from benchmarks.timing import timed
-from promptdyn.inference.frozen import FrozenMarkov
-from promptdyn.inference.online import OnlineFilter
-from promptdyn.models import DPS, BetaBernoulli, DiscreteHMM
+from promptdyn.models import DPS, BetaBernoulli, emissions
+from promptdyn.online import FrozenChain, OnlineFilter
 from promptdyn.selection import Selector
 
 NUM_PROMPTS, BATCH, NUM_GENERATIONS = 1_000_000, 1_024, 8
@@ -24,9 +23,11 @@ def run() -> list[dict[str, object]]:
     ids = [f"prompt-{i}" for i in range(NUM_PROMPTS)]
     rng = np.random.default_rng(0)
 
-    def frozen(num_states: int) -> FrozenMarkov:
-        model = DiscreteHMM(num_states=num_states)
-        return FrozenMarkov(model, model.initial_params(1), ("all",))
+    def frozen(num_states: int) -> FrozenChain:
+        rates = np.linspace(0.01, 0.99, num_states)
+        sticky = 0.97 * np.eye(num_states) + 0.03 / num_states
+        chain = np.full((1, num_states), 1 / num_states), np.stack([sticky, sticky])[:, None]
+        return FrozenChain("hmm", *chain, lambda counts: emissions.binomial(rates, counts))
 
     rows = []
     for name, model in {

@@ -1,15 +1,14 @@
 """One test per contract: everything registered satisfies it."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import promptdyn
 from promptdyn.errors import InputError
-from promptdyn.models import MODELS, MarkovModel, OnlineModel
+from promptdyn.models import MODELS, MarkovModel
+from promptdyn.online import OnlineModel
 from promptdyn.selection import POLICIES, Policy
 
 
@@ -83,32 +82,6 @@ def test_settings_are_read_as_what_they_are():
 def test_bad_model_texts_are_named(text, message):
     with pytest.raises(InputError, match=message):
         MODELS.parse(text)
-
-
-LIVE = """
-import sys
-import numpy as np
-import promptdyn
-import promptdyn.selection
-from promptdyn.models import DPS
-
-for online in (DPS().online(["a", "b", "c"]), promptdyn.Fit.load(sys.argv[1]).online(["a", "b", "c"])):
-    selector = promptdyn.Selector(online, policy="thompson")
-    for _ in range(3):
-        chosen = selector.select(2)
-        selector.observe(chosen, [[0, 1, 1, 0]] * 2)
-    selector.metrics()
-    selector.save(sys.argv[2])
-    selector.load(sys.argv[2])
-loaded = {name.split(".")[0] for name in sys.modules}
-assert not loaded & {"jax", "torch", "numpyro", "pyro", "transformers", "matplotlib", "pandas"}, loaded
-"""
-
-
-def test_live_path_loads_neither_jax_nor_torch(tmp_path):
-    history = promptdyn.RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
-    promptdyn.fit(MODELS.create("hmm", {"num_states": 3}), history, max_iterations=2).save(tmp_path / "fit.npz")
-    subprocess.run([sys.executable, "-c", LIVE, str(tmp_path / "fit.npz"), str(tmp_path / "selector.npz")], check=True)
 
 
 def test_public_names_exist():

@@ -9,26 +9,30 @@ import pytest
 import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
-from promptdyn.inference import kernels
-from promptdyn.inference.frozen import FrozenMarkov
-from promptdyn.inference.online import OnlineFilter
+from promptdyn.inference import Fit, kernels
 from promptdyn.models import DPS, MODELS, BetaBernoulli, DiscreteHMM, MarkovModel
+from promptdyn.online import FrozenChain, OnlineFilter
 
 IDS = ["a", "b", "c", "d", "e", "f"]
 LABELS = ["x", "y", "x", "y", "x", "y"]
 
 
-def frozen(model: DiscreteHMM, cluster_names, seed=0) -> FrozenMarkov:
+def at(model, params, cluster_names=("all",)) -> FrozenChain:
+    """A model at given parameters, as something that filters."""
+    return Fit(model, params, cluster_names, 0.0, 0, np.zeros(1), True, 0.0).frozen()
+
+
+def frozen(model: DiscreteHMM, cluster_names, seed=0) -> FrozenChain:
     rng = np.random.default_rng(seed)
     params = model.initial_params(len(cluster_names))
     params["initial"] = rng.dirichlet(np.ones(model.num_states), len(cluster_names))
     params["transition"] = rng.dirichlet(np.ones(model.num_states), params["transition"].shape[:-1])
-    return FrozenMarkov(model, params, cluster_names)
+    return at(model, params, cluster_names)
 
 
 def ready(model):
     """A registered model as something that filters."""
-    return FrozenMarkov(model, model.initial_params(1), ("all",)) if isinstance(model, MarkovModel) else model
+    return at(model, model.initial_params(1)) if isinstance(model, MarkovModel) else model
 
 
 FILTERS = {
@@ -144,11 +148,11 @@ def test_online_filter_equals_the_offline_kernel(name):
             }
             for j, i in enumerate(seen)
         ]
-    dense = RewardHistory.from_records(records).dense(model.model.cluster)
+    dense = RewardHistory.from_records(records).dense(model.cluster_names and "family")
     assert list(dense.prompt_ids) == IDS
     with jax.enable_x64(True):
-        components = model.model.components(model.params, dense.counts)
-        markov = kernels.Markov.create(*components, cluster=dense.cluster if len(dense.cluster_names) > 1 else None)
+        chain = model.initial, model.transition, model.log_emission(dense.counts)
+        markov = kernels.Markov.create(*chain, cluster=dense.cluster if model.cluster_names else None)
         predicted = kernels.filter(markov, dense.symbols, dense.exposure).predicted
         np.testing.assert_allclose(online.belief, np.asarray(predicted).T, atol=1e-12)
 
@@ -157,7 +161,7 @@ def test_an_impossible_count_is_taken_at_its_word():
     """Without noise a transition of chance zero can be contradicted; the belief then follows the data, not NaN."""
     model = DiscreteHMM(num_states=3, emission="ternary", exposure=False)
     params = {"initial": np.array([[1.0, 0.0, 0.0]]), "transition": np.eye(3)[None, None]}
-    online = OnlineFilter(FrozenMarkov(model, params, ("all",)), ["a"])
+    online = OnlineFilter(at(model, params), ["a"])
     online.step(["a"], [8], [8])
     assert online.belief.tolist() == [[0.0, 0.0, 1.0]]
 

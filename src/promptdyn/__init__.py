@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from promptdyn.errors import InputError
     from promptdyn.evaluation import compare
     from promptdyn.history import RewardHistory
-    from promptdyn.inference import Fit, OnlineFilter, fit
+    from promptdyn.inference import Fit, fit
+    from promptdyn.online import OnlineFilter
     from promptdyn.readers import read_history
     from promptdyn.selection import Selector
 
@@ -32,7 +33,7 @@ __all__ = [
 _HOME = {
     "Fit": "inference",
     "InputError": "errors",
-    "OnlineFilter": "inference",
+    "OnlineFilter": "online",
     "RewardHistory": "history",
     "Selector": "selection",
     "compare": "evaluation",

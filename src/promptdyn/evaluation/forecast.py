@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
-from promptdyn.inference.online import OnlineFilter
 from promptdyn.models.base import MarkovModel
 from promptdyn.models.emissions import outcome_of
+from promptdyn.online import OnlineFilter
 
 __all__ = ["Forecast", "Track", "forecast", "online_over", "split", "track", "walk"]
 

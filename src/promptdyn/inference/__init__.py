@@ -1,6 +1,5 @@
-"""Inference: exact array kernels and EM (JAX, loaded when first used), fits, and the online filter (NumPy)."""
+"""Inference: exact array kernels and EM (JAX, loaded when first used), and fits."""
 
 from promptdyn.inference.fit import Fit, fit
-from promptdyn.inference.online import OnlineFilter
 
-__all__ = ["Fit", "OnlineFilter", "fit"]
+__all__ = ["Fit", "fit"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,9 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
-from promptdyn.inference.frozen import FrozenMarkov
-from promptdyn.inference.online import OnlineFilter
 from promptdyn.models import MODELS
 from promptdyn.models.base import MarkovModel, Params
+from promptdyn.online import FrozenChain, OnlineFilter
 from promptdyn.storage import read_state, write_state
 
 __all__ = ["METHODS", "Fit", "fit"]
@@ -60,7 +60,23 @@ class Fit:
         Raises:
             InputError: empty pool, repeated id, or a cluster the fit has not seen.
         """
-        return OnlineFilter(FrozenMarkov(self.model, self.params, self.cluster_names), prompt_ids, clusters)
+        return OnlineFilter(self.frozen(), prompt_ids, clusters)
+
+    def frozen(self) -> FrozenChain:
+        """The fitted chain as what filters a pool; `online` makes one."""
+        model, params = self.model, self.params
+        components = model.components(params, np.zeros((1, 2), np.int32))
+        digest = hashlib.sha256()
+        for name in sorted(params):
+            digest.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
+        return FrozenChain(
+            model.name,
+            components.initial,
+            components.transition,
+            lambda counts: model.components(params, counts).log_emission,
+            None if model.cluster is None else self.cluster_names,
+            {**model.describe(), "clusters": list(self.cluster_names), "params_sha256": digest.hexdigest()},
+        )
 
     def save(self, path: str | Path) -> None:
         """Write to one .npz file (arrays and JSON, versioned, no pickle), atomically.

@@ -1,6 +1,6 @@
 """Dynamics models: one file each. A new one is a file here, its export, and its place in `MODELS`."""
 
-from promptdyn.models.base import Components, MarkovModel, OnlineModel, Params, Statistics
+from promptdyn.models.base import Components, MarkovModel, Params, Statistics
 from promptdyn.models.beta_bernoulli import BetaBernoulli
 from promptdyn.models.discrete_hmm import DiscreteHMM
 from promptdyn.models.dps import DPS
@@ -13,7 +13,6 @@ __all__ = [
     "Components",
     "DiscreteHMM",
     "MarkovModel",
-    "OnlineModel",
     "Params",
     "Statistics",
 ]

@@ -3,28 +3,24 @@
 Two kinds of model:
 
 - a `MarkovModel` is fitted offline; its parameters are then frozen and filtered online;
-- an `OnlineModel` needs no fit: it learns while it filters (`DPS`, `BetaBernoulli`), as a pair of functions
-  `init` / `step` on a state. A frozen Markov model is turned into one of these by `promptdyn.inference`.
+- an `OnlineModel` (`promptdyn.online`) needs no fit: it learns while it filters (`DPS`, `BetaBernoulli`). A fitted
+  Markov model becomes one of these as a `FrozenChain`.
 
-Axis words everywhere: ``prompt step state symbol exposure cluster``. An *outcome* is one of three kinds of
-rollout group: none succeeded, some did (informative: 0 < k < n), all did.
+Axis words everywhere: ``prompt step state symbol exposure cluster``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
+from promptdyn.online import OnlineFilter
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from promptdyn.inference.online import OnlineFilter
-
-__all__ = ["Components", "Conjugate", "MarkovModel", "OnlineModel", "Params", "Statistics", "check_decay"]
+__all__ = ["Components", "Conjugate", "MarkovModel", "Params", "Statistics", "check_decay"]
 
 Floats = NDArray[np.float64]
 Params = dict[str, Floats]
@@ -77,45 +73,6 @@ class MarkovModel(Protocol):
         """(state,) chance that a rollout succeeds."""
 
 
-@runtime_checkable
-class OnlineModel(Protocol):
-    """A recursion over training steps for a pool of prompts.
-
-    A state is a NamedTuple of arrays whose last axis is `prompt`; `step` may update it in place, so whatever
-    the other methods return are arrays of its own. Beliefs are always about the *next* step, P(z_{t+1} | y_{0:t}).
-    """
-
-    name: str
-
-    def describe(self) -> dict[str, Any]:
-        """JSON-able name and settings: a saved state is only loaded back into an equal model."""
-
-    def init(self, clusters: Sequence[str | None]) -> Any:
-        """State of fresh prompts, one for each cluster label given."""
-
-    def step(
-        self,
-        state: Any,
-        rows: NDArray[np.intp],
-        num_successes: NDArray,
-        num_rollouts: NDArray,
-        trained: NDArray[np.bool_],
-    ) -> Any:
-        """Absorb one training step's counts for the prompts `rows` and move every prompt to the next step."""
-
-    def belief(self, state: Any) -> Floats:
-        """(state prompt) probabilities."""
-
-    def outcome(self, state: Any, num_rollouts: int | NDArray) -> Floats:
-        """(outcome prompt): forecast chances that none, some, all of `num_rollouts` rollouts succeed."""
-
-    def informative(self, state: Any, num_rollouts: int | NDArray, rng: np.random.Generator | None = None) -> Floats:
-        """(prompt,) forecast P(0 < k < n); given `rng`, at one posterior draw per prompt instead of the mean."""
-
-    def success_rate(self, state: Any, rng: np.random.Generator | None = None) -> Floats:
-        """(prompt,) forecast chance that a rollout succeeds; given `rng`, one posterior draw per prompt."""
-
-
 class Conjugate:
     """Gives an `OnlineModel` that learns without a fit its `online` method."""
 
@@ -129,8 +86,6 @@ class Conjugate:
         Raises:
             InputError: an id appears twice or the pool is empty.
         """
-        from promptdyn.inference.online import OnlineFilter
-
         return OnlineFilter(self, prompt_ids, clusters)
 
 

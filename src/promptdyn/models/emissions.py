@@ -29,9 +29,13 @@ def binomial(success_rates: Any, counts: NDArray, xp: Any = np) -> Any:
 def ternary(noise: float, counts: NDArray, xp: Any = np) -> Any:
     """(state symbol) log-probability of the outcome of a group in states unsolved, partly solved, solved.
 
-    With probability `noise` the outcome shown is one of the other two. Without noise this is the observation
-    of DPS; a missing observation (n = 0) is 0 in every state.
+    With probability `noise` the outcome shown is not the state's own: one of the other two. A group of one rollout
+    cannot show "some"; it fails or succeeds with even chances in the partly solved state. Without noise this is the
+    observation of DPS; a missing observation (n = 0) is 0 in every state.
     """
+    several = np.where(np.eye(3, dtype=bool), 1.0 - noise, noise / 2.0)
+    single = np.array([[1.0 - noise, 0.0, noise], [0.5, 0.0, 0.5], [noise, 0.0, 1.0 - noise]])
+    outcome = outcome_of(*counts.T)
+    chance = np.where(counts[:, 0] == 1, single[:, outcome], several[:, outcome])
     with np.errstate(divide="ignore"):
-        table = np.log(np.where(np.eye(3, dtype=bool), 1.0 - noise, noise / 2.0))
-    return xp.asarray(np.where(counts[:, 0] == 0, 0.0, table[:, outcome_of(*counts.T)]))
+        return xp.asarray(np.log(np.where(counts[:, 0] == 0, 1.0, chance)))

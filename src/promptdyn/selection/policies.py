@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.inference.online import OnlineFilter
+from promptdyn.online import OnlineFilter
 from promptdyn.registry import Registry
 from promptdyn.selection.scores import Score
 

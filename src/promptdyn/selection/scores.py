@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.inference.online import OnlineFilter
+from promptdyn.online import OnlineFilter
 
 __all__ = ["SCORES", "Score", "half_solved", "informative", "reward_variance"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.inference.online import OnlineFilter
+from promptdyn.online import OnlineFilter
 from promptdyn.selection.policies import POLICIES, Policy, entropy
 from promptdyn.selection.policies import take as take_rows
 from promptdyn.selection.scores import SCORES, Score

@@ -1,18 +1,16 @@
-"""A fitted Markov model with its parameters frozen, as an `OnlineModel`. NumPy only."""
+"""A finite-state Markov chain whose parameters no longer change, as an `OnlineModel`: the exact filter of a fit."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import MarkovModel, Params
 
-__all__ = ["FrozenMarkov", "FrozenState"]
+__all__ = ["FrozenChain", "FrozenState"]
 
 # Multiply-adds per call of a matrix product over prompts. Below this OpenBLAS stays on one thread: its workers would
 # spin against the training process's own, which can make a product of 6 ms last 500. A block also fits the cache.
@@ -24,48 +22,52 @@ class FrozenState(NamedTuple):
     cluster: NDArray[np.int32]  # (prompt,) codes
 
 
-class FrozenMarkov:
-    """The exact filter of a Markov model whose parameters no longer change.
+class FrozenChain:
+    """The exact filter of a known chain.
 
     Args:
-        model: the fitted model.
-        params: its parameters.
-        cluster_names: (cluster,) labels in the order of the parameters' cluster axis.
+        name: of the model that it came from.
+        initial: (cluster state) probabilities; a cluster axis of length 1 is shared by all.
+        transition: (exposure cluster state state), row-stochastic [current, next]. Exposure: 0 idle, 1 trained on,
+            2 trained on by a group without variance (k = 0 or k = n); the last entry stands for those above it.
+        log_emission: (group, 2) num_rollouts and num_successes -> (state group) log-probabilities.
+        cluster_names: (cluster,) labels in the order of the cluster axis; None where prompts need no label.
+        identity: JSON-able, what tells this chain from others: a saved state is only loaded back into an equal one.
     """
 
-    def __init__(self, model: MarkovModel, params: Params, cluster_names: Sequence[str]) -> None:
-        self.model, self.params, self.cluster_names = model, params, tuple(cluster_names)
-        self.name = model.name
-        components = model.components(params, np.zeros((1, 2), np.int32))
-        self._initial, self._transition = components.initial, components.transition
-        self._rates = model.success_rates(params)
-        self._code = {label: code for code, label in enumerate(self.cluster_names)}
+    def __init__(
+        self,
+        name: str,
+        initial: NDArray[np.float64],
+        transition: NDArray[np.float64],
+        log_emission: Callable[[NDArray[np.integer]], NDArray[np.float64]],
+        cluster_names: Sequence[str] | None = None,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.initial, self.transition, self.log_emission = initial, transition, log_emission
+        self.cluster_names = None if cluster_names is None else tuple(cluster_names)
+        self._identity = dict(identity or {"name": name})
+        self._rates = np.exp(log_emission(np.array([[1, 1]])))[:, 0]
+        self._code = {label: code for code, label in enumerate(self.cluster_names or ())}
 
     def describe(self) -> dict[str, Any]:
-        """The model's settings and a digest of its parameters."""
-        digest = hashlib.sha256()
-        for name in sorted(self.params):
-            digest.update(name.encode() + np.ascontiguousarray(self.params[name]).tobytes())
-        return {**self.model.describe(), "clusters": list(self.cluster_names), "params_sha256": digest.hexdigest()}
+        """The identity given."""
+        return dict(self._identity)
 
     def init(self, clusters: Sequence[str | None]) -> FrozenState:
-        """Fresh prompts at their cluster's initial belief; InputError names a label the fit has not seen."""
-        if self.model.cluster is None:
-            codes = np.zeros(len(clusters), np.int32)
-        else:
+        """Fresh prompts at their cluster's initial belief; InputError names a label that the chain does not know."""
+        codes = np.zeros(len(clusters), np.int32)
+        if self.cluster_names is not None:
             unknown = [label for label in clusters if label not in self._code]
             if unknown:
                 raise InputError(
                     f"cluster {unknown[0]!r} is none of those fitted ({', '.join(self.cluster_names)}): "
-                    f"give each prompt its {self.model.cluster!r} label, or fit on a history that holds it"
+                    "give each prompt its label, or fit on a history that holds it"
                 )
-            codes = np.fromiter((self._code[str(label)] for label in clusters), np.int32, len(clusters))
-        return FrozenState(np.ascontiguousarray(self._initial[codes].T), codes)
-
-    def _log_emission(self, num_rollouts: NDArray, num_successes: NDArray) -> NDArray[np.float64]:
-        """(state group) log-likelihood of each group, computed once per distinct (n, k)."""
-        counts, index = np.unique(np.stack([num_rollouts, num_successes], axis=1), axis=0, return_inverse=True)
-        return self.model.components(self.params, counts).log_emission[:, index.reshape(-1)]
+            codes[:] = [self._code[str(label)] for label in clusters]
+        belief = self.initial[codes if len(self.initial) > 1 else np.zeros_like(codes)]
+        return FrozenState(np.ascontiguousarray(belief.T), codes)
 
     def step(
         self,
@@ -79,25 +81,28 @@ class FrozenMarkov:
         belief, cluster = state
         observed = belief[:, rows]
         if rows.size:
-            log_emission = self._log_emission(num_rollouts, num_successes)
-            observed *= np.exp(log_emission - log_emission.max(axis=0))
+            # Once per distinct (n, k).
+            counts = np.stack([num_rollouts, num_successes], axis=1)
+            distinct, index = np.unique(counts, axis=0, return_inverse=True)
+            log_emission = self.log_emission(distinct)[:, index.reshape(-1)]
+            likelihood = np.exp(log_emission - log_emission.max(axis=0))
+            observed *= likelihood
             norm = observed.sum(axis=0)
             # A count that the model holds impossible (noise-free emissions) is taken at its word.
             surprised = norm <= 0
-            observed[:, surprised] = np.exp(log_emission - log_emission.max(axis=0))[:, surprised]
+            observed[:, surprised] = likelihood[:, surprised]
             observed /= np.where(surprised, observed.sum(axis=0), norm)
         self._age(belief, cluster)
-        exposed = self._transition[trained.astype(int) if len(self._transition) == 2 else 0]
-        if len(self._transition) == 2:
-            matrices = exposed[np.arange(len(rows)), cluster[rows]]
-        else:
-            matrices = exposed[cluster[rows]]
+        num_exposures, num_clusters = self.transition.shape[:2]
+        flat = (num_successes == 0) | (num_successes == num_rollouts)
+        exposure = np.minimum(np.where(trained, 1 + flat, 0), num_exposures - 1)
+        matrices = self.transition[exposure, cluster[rows] if num_clusters > 1 else 0]
         belief[:, rows] = np.einsum("ig,gij->jg", observed, matrices)
         return state
 
     def _age(self, belief: NDArray, cluster: NDArray) -> None:
         """Move every prompt as one that was not trained on; those seen are overwritten by the caller."""
-        aged = self._transition[0]
+        aged = self.transition[0]
         for block in _blocks(belief, len(belief)):
             part, codes = belief[:, block], cluster[block]
             if len(aged) == 1:
@@ -114,7 +119,7 @@ class FrozenMarkov:
     def _outcome_by_state(self, num_rollouts: int) -> NDArray[np.float64]:
         """(outcome state) chances of none, some, all of n rollouts in each state."""
         counts = np.array([[num_rollouts, 0], [num_rollouts, num_rollouts]])
-        none, every = np.exp(self.model.components(self.params, counts).log_emission).T
+        none, every = np.exp(self.log_emission(counts)).T
         return np.stack([none, np.maximum(1.0 - none - every, 0.0), every])
 
     def outcome(self, state: FrozenState, num_rollouts: int | NDArray) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import OnlineModel
+from promptdyn.online.protocol import OnlineModel
 
 __all__ = ["OnlineFilter"]
 

@@ -1,0 +1,85 @@
+"""The rooms of the package: every import points down, and what sits inside a training process loads little."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import promptdyn
+from promptdyn.models import MODELS
+
+ROOT = Path(promptdyn.__file__).parent
+# From the ground up. A room may import those before it, and itself.
+ROOMS = (
+    *("errors", "storage", "registry", "_columns", "history", "readers", "online", "selection", "models", "inference"),
+    *("evaluation", "plots", "report", "training", "cli"),
+)
+FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def room(parts: tuple[str, ...]) -> str:
+    return parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms that a file imports anywhere: at its top, inside functions, for type checkers."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            # `from promptdyn import models` names the room only after the word import.
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "promptdyn" and rest:
+                rooms.add(room(tuple(rest.split("."))))
+    return rooms
+
+
+def test_the_listing_is_the_architecture():
+    assert {room(path.parts) for path in FILES} == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_point_down(path):
+    mine = ROOMS.index(room(path.parts))
+    above = [other for other in imported_rooms(ROOT / path) if ROOMS.index(other) > mine]
+    assert not above, f"{path} imports {above}, which stand above it"
+
+
+def test_the_walk_sees_every_kind_of_import(tmp_path):
+    (tmp_path / "file.py").write_text(
+        "import promptdyn.cli\nfrom promptdyn import plots\ndef f():\n    from promptdyn.models.base import Params\n"
+    )
+    assert imported_rooms(tmp_path / "file.py") == {"cli", "plots", "models"}
+
+
+LIVE = """
+import sys
+import numpy as np
+import promptdyn
+import promptdyn.selection
+from promptdyn.models import DPS
+
+for online in (DPS().online(["a", "b", "c"]), promptdyn.Fit.load(sys.argv[1]).online(["a", "b", "c"])):
+    selector = promptdyn.Selector(online, policy="thompson")
+    for _ in range(3):
+        chosen = selector.select(2)
+        selector.observe(chosen, [[0, 1, 1, 0]] * 2)
+    selector.metrics()
+    selector.save(sys.argv[2])
+    selector.load(sys.argv[2])
+loaded = {name.split(".")[0] for name in sys.modules}
+assert not loaded & {"jax", "torch", "numpyro", "pyro", "arviz", "transformers", "matplotlib", "pandas"}, loaded
+"""
+
+
+def test_live_path_loads_neither_jax_nor_torch(tmp_path):
+    history = promptdyn.RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
+    promptdyn.fit(MODELS.create("hmm", {"num_states": 3}), history, max_iterations=2).save(tmp_path / "fit.npz")
+    subprocess.run([sys.executable, "-c", LIVE, str(tmp_path / "fit.npz"), str(tmp_path / "selector.npz")], check=True)
