@@ -6,13 +6,16 @@ READY  := $(VENV)/.ready
 # The CPU build of torch; on macOS the ordinary wheel is the CPU build already.
 TORCH  := $(if $(filter Linux,$(shell uname -s)),torch==2.13.0+cpu,torch==2.13.0)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-long lint bench clean
 
 demo: $(READY)
 	$(BIN)/promptdyn demo --out runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+test-long: $(READY)
+	$(BIN)/python -m pytest -m "long or not long"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -9,23 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import timed
-from promptdyn.inference import kernels
-from promptdyn.models import DiscreteHMM
+from promptdyn.kernels import jax as kernels
+from promptdyn.models.emissions import Binomial
 
 NUM_PROMPTS, NUM_STEPS, NUM_STATES = 10_000, 200, 3
 
 
 def run() -> list[dict[str, object]]:
     rng = np.random.default_rng(0)
-    model = DiscreteHMM(num_states=NUM_STATES, exposure=False)
-    params = model.initial_params(1)
+    initial = np.full((1, NUM_STATES), 1 / NUM_STATES)
+    transition = np.array([[[[0.97, 0.02, 0.01], [0.015, 0.97, 0.015], [0.01, 0.02, 0.97]]]])
     counts = np.array([(0, 0)] + [(8, k) for k in range(9)])
-    initial, transition, log_emission = model.components(params, counts)
+    log_emission = Binomial(np.array([0.01, 0.5, 0.99])).log_prob(counts)
     shape = (NUM_STEPS, NUM_PROMPTS)
     symbols = np.where(rng.random(shape) < 0.2, rng.integers(1, 10, shape), 0).astype(np.uint8)
 
-    markov = kernels.Markov.create(*(np.float32(array) for array in (initial, transition, log_emission)))
-    on_device, exposure = jnp.asarray(symbols), jnp.asarray(symbols > 0)
+    markov = kernels.Markov(*(np.float32(array) for array in (initial, transition, log_emission)))
+    on_device, exposure = jnp.asarray(symbols), jnp.asarray(symbols > 0, jnp.uint8)
     ours = timed(lambda: jax.block_until_ready(kernels.filter(markov, on_device, exposure)))
     ours_marginal = timed(lambda: jax.block_until_ready(kernels.log_marginal(markov, on_device, exposure)))
     ours_smoother = timed(lambda: jax.block_until_ready(kernels.smoother(markov, on_device, exposure)))

@@ -28,7 +28,7 @@ def run() -> list[dict[str, object]]:
     step, prompt = np.nonzero(seen)
     history = RewardHistory.from_columns(step, [f"p{i}" for i in prompt], np.full(len(step), 8), successes[seen])
 
-    model = DiscreteHMM(num_states=NUM_STATES, exposure=False, concentration=1e-6)
+    model = DiscreteHMM(num_states=NUM_STATES, num_exposures=1, concentration=1e-6)
     ours = timed(lambda: fit(model, history, tolerance=-np.inf, max_iterations=ITERATIONS), repeats=3)
     result = fit(model, history, tolerance=-np.inf, max_iterations=ITERATIONS)
 

@@ -27,7 +27,7 @@ def run() -> list[dict[str, object]]:
         rates = np.linspace(0.01, 0.99, num_states)
         sticky = 0.97 * np.eye(num_states) + 0.03 / num_states
         chain = np.full((1, num_states), 1 / num_states), np.stack([sticky, sticky])[:, None]
-        return FrozenChain("hmm", *chain, lambda counts: emissions.binomial(rates, counts))
+        return FrozenChain("hmm", *chain, emissions.Binomial(rates).log_prob)
 
     rows = []
     for name, model in {

@@ -14,6 +14,11 @@ class PathSums(NamedTuple):
     transitions: np.ndarray  # (exposure state state) expected counts
 
 
+def level(transition, exposure):
+    """Place on the exposure axis: its last entry stands for all above it."""
+    return min(int(exposure), len(transition) - 1)
+
+
 def joint(initial, transition, log_emission, symbols, exposure, upto):
     """Path -> p(path, y_{0:upto-1}) for one prompt, over steps 0 .. upto - 1."""
     chances = {}
@@ -22,7 +27,7 @@ def joint(initial, transition, log_emission, symbols, exposure, upto):
         for t, state in enumerate(path):
             p *= np.exp(log_emission[state, symbols[t]])
             if t + 1 < upto:
-                p *= transition[int(exposure[t]) if len(transition) == 2 else 0, state, path[t + 1]]
+                p *= transition[level(transition, exposure[t]), state, path[t + 1]]
         chances[path] = p
     return chances
 
@@ -40,13 +45,13 @@ def path_sums(initial, transition, log_emission, symbols, exposure) -> PathSums:
         for t, state in enumerate(path):
             smoothed[t, state] += p
             if t + 1 < num_steps:
-                transitions[int(exposure[t]) if len(transition) == 2 else 0, state, path[t + 1]] += p
+                transitions[level(transition, exposure[t]), state, path[t + 1]] += p
     total = sum(paths.values())
     last = filtered[-1] / filtered[-1].sum()
     return PathSums(
         log_marginal=float(np.log(total)),
         filtered=filtered / filtered.sum(axis=1, keepdims=True),
         smoothed=smoothed / total,
-        predicted=last @ transition[int(exposure[-1]) if len(transition) == 2 else 0],
+        predicted=last @ transition[level(transition, exposure[-1])],
         transitions=transitions / total,
     )

@@ -2,34 +2,26 @@
 
 import json
 
-import numpy as np
 import pytest
 
 import promptdyn
 from promptdyn.errors import InputError
-from promptdyn.models import MODELS, MarkovModel
+from promptdyn.models import MODELS, Dynamics
 from promptdyn.online import OnlineModel
+from promptdyn.registry import describe
 from promptdyn.selection import POLICIES, Policy
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_meets_one_of_the_two_contracts(name):
     model = MODELS.create(name)
-    assert isinstance(model, MarkovModel) != isinstance(model, OnlineModel)
-    json.dumps(model.describe())
-    assert model.describe()["name"] == name == model.name
-    if isinstance(model, MarkovModel):
-        params = model.initial_params(2)
-        components = model.components(params, np.array([(0, 0), (8, 3)]))
-        num_exposures, num_clusters, num_states, _ = components.transition.shape
-        assert num_exposures in (1, 2)
-        assert components.initial.shape == (num_clusters, num_states) == (2, model.num_states)
-        assert components.log_emission.shape == (num_states, 2)
-        assert (components.log_emission[:, 0] == 0).all()
-        np.testing.assert_allclose(components.transition.sum(axis=-1), 1.0)
-        np.testing.assert_allclose(components.initial.sum(axis=-1), 1.0)
-        assert np.isfinite(model.log_prior(params))
-    else:
+    assert isinstance(model, Dynamics) != isinstance(model, OnlineModel)
+    described = model.describe() if isinstance(model, OnlineModel) else describe(model)
+    json.dumps(described)
+    assert described.pop("name") == name == model.name
+    again = MODELS.create(name, described)
+    assert (again.describe() if isinstance(model, OnlineModel) else describe(again)) == {"name": name, **described}
+    if isinstance(model, OnlineModel):
         state = model.init([None] * 3)
         assert all(field.shape[-1] == 3 for field in state)
 
@@ -54,8 +46,8 @@ def test_models_are_read_from_text():
 
 
 def test_settings_are_read_as_what_they_are():
-    made = MODELS.parse_one("hmm:exposure=FALSE,cluster=007,num_states=4")
-    assert (made.exposure, made.cluster, made.num_states) == (False, "007", 4)
+    made = MODELS.parse_one("hmm:num_exposures=1,cluster=007,num_states=4")
+    assert (made.num_exposures, made.cluster, made.num_states) == (1, "007", 4)
     assert MODELS.parse_one("dps:prior_initial=0.5+0.3+0.2").describe()["prior_initial"] == [0.5, 0.3, 0.2]
     assert MODELS.parse("dps,some.npz", load=str.upper)["some.npz"] == "SOME.NPZ"
 
@@ -74,7 +66,7 @@ def test_settings_are_read_as_what_they_are():
         ("dps:prior_initial=0.5+0.5+0.5", "prior_initial=.* is not 3 probabilities"),
         ("mopps:prior_alpha=inf", "prior_alpha='inf' is not a finite number"),
         ("hmm:num_states=3.5", "num_states=3.5 is not a whole number"),
-        ("hmm:exposure=maybe", "exposure='maybe' is not true or false"),
+        ("hmm:num_exposures=4", "num_exposures=4 is none of 1, 2, 3"),
         ("hmm:noise=0.1", "only the ternary emission has noise"),
         ("fit.npz", "model 'fit.npz' is none of"),
     ],

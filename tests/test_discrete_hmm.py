@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import betabinom, binom
 
 import promptdyn
 from brute_force import path_sums
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
-from promptdyn.inference import kernels
-from promptdyn.models import DiscreteHMM, emissions
+from promptdyn.kernels import jax as kernels
+from promptdyn.models import Chain, DiscreteHMM, Pool, emissions
+from promptdyn.ppl.numpyro import Program
 from promptdyn.storage import read_state, write_state
 
 
@@ -71,7 +72,8 @@ def history():
     "model",
     [
         DiscreteHMM(num_states=3, cluster="family"),
-        DiscreteHMM(num_states=5, exposure=False),
+        DiscreteHMM(num_states=5, num_exposures=1),
+        DiscreteHMM(num_states=3, emission="beta_binomial", num_exposures=2),
         DiscreteHMM(num_states=3, emission="ternary", noise=0.05),
         DiscreteHMM(num_states=3, emission="ternary"),
     ],
@@ -82,39 +84,56 @@ def test_em_raises_the_log_joint_at_every_iteration(model, history):
     assert len(fit.trace) > 3
     assert np.diff(fit.trace).min() > -1e-6
     assert np.isfinite(fit.log_marginal)
-    assert fit.trace[-1] == pytest.approx(fit.log_marginal + model.log_prior(fit.params))
+    with jax.enable_x64(True):
+        _, log_prior = Program(model, Pool.of(history.dense(model.cluster))).at(fit.params)
+    assert fit.trace[-1] == pytest.approx(fit.log_marginal + float(log_prior))
 
 
 def test_em_recovers_the_simulated_parameters(history):
-    fit = promptdyn.fit(DiscreteHMM(num_states=3, cluster="family", concentration=0.5), history)
+    fit = promptdyn.fit(DiscreteHMM(num_states=3, cluster="family", num_exposures=2, concentration=0.5), history)
     assert fit.converged
     assert fit.cluster_names == ("c0", "c1")
-    np.testing.assert_allclose(fit.params["success_rates"], TRUE["success_rates"], atol=0.02)
+    np.testing.assert_allclose(fit.success_rates, TRUE["success_rates"], atol=0.02)
     np.testing.assert_allclose(fit.params["initial"], TRUE["initial"], atol=0.1)
     np.testing.assert_allclose(fit.params["transition"], TRUE["transition"], atol=0.1)
 
 
 def test_fit_beats_the_truth_on_its_own_likelihood(history):
     """The maximum of the likelihood is at least the likelihood of the parameters that made the data."""
-    model = DiscreteHMM(num_states=3, cluster="family", concentration=1e-3)
+    model = DiscreteHMM(num_states=3, cluster="family", num_exposures=2, concentration=1e-3)
     fit = promptdyn.fit(model, history, max_iterations=500)
     dense = history.dense("family")
     with jax.enable_x64(True):
-        markov = kernels.Markov.create(*model.components(TRUE, dense.counts), cluster=dense.cluster)
+        log_emission = emissions.Binomial(TRUE["success_rates"]).log_prob(dense.counts)
+        markov = kernels.Markov(TRUE["initial"], TRUE["transition"], log_emission, dense.cluster)
         at_truth = float(kernels.log_marginal(markov, dense.symbols, dense.exposure).sum())
     assert fit.log_marginal > at_truth
 
 
 def test_emissions_are_what_they_say():
-    counts = np.array([(0, 0), (1, 0), (1, 1), (8, 0), (8, 3), (8, 8)])
+    counts = np.array([(0, 0)] + [(n, k) for n in (1, 2, 8) for k in range(n + 1)])
+    n, k = counts.T
     rates = np.array([0.01, 0.5, 0.9])
-    expected = binom.logpmf(counts[:, 1], counts[:, 0], rates[:, None])
-    np.testing.assert_allclose(emissions.binomial(rates, counts), expected, atol=1e-12)
-    shown = np.exp(emissions.ternary(0.2, counts))
+    shown = emissions.Binomial(rates).log_prob(counts)
+    np.testing.assert_allclose(shown, binom.logpmf(k, n, rates[:, None]), atol=1e-12)
+    varied = emissions.BetaBinomial(rates, 7.0).log_prob(counts)
+    expected = betabinom.logpmf(k, n, 7.0 * rates[:, None], 7.0 * (1 - rates[:, None]))
+    np.testing.assert_allclose(varied, expected, atol=1e-10)
+    np.testing.assert_allclose(emissions.BetaBinomial(rates, 1e9).log_prob(counts), shown, atol=1e-5)
+    assert emissions.outcome_of(np.array([1, 1, 8, 8, 8]), np.array([0, 1, 0, 3, 8])).tolist() == [0, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_the_ternary_emission_is_a_distribution_of_counts(noise):
+    counts = np.array([(0, 0)] + [(n, k) for n in (1, 2, 8) for k in range(n + 1)])
+    shown = np.exp(emissions.Ternary(noise).log_prob(counts))
     np.testing.assert_allclose(shown[:, 0], 1.0)
-    np.testing.assert_allclose(shown[:, 3:].sum(axis=1), 1.0)
-    np.testing.assert_allclose(np.diag(shown[:, 3:]), 0.8)
-    assert emissions.outcome_of(*counts.T).tolist() == [0, 0, 2, 0, 1, 2]
+    for n in (1, 2, 8):
+        np.testing.assert_allclose(shown[:, counts[:, 0] == n].sum(axis=1), 1.0)
+    unsolved, partly, solved = shown[:, counts[:, 0] == 8]
+    np.testing.assert_allclose([unsolved[0], partly[1:8].sum(), solved[8]], 1.0 - noise)
+    # A single rollout cannot show "some".
+    np.testing.assert_allclose(shown[:, counts.tolist().index([1, 1])], [noise, 0.5, 1.0 - noise])
 
 
 def test_log_marginal_of_a_fit_equals_the_sum_over_paths():
@@ -129,12 +148,11 @@ def test_log_marginal_of_a_fit_equals_the_sum_over_paths():
     model = DiscreteHMM(num_states=3)
     fit = promptdyn.fit(model, history, max_iterations=5, tolerance=0.0)
     dense = history.dense()
-    components = model.components(fit.params, dense.counts)
     total = sum(
         path_sums(
-            components.initial[0],
-            components.transition[:, 0],
-            components.log_emission,
+            fit.chain.initial[0],
+            fit.chain.transition[:, 0],
+            fit.chain.emission.log_prob(dense.counts),
             dense.symbols[:, i],
             dense.exposure[:, i],
         ).log_marginal
@@ -145,7 +163,7 @@ def test_log_marginal_of_a_fit_equals_the_sum_over_paths():
 
 def test_states_stay_ordered_by_success_rate(history):
     fit = promptdyn.fit(DiscreteHMM(num_states=6), history, max_iterations=30)
-    assert np.all(np.diff(fit.params["success_rates"]) >= 0)
+    assert np.all(np.diff(fit.success_rates) >= 0)
 
 
 def test_save_and_load(history, tmp_path):
@@ -167,6 +185,7 @@ def test_save_and_load(history, tmp_path):
         ({"emission": "gaussian"}, "'gaussian'"),
         ({"emission": "ternary", "num_states": 4}, "num_states=4, but the ternary emission has 3"),
         ({"stickiness": 1.0}, "stickiness"),
+        ({"num_exposures": 4}, "num_exposures=4 is none of 1, 2, 3"),
         ({"concentration": 0}, "concentration"),
         ({"concentration": float("inf")}, "concentration=inf must be finite"),
         ({"noise": -0.1}, "noise"),
@@ -196,26 +215,59 @@ def test_bad_fits_are_named(history):
 
 
 @dataclass(frozen=True)
-class NeverBack(DiscreteHMM):
-    """Success only ever grows: moves back have prior 0."""
+class NeverBack:
+    """Success only ever grows, and shows without noise unless told."""
 
-    def transition_prior(self):
-        upper = np.triu(np.ones((self.num_states, self.num_states)))
-        return upper / upper.sum(axis=1, keepdims=True)
+    noise: float = 0.0
+
+    name = "never_back"
+
+    def program(self, ppl, pool):
+        xp = ppl.xp
+        with ppl.plate("state", 3):
+            rows = ppl.sample("rows", ppl.dist.Dirichlet(xp.asarray(np.ones(3))))
+        forward = rows * xp.asarray(np.triu(np.ones((3, 3))))
+        forward = forward / forward.sum(-1)[:, None]
+        return Chain(xp.asarray(np.full((1, 3), 1 / 3)), forward[None, None], emissions.Ternary(self.noise))
 
 
 def test_prompts_that_the_model_holds_impossible_are_named():
     history = RewardHistory.from_columns([0, 0, 1, 1, 2, 2], list("abcbab"), [4] * 6, [0, 0, 2, 4, 4, 2])
-    model = NeverBack(num_states=3, emission="ternary")
     with pytest.raises(InputError, match="prompt 'b' has outcomes that the model holds impossible"):
-        promptdyn.fit(model, history)
-    fit = promptdyn.fit(NeverBack(num_states=3, emission="ternary", noise=0.1), history)
+        promptdyn.fit(NeverBack(), history)
+    fit = promptdyn.fit(NeverBack(noise=0.1), history)
     assert np.isfinite(fit.log_marginal)
-    assert (np.tril(fit.params["transition"][0, 0], -1) == 0).all()
+    assert (np.tril(fit.chain.transition[0, 0], -1) == 0).all()
+
+
+@dataclass(frozen=True)
+class ByGradient:
+    """An HMM that declares no M-step of its own."""
+
+    hmm: DiscreteHMM
+
+    name = "by_gradient"
+
+    @property
+    def cluster(self):
+        return self.hmm.cluster
+
+    def program(self, ppl, pool):
+        return self.hmm.program(ppl, pool)
+
+
+def test_the_gradient_m_step_reaches_the_mode_of_the_closed_form(history):
+    model = DiscreteHMM(num_states=3, cluster="family", num_exposures=2)
+    closed = promptdyn.fit(model, history, tolerance=1e-9)
+    climbed = promptdyn.fit(ByGradient(model), history, tolerance=1e-9)
+    assert np.diff(climbed.trace).min() > -1e-6
+    assert climbed.trace[-1] == pytest.approx(closed.trace[-1], abs=1e-3)
+    for name, value in closed.params.items():
+        np.testing.assert_allclose(climbed.params[name], value, atol=2e-3)
 
 
 def test_fits_of_models_that_cannot_be_loaded_are_not_saved(history, tmp_path):
-    fit = promptdyn.fit(NeverBack(num_states=3), history, max_iterations=2)
+    fit = promptdyn.fit(NeverBack(noise=0.1), history, max_iterations=2)
     with pytest.raises(InputError, match="a fit of NeverBack cannot be saved"):
         fit.save(tmp_path / "fit.npz")
     assert not list(tmp_path.iterdir())

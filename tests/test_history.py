@@ -102,7 +102,10 @@ def test_dense_view_equals_a_naive_loop(table, cluster):
             row = row_of.get((step, prompt_id))
             expected = (0, 0) if row is None else (table["num_rollouts"][row], table["num_successes"][row])
             assert tuple(dense.counts[dense.symbols[t, i]].tolist()) == expected
-            assert dense.exposure[t, i] == (row is not None and table["trained"][row])
+            level = 0
+            if row is not None and table["trained"][row]:
+                level = 1 if 0 < expected[1] < expected[0] else 2
+            assert dense.exposure[t, i] == level
     for i, prompt_id in enumerate(dense.prompt_ids):
         row = table["prompt_id"].index(prompt_id)
         labels = {None: "all", "family": table["family"][row]}
@@ -111,12 +114,18 @@ def test_dense_view_equals_a_naive_loop(table, cluster):
     assert list(dense.cluster_names) == sorted(set(dense.cluster_names))
 
 
-@pytest.mark.parametrize(("num_symbols", "dtype"), [(255, np.uint8), (256, np.uint16)])
-def test_dense_symbols_are_as_small_as_they_can_be(num_symbols, dtype):
-    ids = [str(i) for i in range(num_symbols)]
-    dense = RewardHistory.from_columns([0] * num_symbols, ids, [400] * num_symbols, range(num_symbols)).dense()
+@pytest.mark.parametrize(("n", "dtype"), [(254, np.uint8), (255, np.uint16)])
+def test_dense_symbols_are_as_small_as_they_can_be(n, dtype):
+    ids = [str(k) for k in range(n + 1)]
+    dense = RewardHistory.from_columns([0] * len(ids), ids, [n] * len(ids), range(n + 1)).dense()
     assert dense.symbols.dtype == dtype
-    assert dense.counts[dense.symbols[0], 1].tolist() == list(range(num_symbols))
+    assert dense.counts[dense.symbols[0], 1].tolist() == list(range(n + 1))
+
+
+def test_groups_too_large_to_tabulate_are_named():
+    history = RewardHistory.from_columns([0, 3], ["a", "b"], [8, 2**31 - 1], [1, 2])
+    with pytest.raises(InputError, match="step 3, prompt 'b': num_rollouts=2147483647 is too large"):
+        history.dense()
 
 
 def test_rows_are_sorted_by_step_and_prompts_by_first_row(history):

@@ -1,31 +1,41 @@
-"""Filter, smoother, log marginal and expected counts against enumeration of every path, and against a peer."""
+"""The recursions against enumeration of every path, against each other, against finite differences and a peer."""
+
+from itertools import product
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
-from brute_force import path_sums
-from promptdyn.inference import kernels
-from promptdyn.models import DiscreteHMM
+from brute_force import joint, path_sums
+from promptdyn.kernels import jax as kernels
+from promptdyn.kernels import torch as torch_kernels
+from promptdyn.models import emissions
 
 NUM_PROMPTS = 4
+COUNTS = np.array([(0, 0)] + [(n, k) for n in (1, 4, 8) for k in range(n + 1)])
 
 
 def random_case(seed: int, num_states: int, num_steps: int, num_exposures: int, num_clusters: int, emission: str):
-    """A random model with groups of 1, 4 and 8 rollouts, about half of the cells missing."""
+    """A random chain with groups of 1, 4 and 8 rollouts, about half of the cells missing."""
     rng = np.random.default_rng(seed)
-    noise = 0.1 if emission == "ternary" else 0.0
-    model = DiscreteHMM(num_states=num_states, emission=emission, exposure=num_exposures == 2, noise=noise)
-    params = {
-        "initial": rng.dirichlet(np.ones(num_states), num_clusters),
-        "transition": rng.dirichlet(np.ones(num_states), (num_exposures, num_clusters, num_states)),
-        "success_rates": np.sort(rng.uniform(0.01, 0.99, num_states)),
-    }
-    counts = np.array([(0, 0)] + [(n, k) for n in (1, 4, 8) for k in range(n + 1)])
+    shown = emissions.Binomial(np.sort(rng.uniform(0.01, 0.99, num_states)))
+    if emission == "ternary":
+        shown = emissions.Ternary(noise=0.1)
     shape = (num_steps, NUM_PROMPTS)
-    symbols = np.where(rng.random(shape) < 0.5, rng.integers(1, len(counts), shape), 0).astype(np.uint8)
-    exposure = rng.random(shape) < 0.5
-    return model.components(params, counts), symbols, exposure, rng.integers(0, num_clusters, NUM_PROMPTS)
+    symbols = np.where(rng.random(shape) < 0.5, rng.integers(1, len(COUNTS), shape), 0).astype(np.uint8)
+    markov = kernels.Markov(
+        initial=rng.dirichlet(np.ones(num_states), num_clusters),
+        transition=rng.dirichlet(np.ones(num_states), (num_exposures, num_clusters, num_states)),
+        log_emission=shown.log_prob(COUNTS),
+        places=None if num_clusters == 1 else rng.integers(0, num_clusters, NUM_PROMPTS),
+    )
+    return markov, symbols, rng.integers(0, 3, shape).astype(np.uint8)
+
+
+def places(markov: kernels.Markov) -> np.ndarray:
+    return np.zeros(NUM_PROMPTS, int) if markov.places is None else markov.places
 
 
 CASES = [
@@ -36,67 +46,112 @@ CASES = [
         (3, 5, "ternary"),
         (4, 1, "binomial"),
     ]
-    for num_exposures in (1, 2)
+    for num_exposures in (1, 2, 3)
     for num_clusters in (1, 3)
 ]
+# Above the number of states whose sums are unrolled.
+LARGE = [(kernels.UNROLLED_STATES + 1, 3, 2, 1, "binomial"), (kernels.UNROLLED_STATES + 1, 3, 3, 3, "binomial")]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", CASES + LARGE, ids=str)
+@pytest.mark.parametrize("seed", range(2))
 def test_recursions_equal_the_sum_over_paths(case, seed):
-    components, symbols, exposure, cluster = random_case(seed, *case)
+    markov, symbols, exposure = random_case(seed, *case)
     with jax.enable_x64(True):
-        markov = kernels.Markov.create(*components, cluster=None if case[3] == 1 else cluster)
-        arrays = jax.numpy.asarray(symbols), jax.numpy.asarray(exposure)
-        filtered = kernels.filter(markov, *arrays)
-        smoothed = np.asarray(kernels.smoother(markov, *arrays))
-        counts = kernels.expected_counts(markov, *arrays)
-        alone = np.asarray(kernels.log_marginal(markov, *arrays))
+        filtered = kernels.filter(markov, symbols, exposure)
+        smoothed = np.asarray(kernels.smoother(markov, symbols, exposure))
+        counts = kernels.expected_counts(markov, symbols, exposure)
+        alone = np.asarray(kernels.log_marginal(markov, symbols, exposure))
+        paths = np.asarray(kernels.viterbi(markov, symbols, exposure))
 
-    emission = np.zeros_like(components.log_emission)
-    for i in range(NUM_PROMPTS):
-        c = cluster[i] if case[3] > 1 else 0
-        truth = path_sums(
-            components.initial[c],
-            components.transition[:, c],
-            components.log_emission,
-            symbols[:, i],
-            exposure[:, i],
-        )
+    initial, transition = np.zeros_like(markov.initial), np.zeros_like(markov.transition)
+    emission = np.zeros_like(markov.log_emission)
+    for i, c in enumerate(places(markov)):
+        chain = markov.initial[c], markov.transition[:, c], markov.log_emission
+        truth = path_sums(*chain, symbols[:, i], exposure[:, i])
         np.testing.assert_allclose(alone[i], truth.log_marginal, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(filtered.log_marginal[i], truth.log_marginal, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(counts.log_marginal[i], truth.log_marginal, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(filtered.filtered[:, :, i], truth.filtered, atol=1e-12)
         np.testing.assert_allclose(filtered.predicted[:, i], truth.predicted, atol=1e-12)
         np.testing.assert_allclose(smoothed[:, :, i], truth.smoothed, atol=1e-12)
-        np.testing.assert_allclose(counts.initial[:, i], truth.smoothed[0], atol=1e-12)
-        np.testing.assert_allclose(counts.transition[..., i], truth.transitions, atol=1e-12)
+        chances = joint(*chain, symbols[:, i], exposure[:, i], len(symbols))
+        assert chances[tuple(paths[:, i])] == pytest.approx(max(chances.values()))
+        initial[c] += truth.smoothed[0]
+        transition[:, c] += truth.transitions
         for t, symbol in enumerate(symbols[:, i]):
             emission[:, symbol] += truth.smoothed[t]
+    np.testing.assert_allclose(counts.initial, initial, atol=1e-12)
+    np.testing.assert_allclose(counts.transition, transition, atol=1e-12)
     np.testing.assert_allclose(counts.emission, emission, atol=1e-12)
 
 
-def test_single_precision_agrees_with_double():
-    components, symbols, exposure, _ = random_case(7, 3, 200, 2, 1, "binomial")
-    single = kernels.filter(kernels.Markov.create(*map(np.float32, components)), symbols, exposure)
+@pytest.mark.parametrize("case", [CASES[3], CASES[9], CASES[14], LARGE[1]], ids=str)
+def test_gradients_equal_finite_differences_and_torch(case):
+    markov, symbols, exposure = random_case(3, *case)
+    weight = np.arange(1.0, NUM_PROMPTS + 1)
+    parts = markov[:3]
+
     with jax.enable_x64(True):
-        double = kernels.filter(kernels.Markov.create(*components), symbols, exposure)
+
+        def total(*arrays):
+            return weight @ kernels.log_marginal(kernels.Markov(*arrays, markov.places), symbols, exposure)
+
+        value, slopes = jax.value_and_grad(total, argnums=(0, 1, 2))(*map(jnp.asarray, parts))
+        for which, array in enumerate(parts):
+            numeric = np.zeros_like(array)
+            for at in np.ndindex(array.shape):
+                ends = []
+                for step in (1e-6, -1e-6):
+                    moved = [part.copy() for part in parts]
+                    moved[which][at] += step
+                    ends.append(float(total(*moved)))
+                numeric[at] = (ends[0] - ends[1]) / 2e-6
+            np.testing.assert_allclose(slopes[which], numeric, rtol=1e-5, atol=1e-5)
+
+    tensors = [torch.tensor(part, requires_grad=True) for part in parts]
+    places_of = None if markov.places is None else torch.tensor(markov.places)
+    result = torch_kernels.log_marginal(*tensors, torch.tensor(symbols), torch.tensor(exposure), places_of)
+    loss = torch.tensor(weight) @ result
+    loss.backward()
+    np.testing.assert_allclose(loss.item(), value, rtol=1e-12)
+    for tensor, slope in zip(tensors, slopes, strict=True):
+        np.testing.assert_allclose(tensor.grad, slope, rtol=1e-9, atol=1e-10)
+
+
+def test_sampled_paths_have_the_posterior_of_paths():
+    markov, symbols, exposure = random_case(5, 3, 4, 3, 3, "binomial")
+    num_draws = 4000
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), num_draws)
+        draws = np.asarray(jax.vmap(lambda key: kernels.sample_paths(markov, symbols, exposure, key))(keys))
+    for i, c in enumerate(places(markov)):
+        chain = markov.initial[c], markov.transition[:, c], markov.log_emission
+        chances = joint(*chain, symbols[:, i], exposure[:, i], len(symbols))
+        total = sum(chances.values())
+        drawn = [tuple(path) for path in draws[:, :, i]]
+        for path in product(range(3), repeat=4):
+            p = chances[path] / total
+            # Five standard errors.
+            assert abs(drawn.count(path) / num_draws - p) <= 5 * np.sqrt(p * (1 - p) / num_draws) + 1e-9
+
+
+def test_single_precision_agrees_with_double():
+    markov, symbols, exposure = random_case(7, 3, 200, 3, 1, "binomial")
+    single = kernels.filter(kernels.Markov(*map(np.float32, markov[:3])), symbols, exposure)
+    with jax.enable_x64(True):
+        double = kernels.filter(markov, symbols, exposure)
         np.testing.assert_allclose(single.filtered, double.filtered, atol=1e-5)
         np.testing.assert_allclose(single.log_marginal, double.log_marginal, rtol=1e-5)
 
 
 def test_large_groups_do_not_underflow_in_single_precision():
     """0 of 512 in a state with p = 0.9 has likelihood 1e-512: scaled, it is a number; unscaled, 0 / 0."""
-    model = DiscreteHMM(num_states=2, exposure=False)
-    params = {
-        "initial": np.array([[0.5, 0.5]]),
-        "transition": np.array([[[[0.9, 0.1], [0.1, 0.9]]]]),
-        "success_rates": np.array([0.5, 0.9]),
-    }
-    components = model.components(params, np.array([(0, 0), (512, 0), (512, 512)]))
+    initial, transition = np.array([[0.5, 0.5]]), np.array([[[[0.9, 0.1], [0.1, 0.9]]]])
+    log_emission = emissions.Binomial(np.array([0.5, 0.9])).log_prob(np.array([(0, 0), (512, 0), (512, 512)]))
     symbols = np.array([[1], [2], [0]], np.uint8)
-    result = kernels.filter(kernels.Markov.create(*map(np.float32, components)), symbols, symbols > 0)
-    truth = path_sums(params["initial"][0], params["transition"][:, 0], components.log_emission, symbols[:, 0], [0] * 3)
+    result = kernels.filter(kernels.Markov(*map(np.float32, (initial, transition, log_emission))), symbols, symbols)
+    truth = path_sums(initial[0], transition[:, 0], log_emission, symbols[:, 0], [0] * 3)
     np.testing.assert_allclose(result.filtered[:, :, 0], truth.filtered, atol=1e-6)
     np.testing.assert_allclose(result.log_marginal[0], truth.log_marginal, rtol=1e-5)
 
@@ -105,14 +160,13 @@ def test_large_groups_do_not_underflow_in_single_precision():
 def test_filter_and_smoother_equal_dynamax_on_a_larger_case():
     from dynamax.hidden_markov_model import hmm_smoother
 
-    components, symbols, exposure, _ = random_case(11, 4, 150, 1, 1, "binomial")
+    markov, symbols, exposure = random_case(11, 4, 150, 1, 1, "binomial")
     with jax.enable_x64(True):
-        markov = kernels.Markov.create(*components)
         ours_filtered = kernels.filter(markov, symbols, exposure)
         ours_smoothed = np.asarray(kernels.smoother(markov, symbols, exposure))
         for i in range(NUM_PROMPTS):
-            log_likelihoods = components.log_emission.T[symbols[:, i]]
-            peer = hmm_smoother(components.initial[0], components.transition[0, 0], jax.numpy.asarray(log_likelihoods))
+            log_likelihoods = jnp.asarray(markov.log_emission.T[symbols[:, i]])
+            peer = hmm_smoother(markov.initial[0], markov.transition[0, 0], log_likelihoods)
             np.testing.assert_allclose(ours_filtered.log_marginal[i], peer.marginal_loglik, rtol=1e-9)
             np.testing.assert_allclose(ours_filtered.filtered[:, :, i], peer.filtered_probs, atol=1e-9)
             np.testing.assert_allclose(ours_smoothed[:, :, i], peer.smoothed_probs, atol=1e-9)

@@ -9,39 +9,41 @@ import pytest
 import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
-from promptdyn.inference import Fit, kernels
-from promptdyn.models import DPS, MODELS, BetaBernoulli, DiscreteHMM, MarkovModel
+from promptdyn.inference import Fit
+from promptdyn.kernels import jax as kernels
+from promptdyn.models import DPS, MODELS, BetaBernoulli, DiscreteHMM, Dynamics, emissions
 from promptdyn.online import FrozenChain, OnlineFilter
 
 IDS = ["a", "b", "c", "d", "e", "f"]
 LABELS = ["x", "y", "x", "y", "x", "y"]
 
 
-def at(model, params, cluster_names=("all",)) -> FrozenChain:
-    """A model at given parameters, as something that filters."""
-    return Fit(model, params, cluster_names, 0.0, 0, np.zeros(1), True, 0.0).frozen()
-
-
-def frozen(model: DiscreteHMM, cluster_names, seed=0) -> FrozenChain:
+def frozen(model: DiscreteHMM, cluster_names=("all",), seed=0) -> FrozenChain:
+    """A model at random parameters, as something that filters."""
     rng = np.random.default_rng(seed)
-    params = model.initial_params(len(cluster_names))
-    params["initial"] = rng.dirichlet(np.ones(model.num_states), len(cluster_names))
-    params["transition"] = rng.dirichlet(np.ones(model.num_states), params["transition"].shape[:-1])
-    return at(model, params, cluster_names)
+    num_states, num_clusters = model.num_states, len(cluster_names)
+    params = {
+        "initial": rng.dirichlet(np.ones(num_states), num_clusters),
+        "transition": rng.dirichlet(np.ones(num_states), (model.num_exposures, num_clusters, num_states)),
+        "gaps": np.full(num_states + 1, 1 / (num_states + 1)),
+        "precision": np.array(20.0),
+    }
+    return Fit(model, params, cluster_names, 0.0, 0, np.zeros(1), True, 0.0).frozen()
 
 
 def ready(model):
     """A registered model as something that filters."""
-    return at(model, model.initial_params(1)) if isinstance(model, MarkovModel) else model
+    return frozen(model) if isinstance(model, Dynamics) else model
 
 
 FILTERS = {
     **{f"registered {name}": ready(MODELS.create(name)) for name in MODELS},
     "mopps": BetaBernoulli(decay=0.9),
-    "hmm": frozen(DiscreteHMM(num_states=4), ("all",)),
-    "hmm without exposure": frozen(DiscreteHMM(num_states=4, exposure=False), ("all",)),
+    "hmm": frozen(DiscreteHMM(num_states=4)),
+    "hmm without exposure": frozen(DiscreteHMM(num_states=4, num_exposures=1)),
     "hmm with clusters": frozen(DiscreteHMM(num_states=5, cluster="family"), ("x", "y")),
-    "ternary hmm": frozen(DiscreteHMM(num_states=3, emission="ternary", noise=0.1), ("all",)),
+    "hmm with two exposures": frozen(DiscreteHMM(num_states=3, num_exposures=2, emission="beta_binomial")),
+    "ternary hmm": frozen(DiscreteHMM(num_states=3, emission="ternary", noise=0.1)),
 }
 
 
@@ -126,7 +128,9 @@ def test_prompts_may_join_later(model):
     np.testing.assert_array_equal(joined.belief, together.belief)
 
 
-@pytest.mark.parametrize("name", ["hmm", "hmm without exposure", "hmm with clusters", "ternary hmm"])
+@pytest.mark.parametrize(
+    "name", ["hmm", "hmm without exposure", "hmm with clusters", "hmm with two exposures", "ternary hmm"]
+)
 def test_online_filter_equals_the_offline_kernel(name):
     model = FILTERS[name]
     rng = np.random.default_rng(2)
@@ -152,16 +156,15 @@ def test_online_filter_equals_the_offline_kernel(name):
     assert list(dense.prompt_ids) == IDS
     with jax.enable_x64(True):
         chain = model.initial, model.transition, model.log_emission(dense.counts)
-        markov = kernels.Markov.create(*chain, cluster=dense.cluster if model.cluster_names else None)
+        markov = kernels.Markov(*chain, dense.cluster if model.cluster_names else None)
         predicted = kernels.filter(markov, dense.symbols, dense.exposure).predicted
         np.testing.assert_allclose(online.belief, np.asarray(predicted).T, atol=1e-12)
 
 
 def test_an_impossible_count_is_taken_at_its_word():
     """Without noise a transition of chance zero can be contradicted; the belief then follows the data, not NaN."""
-    model = DiscreteHMM(num_states=3, emission="ternary", exposure=False)
-    params = {"initial": np.array([[1.0, 0.0, 0.0]]), "transition": np.eye(3)[None, None]}
-    online = OnlineFilter(at(model, params), ["a"])
+    chain = FrozenChain("absorbing", np.array([[1.0, 0.0, 0.0]]), np.eye(3)[None, None], emissions.Ternary().log_prob)
+    online = OnlineFilter(chain, ["a"])
     online.step(["a"], [8], [8])
     assert online.belief.tolist() == [[0.0, 0.0, 1.0]]
 

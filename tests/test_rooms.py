@@ -12,10 +12,10 @@ from promptdyn.models import MODELS
 
 ROOT = Path(promptdyn.__file__).parent
 # From the ground up. A room may import those before it, and itself.
-ROOMS = (
-    *("errors", "storage", "registry", "_columns", "history", "readers", "online", "selection", "models", "inference"),
-    *("evaluation", "plots", "report", "training", "cli"),
-)
+ROOMS = [
+    *["errors", "storage", "registry", "_columns", "history", "readers", "online", "selection", "models", "kernels"],
+    *["ppl", "inference", "evaluation", "plots", "report", "training", "cli"],
+]
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
@@ -83,3 +83,25 @@ def test_live_path_loads_neither_jax_nor_torch(tmp_path):
     history = promptdyn.RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
     promptdyn.fit(MODELS.create("hmm", {"num_states": 3}), history, max_iterations=2).save(tmp_path / "fit.npz")
     subprocess.run([sys.executable, "-c", LIVE, str(tmp_path / "fit.npz"), str(tmp_path / "selector.npz")], check=True)
+
+
+ONE_BACKEND = """
+import sys
+backend, *absent = sys.argv[1:]
+for name in absent:
+    sys.modules[name] = None  # importing it fails, as where it is not installed
+import promptdyn
+
+history = promptdyn.RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
+program = promptdyn.program(promptdyn.models.DiscreteHMM(num_states=3), history, backend=backend)
+if backend == "numpyro":
+    from numpyro.handlers import seed
+    seed(program, 0)()
+else:
+    program()
+"""
+
+
+@pytest.mark.parametrize(("backend", "absent"), [("numpyro", ["torch", "pyro"]), ("pyro", ["jax", "numpyro"])])
+def test_a_backend_needs_nothing_of_the_other(backend, absent):
+    subprocess.run([sys.executable, "-c", ONE_BACKEND, backend, *absent], check=True)

@@ -55,7 +55,7 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(tmp_path):
 
 def test_a_fit_with_clusters_chooses_live(tmp_path):
     first = run(RunSettings(tmp_path / "first", policy="uniform", max_steps=8, **SMALL), progress=lambda *_: None)
-    promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=4, exposure=False), first.history).save(tmp_path / "fit.npz")
+    promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=4, num_exposures=1), first.history).save(tmp_path / "fit.npz")
     second = run(
         RunSettings(tmp_path / "second", dynamics=str(tmp_path / "fit.npz"), max_steps=2, **SMALL),
         progress=lambda *_: None,

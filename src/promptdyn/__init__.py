@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from promptdyn.history import RewardHistory
     from promptdyn.inference import Fit, fit
     from promptdyn.online import OnlineFilter
+    from promptdyn.ppl import program
     from promptdyn.readers import read_history
     from promptdyn.selection import Selector
 
@@ -27,6 +28,7 @@ __all__ = [
     "compare",
     "fit",
     "models",
+    "program",
     "read_history",
 ]
 
@@ -38,6 +40,7 @@ _HOME = {
     "Selector": "selection",
     "compare": "evaluation",
     "fit": "inference",
+    "program": "ppl",
     "read_history": "readers",
 }
 

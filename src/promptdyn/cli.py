@@ -37,7 +37,11 @@ app = typer.Typer(
 # Progress and words for people go to stderr; tables and JSON, which may be piped, to stdout.
 console = Console(stderr=True)
 # Packages that come with an extra: what to tell someone who lacks one.
-EXTRA_OF = {"jax": "fit", "jaxtyping": "fit", "matplotlib": "plot", "jinja2": "plot"}
+EXTRA_OF = {
+    **dict.fromkeys(("jax", "jaxtyping", "numpyro", "arviz"), "fit"),
+    **dict.fromkeys(("pyro", "array_api_compat"), "pyro"),
+    **dict.fromkeys(("matplotlib", "jinja2"), "plot"),
+}
 PLOT_SUFFIXES = (".svg", ".png", ".pdf")
 
 HistoryPath = Annotated[Path, typer.Argument(help="Reward history: Parquet, CSV or JSONL, or a TRL run folder.")]

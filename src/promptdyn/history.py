@@ -26,6 +26,8 @@ __all__ = ["DenseHistory", "RewardHistory", "cross"]
 
 VERSION = 1
 VERSION_KEY = b"promptdyn.history.version"
+# Distinct (n, k) of a dense history: every model tabulates its likelihoods over them.
+MAX_SYMBOLS = 2**20
 
 
 class DenseHistory(NamedTuple):
@@ -36,8 +38,8 @@ class DenseHistory(NamedTuple):
     """
 
     symbols: NDArray[np.unsignedinteger[Any]]  # (step prompt) index into counts; 0 = not observed
-    exposure: NDArray[np.bool_]  # (step prompt) observed and trained on
-    counts: NDArray[np.int32]  # (symbol, 2) num_rollouts, num_successes; (0, 0) for symbol 0
+    exposure: NDArray[np.uint8]  # (step prompt) 0 idle, 1 trained on, 2 trained on with k = 0 or k = n
+    counts: NDArray[np.int32]  # (symbol, 2) num_rollouts, num_successes: (0, 0), then each n with its k from 0 to n
     cluster: NDArray[np.int32]  # (prompt,) index into cluster_names
     cluster_names: tuple[str, ...]  # sorted labels; ("all",) without a cluster column
     prompt_ids: NDArray[np.object_]  # (prompt,)
@@ -322,18 +324,27 @@ class RewardHistory:
             cluster: column name, or several to cross. Default: all prompts in one cluster.
 
         Raises:
-            InputError: no such cluster column.
+            InputError: no such cluster column, or groups too large to tabulate.
         """
         steps = self.steps
         at = (np.searchsorted(steps, self.step), self.prompt)
         shape = (len(steps), self.num_prompts)
 
-        base = int(self.num_rollouts.max(initial=0)) + 1
-        pairs, symbol = np.unique(self.num_rollouts * np.int64(base) + self.num_successes, return_inverse=True)
-        symbols = np.zeros(shape, np.min_scalar_type(len(pairs)))
-        symbols[at] = symbol + 1
-        exposure = np.zeros(shape, bool)
-        exposure[at] = self.trained
+        sizes, size = np.unique(self.num_rollouts, return_inverse=True)
+        # First symbol of each group size.
+        first = 1 + np.cumsum(np.append(0, sizes.astype(np.int64) + 1))
+        if first[-1] > MAX_SYMBOLS:
+            row = int(self.num_rollouts.argmax())
+            raise InputError(
+                f"step {self.step[row]}, prompt {self.prompt_ids[self.prompt[row]]!r}: num_rollouts={sizes[-1]} is too "
+                f"large: the distinct group sizes of a history may add up to {MAX_SYMBOLS:,}"
+            )
+        symbols = np.zeros(shape, np.min_scalar_type(int(first[-1]) - 1))
+        symbols[at] = first[size] + self.num_successes
+        exposure = np.zeros(shape, np.uint8)
+        exposure[at] = np.where(self.trained, np.where(self.informative, 1, 2), 0)
+        n = np.repeat(sizes, sizes + 1)
+        k = np.arange(len(n)) - np.repeat(first[:-1] - 1, sizes + 1)
 
         if cluster is None:
             names, codes = ["all"], np.zeros(self.num_prompts, np.int32)
@@ -345,7 +356,7 @@ class RewardHistory:
         return DenseHistory(
             symbols=symbols,
             exposure=exposure,
-            counts=np.stack(np.divmod(np.append(0, pairs), base), axis=1).astype(np.int32),
+            counts=np.stack([np.append(0, n), np.append(0, k)], axis=1).astype(np.int32),
             cluster=codes,
             cluster_names=tuple(names),
             prompt_ids=self.prompt_ids,

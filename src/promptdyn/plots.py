@@ -31,6 +31,12 @@ OUTCOMES = ("unsolved", "partly solved", "solved")
 COLOURS = ("#b6bcc6", "#e8a33d", "#3f7f5f")
 LINES = ("#2f5d8a", "#c2543d", "#3f7f5f", "#8a5fa8", "#8c7a3d", "#4a4a4a")
 WIDTH = 6.4
+# Titles of a chain's exposures, by how many it tells apart.
+EXPOSURES = {
+    1: ("every step",),
+    2: ("idle", "trained on"),
+    3: ("idle", "trained on", "trained on, no variance"),
+}
 
 
 def _figure(height: float = 3.2, columns: int = 1, rows: int = 1, width: float = WIDTH) -> tuple[Figure, NDArray]:
@@ -185,10 +191,11 @@ def reliability_diagram(forecasts: Mapping[str, Forecast]) -> Figure:
 
 def transitions(fit: Fit, cluster: int = 0) -> Figure:
     """Learned transition matrices [current, next] of one cluster, by exposure, labelled with success rates."""
-    matrices = fit.params["transition"][:, cluster]
-    names = ["not trained on", "trained on"] if len(matrices) == 2 else ["every step"]
+    moves = fit.chain.transition
+    matrices = moves[:, min(cluster, moves.shape[1] - 1)]
+    names = EXPOSURES[len(matrices)]
     figure, axes = _figure(height=3.4, columns=len(matrices), width=3.4 * len(matrices) + 0.6)
-    labels = [f"{rate:.2f}" for rate in fit.model.success_rates(fit.params)]
+    labels = [f"{rate:.2f}" for rate in fit.success_rates]
     for axis, matrix, name in zip(axes.flat, matrices, names, strict=True):
         image = axis.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
         axis.set_xticks(range(len(labels)), labels, fontsize=7, rotation=90)

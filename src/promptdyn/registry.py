@@ -10,7 +10,7 @@ from typing import Any
 
 from promptdyn.errors import InputError
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "describe"]
 
 _LITERALS = {"true": True, "false": False, "none": None}
 
@@ -26,6 +26,14 @@ _PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "str": ("a word", lambda value: isinstance(value, str)),
 }
+
+
+def describe(thing: Any) -> dict[str, Any]:
+    """JSON-able name and settings of a dataclass, from which its registry makes it again."""
+    settings = {name: getattr(thing, name) for name in getattr(thing, "__dataclass_fields__", ())}
+    return {"name": thing.name} | {
+        name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()
+    }
 
 
 class Registry(Mapping[str, type[Any]]):

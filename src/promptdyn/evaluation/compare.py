@@ -13,7 +13,7 @@ from promptdyn.evaluation.forecast import Forecast, forecast, online_over, split
 from promptdyn.evaluation.scores import auroc, brier, calibration_error, log_loss, precision_at
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit, fit
-from promptdyn.models.base import MarkovModel
+from promptdyn.models.base import Dynamics
 
 __all__ = ["Comparison", "Score", "compare"]
 
@@ -96,7 +96,7 @@ def compare(
     for name, model in models.items():
         if progress:
             progress(name)
-        if isinstance(model, MarkovModel):
+        if isinstance(model, Dynamics):
             model = fits[name] = fit(model, visible.before(first_scored))
         made = forecasts[name] = forecast(online_over(model, history), history, fit_steps, observed)
         scores.append(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
-from promptdyn.models.base import MarkovModel
+from promptdyn.models.base import Dynamics
 from promptdyn.models.emissions import outcome_of
 from promptdyn.online import OnlineFilter
 
@@ -42,7 +42,7 @@ class Track(NamedTuple):
 
 def check_filters(model: Any) -> None:
     """Raise InputError unless the model can filter: a `Fit`, or one that learns online."""
-    if isinstance(model, MarkovModel):
+    if isinstance(model, Dynamics):
         raise InputError(f"model {model.name!r} must be fitted first: give a fit (.npz) made by `promptdyn fit`")
     if not hasattr(model, "online"):
         raise InputError(f"{model!r} is no dynamics model: give a Fit, or a model that learns online")

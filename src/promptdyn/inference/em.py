@@ -1,20 +1,33 @@
-"""Expectation-maximisation (MAP-EM) for any `MarkovModel`: exact E-step in JAX, the model's own M-step."""
+"""Expectation-maximisation (MAP-EM) for any model with a program.
+
+The E-step is exact, in JAX. The M-step is the model's closed form, `maximise`, for the sites that it gives, and climbs
+the expected log joint of the program itself for all others; a model that declares nothing gets EM all the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
-from promptdyn.inference.kernels import Markov, expected_counts
-from promptdyn.models.base import MarkovModel, Params, Statistics
+from promptdyn.kernels.jax import Markov, expected_counts
+from promptdyn.models.base import Dynamics, Params, Pool, Statistics
+from promptdyn.ppl.numpyro import Program
 
 __all__ = ["EMResult", "em"]
+
+# Prompts per E-step call: bounds the memory of the filtered beliefs.
+CHUNK = 32_768
+# Most iterations of the climb in one M-step: it starts where the last one ended, so few are needed.
+CLIMB = 30
 
 
 class EMResult(NamedTuple):
@@ -25,7 +38,7 @@ class EMResult(NamedTuple):
 
 
 def em(
-    model: MarkovModel,
+    model: Dynamics,
     dense: DenseHistory,
     max_iterations: int = 200,
     tolerance: float = 1e-5,
@@ -43,53 +56,120 @@ def em(
         progress: called with (iteration, log joint) after each iteration.
 
     Raises:
-        InputError: the model holds a prompt's observations impossible, naming the prompt; an option out of range.
+        InputError: the model's program fails its contract or holds a prompt's observations impossible, naming the
+            prompt; an option out of range.
     """
     if max_iterations < 1:
         raise InputError(f"max_iterations={max_iterations} must be at least 1")
     if np.isnan(tolerance):
         raise InputError("tolerance is NaN: give a number of nats")
-    num_clusters = len(dense.cluster_names)
     num_observed = int(np.count_nonzero(dense.symbols))
-    params = model.initial_params(num_clusters)
     trace: list[float] = []
     with jax.enable_x64(True):
-        symbols, exposure = jax.numpy.asarray(dense.symbols), jax.numpy.asarray(dense.exposure)
+        program = Program(model, Pool.of(dense))
+        components = jax.jit(lambda params: _components(program, params, dense.counts))
+        e_step, climb = _EStep(dense), _Climb(program, dense.counts)
+        params = program.start
         while True:
-            markov = Markov.create(
-                *model.components(params, dense.counts), cluster=None if num_clusters == 1 else dense.cluster
-            )
-            counts = jax.device_get(expected_counts(markov, symbols, exposure))
-            _check_possible(counts.initial, dense)
-            log_marginal = float(counts.log_marginal.sum())
-            trace.append(log_marginal + model.log_prior(params))
+            markov, log_prior = components(params)
+            statistics, log_marginal = e_step(markov)
+            trace.append(log_marginal + float(log_prior))
+            if not np.isfinite(trace[-1]):
+                raise InputError(f"model {model.name!r}: its log density is {trace[-1]}: check the program's priors")
             if progress:
                 progress(len(trace), trace[-1])
             converged = len(trace) > 1 and trace[-1] - trace[-2] < tolerance * num_observed
             if converged or len(trace) > max_iterations:
                 return EMResult(params, log_marginal, np.array(trace), converged)
-            params = model.maximise(
-                Statistics(
-                    initial=_per_cluster(counts.initial, dense.cluster, num_clusters),
-                    transition=np.moveaxis(_per_cluster(counts.transition, dense.cluster, num_clusters), 0, 1),
-                    emission=counts.emission,
-                    counts=dense.counts,
-                )
+            closed = model.maximise(statistics, params) if hasattr(model, "maximise") else {}
+            params = {**params, **closed}
+            params = {**params, **climb(params, frozenset(closed), statistics)}
+
+
+def _components(program: Program, params: Any, counts: NDArray) -> tuple[Markov, Any]:
+    chain, log_prior = program.at(params)
+    places = chain.places(program.pool)
+    markov = Markov(
+        chain.initial,
+        chain.transition,
+        chain.emission.log_prob(counts, jnp),
+        None if places is None else jnp.asarray(places),
+    )
+    return markov, log_prior
+
+
+class _EStep:
+    """Expected counts over all prompts, some thousands at a time."""
+
+    def __init__(self, dense: DenseHistory) -> None:
+        self.dense = dense
+        self.chunks = [
+            (part, jnp.asarray(dense.symbols[:, part]), jnp.asarray(dense.exposure[:, part]))
+            for part in _chunks(dense.symbols.shape[1])
+        ]
+
+    def __call__(self, markov: Markov) -> tuple[Statistics, float]:
+        parts = [
+            jax.device_get(expected_counts(self._chain(markov, part), symbols, exposure))
+            for part, symbols, exposure in self.chunks
+        ]
+        initial, transition, emission, log_marginals = zip(*parts, strict=True)
+        statistics = Statistics(sum(initial), sum(transition), sum(emission), self.dense.counts)
+        log_marginal = np.concatenate(log_marginals)
+        # A sequence that no path of states explains has no posterior: its counts are missing.
+        if abs(statistics.initial.sum() - len(log_marginal)) > 0.5:
+            prompt = self.dense.prompt_ids[int(np.argmin(log_marginal))]
+            raise InputError(
+                f"prompt {prompt!r} has outcomes that the model holds impossible: allow noise in the emission, or "
+                "transitions that the model rules out"
             )
+        return statistics, float(log_marginal.sum())
+
+    @staticmethod
+    def _chain(markov: Markov, part: slice) -> Markov:
+        return markov if markov.places is None else markov._replace(places=markov.places[part])
 
 
-def _check_possible(initial: NDArray, dense: DenseHistory) -> None:
-    """Posteriors of a sequence that no path of states explains are not probabilities but zeros."""
-    impossible = np.flatnonzero(~(initial.sum(axis=0) > 0.5))
-    if impossible.size:
-        raise InputError(
-            f"prompt {dense.prompt_ids[impossible[0]]!r} has outcomes that the model holds impossible: allow noise in "
-            "the emission, or transitions that the prior rules out"
+def _chunks(num_prompts: int) -> Iterator[slice]:
+    """Slices of almost equal size, so that the recursions compile for two sizes at most."""
+    size = -(-num_prompts // -(-num_prompts // CHUNK))
+    return (slice(start, start + size) for start in range(0, num_prompts, size))
+
+
+class _Climb:
+    """The M-step of the sites without a closed form: L-BFGS on the expected log joint, from where they are."""
+
+    def __init__(self, program: Program, counts: NDArray) -> None:
+        self.program, self.counts = program, counts
+        self.losses: dict[frozenset[str], Any] = {}
+
+    def __call__(self, params: Params, closed: frozenset[str], statistics: Statistics) -> Params:
+        """New values of the sites that are not in `closed`."""
+        free = {name: value for name, value in params.items() if name not in closed}
+        if not free:
+            return {}
+        start, unravel = ravel_pytree(self.program.unconstrain(free))
+        if closed not in self.losses:
+
+            def loss(flat: Any, fixed: Params, expected: tuple[Any, Any, Any]) -> Any:
+                markov, log_prior = _components(
+                    self.program, {**fixed, **self.program.constrain(unravel(flat))}, self.counts
+                )
+                initial, transition, emission = expected
+                # Where nothing is expected the logarithm does not matter, even of 0.
+                joint = log_prior + jnp.sum(emission * jnp.where(emission > 0, markov.log_emission, 0.0))
+                joint += jnp.sum(initial * jnp.log(jnp.where(initial > 0, markov.initial, 1.0)))
+                return -joint - jnp.sum(transition * jnp.log(jnp.where(transition > 0, markov.transition, 1.0)))
+
+            self.losses[closed] = jax.jit(jax.value_and_grad(loss))
+        loss_of = self.losses[closed]
+        fixed = {name: params[name] for name in closed}
+        best = minimize(
+            lambda flat: tuple(np.asarray(part, float) for part in loss_of(flat, fixed, tuple(statistics[:3]))),
+            np.asarray(start, float),
+            jac=True,
+            method="L-BFGS-B",
+            # The loss is as large as the history, and gains are not: stop by the slope.
+            options={"maxiter": CLIMB, "ftol": 1e-15, "gtol": 1e-6},
         )
-
-
-def _per_cluster(values: NDArray, cluster: NDArray, num_clusters: int) -> NDArray[np.float64]:
-    """Sum (... prompt) over the prompts of each cluster: (cluster ...)."""
-    flat = values.reshape(-1, values.shape[-1])
-    sums = np.array([np.bincount(cluster, row, num_clusters) for row in flat], dtype=np.float64).T
-    return sums.reshape(num_clusters, *values.shape[:-1])
+        return jax.device_get(self.program.constrain(unravel(jnp.asarray(best.x))))

@@ -1,4 +1,4 @@
-"""Fitting a Markov model to a reward history, and the result as something to save, inspect and run online."""
+"""Fitting a model to a reward history, and the result as something to save, inspect and run online."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import MODELS
-from promptdyn.models.base import MarkovModel, Params
+from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of
 from promptdyn.online import FrozenChain, OnlineFilter
+from promptdyn.ppl import chain_at
+from promptdyn.registry import describe
 from promptdyn.storage import read_state, write_state
 
 __all__ = ["METHODS", "Fit", "fit"]
@@ -31,7 +34,7 @@ class Fit:
 
     Attributes:
         model: what was fitted.
-        params: name -> array; see the model for shapes.
+        params: site -> array; see the model for shapes.
         cluster_names: (cluster,) labels in the order of the parameters' cluster axis.
         log_marginal: log p(observations | params), in nats, summed over prompts.
         num_observed: rollout groups fitted on.
@@ -40,7 +43,7 @@ class Fit:
         seconds: wall-clock time of the fit, compilation included.
     """
 
-    model: MarkovModel
+    model: Dynamics
     params: Params
     cluster_names: tuple[str, ...]
     log_marginal: float
@@ -62,20 +65,28 @@ class Fit:
         """
         return OnlineFilter(self.frozen(), prompt_ids, clusters)
 
+    @cached_property
+    def chain(self) -> Chain:
+        """The chain of the fitted parameters: NumPy arrays and an emission."""
+        return chain_at(self.model, self.params, Pool(np.zeros(0, np.int32), self.cluster_names))
+
+    @property
+    def success_rates(self) -> NDArray[np.float64]:
+        """(state,) chance that a rollout succeeds."""
+        return np.exp(self.chain.emission.log_prob(np.array([[1, 1]])))[:, 0]
+
     def frozen(self) -> FrozenChain:
         """The fitted chain as what filters a pool; `online` makes one."""
-        model, params = self.model, self.params
-        components = model.components(params, np.zeros((1, 2), np.int32))
         digest = hashlib.sha256()
-        for name in sorted(params):
-            digest.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
+        for name in sorted(self.params):
+            digest.update(name.encode() + np.ascontiguousarray(self.params[name]).tobytes())
         return FrozenChain(
-            model.name,
-            components.initial,
-            components.transition,
-            lambda counts: model.components(params, counts).log_emission,
-            None if model.cluster is None else self.cluster_names,
-            {**model.describe(), "clusters": list(self.cluster_names), "params_sha256": digest.hexdigest()},
+            self.model.name,
+            self.chain.initial,
+            self.chain.transition,
+            self.chain.emission.log_prob,
+            None if cluster_of(self.model) is None else self.cluster_names,
+            {**describe(self.model), "clusters": list(self.cluster_names), "params_sha256": digest.hexdigest()},
         )
 
     def save(self, path: str | Path) -> None:
@@ -90,7 +101,7 @@ class Fit:
                 "loaded again; use its .online() directly, or register it under a name of its own"
             )
         values = {
-            "model": self.model.describe(),
+            "model": describe(self.model),
             "cluster_names": list(self.cluster_names),
             "log_marginal": self.log_marginal,
             "num_observed": self.num_observed,
@@ -111,17 +122,15 @@ class Fit:
             values["cluster_names"] = tuple(values["cluster_names"])
             trace = arrays.pop("trace")
             params = {name.removeprefix("params/"): array for name, array in arrays.items()}
-            expected = model.initial_params(len(values["cluster_names"]))
-            for name, array in expected.items():
-                if params[name].shape != array.shape:
-                    raise InputError(f"{name} has shape {params[name].shape}, the model needs {array.shape}")
-            return cls(model=model, params=params, trace=trace, **values)
+            made = cls(model=model, params=params, trace=trace, **values)
+            _ = made.chain  # checks the parameters
+            return made
         except (KeyError, TypeError, InputError) as error:
             raise InputError(f"{path}: not a whole fit ({error}): fit again") from None
 
 
 def fit(
-    model: MarkovModel,
+    model: Dynamics,
     history: RewardHistory,
     method: str = "em",
     *,
@@ -143,7 +152,7 @@ def fit(
         InputError: a model that needs no fit, an unknown method or option, no observed rows, an unknown cluster
             column, or a prompt whose observations the model holds impossible.
     """
-    if not isinstance(model, MarkovModel):
+    if not isinstance(model, Dynamics):
         raise InputError(f"{type(model).__name__} has nothing to fit: use its .online(prompt_ids) directly")
     if method not in METHODS:
         raise InputError(f"method={method!r} is none of {', '.join(METHODS)}")
@@ -157,7 +166,7 @@ def fit(
     # JAX is loaded here and not with the module: a saved fit runs online without it.
     from promptdyn.inference.em import em
 
-    dense = visible.dense(model.cluster)
+    dense = visible.dense(cluster_of(model))
     start = time.perf_counter()
     result = em(model, dense, progress=progress, **options)
     return Fit(

@@ -1,6 +1,7 @@
 """Dynamics models: one file each. A new one is a file here, its export, and its place in `MODELS`."""
 
-from promptdyn.models.base import Components, MarkovModel, Params, Statistics
+from promptdyn.models import emissions
+from promptdyn.models.base import PPL, Chain, Dynamics, Emission, Params, Pool, Statistics
 from promptdyn.models.beta_bernoulli import BetaBernoulli
 from promptdyn.models.discrete_hmm import DiscreteHMM
 from promptdyn.models.dps import DPS
@@ -9,12 +10,16 @@ from promptdyn.registry import Registry
 __all__ = [
     "DPS",
     "MODELS",
+    "PPL",
     "BetaBernoulli",
-    "Components",
+    "Chain",
     "DiscreteHMM",
-    "MarkovModel",
+    "Dynamics",
+    "Emission",
     "Params",
+    "Pool",
     "Statistics",
+    "emissions",
 ]
 
 MODELS = Registry("model", DPS, BetaBernoulli, DiscreteHMM)

@@ -1,41 +1,130 @@
-"""The contracts that every dynamics model meets. Knows nothing of inference algorithms and trainers.
+"""The contracts that every dynamics model meets. Knows nothing of inference algorithms, backends and trainers.
 
 Two kinds of model:
 
-- a `MarkovModel` is fitted offline; its parameters are then frozen and filtered online;
-- an `OnlineModel` (`promptdyn.online`) needs no fit: it learns while it filters (`DPS`, `BetaBernoulli`). A fitted
-  Markov model becomes one of these as a `FrozenChain`.
+- `Dynamics`: a generative program, fitted offline; the chain that it returns is then frozen and filtered online;
+- `OnlineModel` (`promptdyn.online`): a recursion that learns while it filters, with no fit (`DPS`, `BetaBernoulli`).
 
-Axis words everywhere: ``prompt step state symbol exposure cluster``.
+Axis words everywhere: ``prompt step state symbol exposure cluster``. A *symbol* is one distinct group size and success
+count (n, k); symbol 0 is (0, 0), "not observed". *Exposure* is what a step was for a prompt: 0 idle, 1 trained on, 2
+trained on by a group without variance, all of whose rollouts failed or all succeeded: without a gradient it only ages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
+from promptdyn.history import DenseHistory
 from promptdyn.online import OnlineFilter
 
-__all__ = ["Components", "Conjugate", "MarkovModel", "Params", "Statistics", "check_decay"]
+__all__ = [
+    "PPL",
+    "Chain",
+    "Conjugate",
+    "Dynamics",
+    "Emission",
+    "Params",
+    "Pool",
+    "Statistics",
+    "check_chain",
+    "check_decay",
+    "cluster_of",
+]
 
 Floats = NDArray[np.float64]
 Params = dict[str, Floats]
+MAX_EXPOSURES = 3
 
 
-class Components(NamedTuple):
-    """A finite-state Markov model of prompts, spelled out as arrays."""
+class PPL(Protocol):
+    """What an interpreter hands to a program: the names that NumPyro and Pyro share, and an array module."""
 
-    initial: NDArray  # (cluster state) probabilities
-    transition: NDArray  # (exposure cluster state state) row-stochastic [current, next]
-    log_emission: NDArray  # (state symbol) log-probabilities; (n, k) = (0, 0), "missing", is 0
+    @property
+    def dist(self) -> Any:
+        """Distributions: `numpyro.distributions`, `pyro.distributions`."""
+
+    @property
+    def xp(self) -> Any:
+        """Array functions by their array-API names: `jax.numpy`, torch, `numpy`."""
+
+    def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> Any:
+        """A named random value. Fitting starts from `init`, by default from the distribution's mean."""
+
+    def plate(self, name: str, size: int) -> AbstractContextManager:
+        """Independent copies along a new axis: the first plate entered is the rightmost batch axis."""
+
+    def deterministic(self, name: str, value: Any) -> Any:
+        """Record a value under a name, for those who look at draws."""
+
+
+class Pool(NamedTuple):
+    """The prompts that a program is about."""
+
+    cluster: NDArray[np.int32]  # (prompt,) index into cluster_names
+    cluster_names: tuple[str, ...]
+
+    @property
+    def num_prompts(self) -> int:
+        return len(self.cluster)
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters; 1 for a model without."""
+        return len(self.cluster_names)
+
+    @classmethod
+    def of(cls, dense: DenseHistory) -> Pool:
+        """The pool of a history."""
+        return cls(dense.cluster, dense.cluster_names)
+
+
+class Emission(Protocol):
+    """How likely k successes in n rollouts are in each state."""
+
+    def log_prob(self, counts: NDArray[np.integer], xp: Any = np) -> Any:
+        """(symbol, 2) num_rollouts, num_successes -> (state symbol) log-probabilities; 0 where num_rollouts is 0."""
+
+
+class Chain(NamedTuple):
+    """What a program returns: a finite-state Markov chain per prompt.
+
+    The cluster axis has one entry for all prompts, one per cluster or, with `axis="prompt"`, one per prompt.
+    """
+
+    initial: Any  # (cluster state) probabilities
+    transition: Any  # (exposure cluster state state), row-stochastic [current, next]; one to three exposures
+    emission: Emission
+    axis: str = "cluster"
+
+    def places(self, pool: Pool) -> NDArray[np.integer] | None:
+        """(prompt,) places on the cluster axis; None where one entry serves all."""
+        if max(self.initial.shape[0], self.transition.shape[1]) == 1:
+            return None
+        return np.arange(pool.num_prompts) if self.axis == "prompt" else pool.cluster
+
+
+@runtime_checkable
+class Dynamics(Protocol):
+    """A dynamics model: settings, and one method that is its generative program.
+
+    Optional attributes: `cluster`, the column(s) of the history whose levels are the pool's clusters (`cluster_of`),
+    and `maximise(statistics, params)`, the closed form of EM's M-step for some or all of its sites.
+    """
+
+    name: str
+
+    def program(self, ppl: PPL, pool: Pool) -> Chain:
+        """Draw the parameters with `ppl.sample` and return the chain that they give."""
 
 
 class Statistics(NamedTuple):
-    """Expected counts from which a model re-estimates its parameters (the M-step of EM)."""
+    """Expected counts, on the chain's own axes, from which a model re-estimates its parameters (EM's M-step)."""
 
     initial: Floats  # (cluster state)
     transition: Floats  # (exposure cluster state state)
@@ -43,34 +132,67 @@ class Statistics(NamedTuple):
     counts: NDArray[np.int32]  # (symbol, 2): num_rollouts, num_successes of each symbol
 
 
-@runtime_checkable
-class MarkovModel(Protocol):
-    """A model that is (or is discretised to) a finite-state Markov chain per prompt."""
+def cluster_of(model: Any) -> str | tuple[str, ...] | None:
+    """Column(s) of the history whose levels have parameters of their own; None for one set for all."""
+    return getattr(model, "cluster", None)
 
-    name: str
-    num_states: int
 
-    @property
-    def cluster(self) -> str | tuple[str, ...] | None:
-        """Column(s) of the history whose levels have parameters of their own; None for one set for all."""
+def check_chain(
+    name: str, chain: Any, pool: Pool, counts: NDArray[np.integer], xp: Any = np, tolerance: float = 1e-4
+) -> None:
+    """Raise InputError unless a program returned a chain of the right shapes, with rows that are probabilities.
 
-    def describe(self) -> dict[str, Any]:
-        """JSON-able name and settings, from which the registry makes the model again."""
+    Args:
+        name: of the model, for the message.
+        chain: what the program returned; its arrays are, or become, NumPy's.
+        pool: what it was run for.
+        counts: (symbol, 2) symbols to try the emission at.
+        xp: array module of the emission's parameters.
+        tolerance: how far a row may be from adding up to 1.
+    """
 
-    def initial_params(self, num_clusters: int) -> Params:
-        """Where fitting starts from."""
+    def wrong(what: str) -> InputError:
+        return InputError(f"model {name!r}: its program's {what}")
 
-    def components(self, params: Params, counts: NDArray, xp: Any = np) -> Components:
-        """Pure array code: `params` and symbols' (num_rollouts, num_successes) -> the arrays of the chain."""
-
-    def maximise(self, statistics: Statistics) -> Params:
-        """Parameters that maximise expected complete-data log likelihood plus log prior."""
-
-    def log_prior(self, params: Params) -> float:
-        """Log prior density of the parameters, up to a constant."""
-
-    def success_rates(self, params: Params) -> Floats:
-        """(state,) chance that a rollout succeeds."""
+    if not isinstance(chain, Chain):
+        raise wrong(f"result is a {type(chain).__name__}: return a Chain(initial, transition, emission)")
+    if chain.axis not in ("cluster", "prompt"):
+        raise wrong(f"chain has axis={chain.axis!r}: it is 'cluster' or 'prompt'")
+    initial, transition = np.asarray(chain.initial), np.asarray(chain.transition)
+    entries = pool.num_prompts if chain.axis == "prompt" else pool.num_clusters
+    if initial.ndim != 2 or initial.shape[0] not in (1, entries):
+        raise wrong(f"initial has shape {initial.shape}: need ({chain.axis} state), with 1 or {entries} rows")
+    num_states = initial.shape[1]
+    shape = transition.shape
+    if (
+        transition.ndim != 4
+        or not 1 <= shape[0] <= MAX_EXPOSURES
+        or shape[1] not in (1, entries)
+        or shape[2:] != (num_states, num_states)
+    ):
+        raise wrong(
+            f"transition has shape {shape}: need (exposure {chain.axis} state state), 1 to {MAX_EXPOSURES} x 1 or "
+            f"{entries} x {num_states} x {num_states}"
+        )
+    for what, rows in (("initial", initial), ("transition", transition)):
+        bad = ~((rows >= 0).all(axis=-1) & (np.abs(rows.sum(axis=-1) - 1.0) <= tolerance))
+        for at in np.argwhere(bad)[:1]:
+            place = ", ".join(map(str, at))
+            raise wrong(
+                f"{what}[{place}] is {np.array2string(rows[tuple(at)], precision=4, threshold=8)}: a row must hold "
+                "probabilities that add up to 1"
+            )
+    tried = np.concatenate([np.zeros((1, 2), np.int64), counts])
+    table = np.asarray(chain.emission.log_prob(tried, xp))
+    if table.shape != (num_states, len(tried)):
+        raise wrong(f"emission gives log_prob of shape {table.shape}: need (state symbol) = {num_states, len(tried)}")
+    for state, symbol in np.argwhere(np.isnan(table) | (table > tolerance))[:1]:
+        n, k = tried[symbol]
+        raise wrong(f"emission gives log P({k} of {n}) = {table[state, symbol]} in state {state}: need a number <= 0")
+    for symbol in np.flatnonzero(np.all(table == -np.inf, axis=0))[:1]:
+        raise wrong("emission lets no state show {1} successes of {0}: some state must".format(*tried[symbol]))
+    if np.any(np.abs(table[:, 0]) > tolerance):
+        raise wrong("emission gives log_prob other than 0 at (0, 0): a group that was not observed says nothing")
 
 
 class Conjugate:

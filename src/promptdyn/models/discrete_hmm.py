@@ -2,12 +2,13 @@
 
 A prompt is in one of `num_states` states, ordered by success rate. A group of n rollouts shows k successes,
 
-    k | z ~ Binomial(n, p_z)            ("binomial")
-    none / some / all | z               ("ternary": three states, the observation of DPS)
+    k | z ~ Binomial(n, p_z)                                ("binomial")
+    k | z ~ BetaBinomial(n, p_z s, (1 - p_z) s)             ("beta_binomial")
+    none / some / all | z                                   ("ternary": three states, the observation of DPS)
 
-and the state moves by a transition matrix of the prompt's cluster and of its *exposure*: whether it was
-trained on in that step or merely aged while others were. Rows have Dirichlet priors centred on a sticky
-walk, success rates a Beta prior (Rabiner 1989 for the recursions; the M-step is the posterior mode).
+and the state moves by a transition matrix of the prompt's cluster and of its *exposure*: whether it idled in that step,
+was trained on, or was trained on without a gradient. Rows have Dirichlet priors centred on a sticky walk; the gaps
+between the success rates are a Dirichlet simplex, which keeps the states in order (Rabiner 1989 for the recursions).
 """
 
 from __future__ import annotations
@@ -17,15 +18,14 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import xlogy
 
 from promptdyn.errors import InputError
 from promptdyn.models import emissions
-from promptdyn.models.base import Components, Floats, Params, Statistics
+from promptdyn.models.base import PPL, Chain, Emission, Floats, Params, Pool, Statistics
 
 __all__ = ["DiscreteHMM"]
 
+EMISSIONS = ("binomial", "beta_binomial", "ternary")
 # Success rates stay this far from 0 and 1, so that no count is impossible in any state.
 RATE_MARGIN = 1e-4
 
@@ -34,37 +34,43 @@ RATE_MARGIN = 1e-4
 class DiscreteHMM:
     """Discrete hidden Markov model of prompts.
 
+    Sites: `initial` (cluster state), `transition` (exposure cluster state state), and of the emission `gaps`
+    (state + 1,) between 0, the success rates and 1, and `precision` () of the beta-binomial.
+
     Attributes:
-        num_states: number of states, at least 2 (3 with the ternary emission); default 8.
-        emission: "binomial" (default, uses the count k of n) or "ternary" (none / some / all).
+        num_states: number of states, at least 2 (3 with the ternary emission); default 12.
+        emission: "binomial" (default, uses the count k of n), "beta_binomial" or "ternary" (none / some / all).
         cluster: column(s) of the history whose levels get initial and transition probabilities of their own;
             emissions are shared. Default None: one set for the whole pool.
-        exposure: whether transitions differ between prompts trained on in a step and the others; default True.
-        stickiness: prior chance to stay in a state for one step; the rest goes to states nearby.
-        concentration: prior strength, in transitions per row; the initial belief gets as much.
+        num_exposures: kinds of step that have transitions of their own. 3 (default): idle, trained on, trained on by a
+            group without variance; 2: idle, trained on; 1: none.
+        stickiness: prior chance to stay in a state for one step, default 0.97; the rest goes to states nearby.
+        concentration: prior strength, in transitions per row (default 10); the initial belief gets as much.
         noise: ternary only, chance that a group shows another outcome than its state's; default 0.
 
     Raises:
         InputError: a setting is out of range, naming it.
     """
 
-    num_states: int = 8
+    num_states: int = 12
     emission: str = "binomial"
     cluster: str | tuple[str, ...] | None = None
-    exposure: bool = True
+    num_exposures: int = 3
     stickiness: float = 0.97
-    concentration: float = 5.0
+    concentration: float = 10.0
     noise: float = 0.0
 
     name = "hmm"
 
     def __post_init__(self) -> None:
-        if self.emission not in ("binomial", "ternary"):
-            raise InputError(f"DiscreteHMM: emission={self.emission!r} is neither 'binomial' nor 'ternary'")
+        if self.emission not in EMISSIONS:
+            raise InputError(f"DiscreteHMM: emission={self.emission!r} is none of {', '.join(EMISSIONS)}")
         if self.emission == "ternary" and self.num_states != 3:
             raise InputError(f"DiscreteHMM: num_states={self.num_states}, but the ternary emission has 3 states")
         if not isinstance(self.num_states, Integral) or self.num_states < 2:
             raise InputError(f"DiscreteHMM: num_states={self.num_states} must be a whole number, at least 2")
+        if self.num_exposures not in (1, 2, 3):
+            raise InputError(f"DiscreteHMM: num_exposures={self.num_exposures} is none of 1, 2, 3")
         if not 0.0 < self.stickiness < 1.0:
             raise InputError(f"DiscreteHMM: stickiness={self.stickiness} is outside (0, 1)")
         if not 0.0 < self.concentration < np.inf:
@@ -74,73 +80,65 @@ class DiscreteHMM:
         if self.noise > 0.0 and self.emission != "ternary":
             raise InputError(f"DiscreteHMM: noise={self.noise}, but only the ternary emission has noise")
 
-    def describe(self) -> dict[str, Any]:
-        """Name and settings, JSON-able."""
-        settings = {key: getattr(self, key) for key in self.__dataclass_fields__}
-        if isinstance(self.cluster, tuple):
-            settings["cluster"] = list(self.cluster)
-        return {"name": self.name, **settings}
+    @property
+    def _initial_weight(self) -> Floats:
+        """(state,) prior counts of the first state, above one each."""
+        return np.full(self.num_states, self.concentration / self.num_states)
 
-    def transition_prior(self) -> Floats:
-        """(state state) mean of the prior of each row: stay, or move with odds halving per state of distance.
+    @property
+    def _transition_weight(self) -> Floats:
+        """(state state) prior counts of moves, above one each."""
+        return self.concentration * sticky_walk(self.num_states, self.stickiness)
 
-        Override it for other dynamics. A move of prior 0 is never learned, since fitting starts from here.
-        """
-        states = np.arange(self.num_states)
-        walk = 0.5 ** np.abs(states[:, None] - states)
-        np.fill_diagonal(walk, 0.0)
-        moves = (1.0 - self.stickiness) * walk / walk.sum(axis=1, keepdims=True)
-        return moves + self.stickiness * np.eye(self.num_states)
+    def program(self, ppl: PPL, pool: Pool) -> Chain:
+        """The generative model."""
+        dist, xp = ppl.dist, ppl.xp
+        with ppl.plate("cluster", pool.num_clusters):
+            initial = ppl.sample("initial", dist.Dirichlet(xp.asarray(1.0 + self._initial_weight)))
+        with (
+            ppl.plate("state", self.num_states),
+            ppl.plate("cluster", pool.num_clusters),
+            ppl.plate("exposure", self.num_exposures),
+        ):
+            transition = ppl.sample(
+                "transition",
+                dist.Dirichlet(xp.asarray(1.0 + self._transition_weight)),
+                init=sticky_walk(self.num_states, self.stickiness),
+            )
+        return Chain(initial, transition, self._emission(ppl))
 
-    def initial_params(self, num_clusters: int) -> Params:
-        """Start of the fit: the priors' means, and success rates spread evenly with the ends near 0 and 1."""
-        num_exposures = 2 if self.exposure else 1
-        params = {
-            "initial": np.full((num_clusters, self.num_states), 1.0 / self.num_states),
-            "transition": np.tile(self.transition_prior(), (num_exposures, num_clusters, 1, 1)),
-        }
+    def _emission(self, ppl: PPL) -> Emission:
+        if self.emission == "ternary":
+            return emissions.Ternary(self.noise)
+        rates = ordered_rates(ppl, self.num_states)
         if self.emission == "binomial":
-            params["success_rates"] = np.linspace(0.01, 0.99, self.num_states)
-        return params
+            return emissions.Binomial(rates)
+        return emissions.BetaBinomial(rates, ppl.sample("precision", ppl.dist.LogNormal(np.log(50.0), 1.0)))
 
-    def components(self, params: Params, counts: NDArray, xp: Any = np) -> Components:
-        """Parameters and (symbol, 2) counts -> initial, transition, log-emission arrays."""
-        if self.emission == "binomial":
-            log_emission = emissions.binomial(params["success_rates"], counts, xp)
-        else:
-            log_emission = emissions.ternary(self.noise, counts, xp)
-        return Components(xp.asarray(params["initial"]), xp.asarray(params["transition"]), log_emission)
-
-    def maximise(self, statistics: Statistics) -> Params:
-        """Posterior mode given expected counts, with states sorted by success rate."""
-        initial = statistics.initial + self.concentration / self.num_states
-        transition = statistics.transition + self.concentration * self.transition_prior()
-        params = {
+    def maximise(self, statistics: Statistics, params: Params) -> Params:
+        """Posterior modes of `initial` and `transition` given expected counts; EM climbs to the emission's."""
+        initial = statistics.initial + self._initial_weight
+        transition = statistics.transition + self._transition_weight
+        return {
             "initial": initial / initial.sum(axis=-1, keepdims=True),
             "transition": transition / transition.sum(axis=-1, keepdims=True),
         }
-        if self.emission == "binomial":
-            num_rollouts, num_successes = statistics.counts.T
-            # Beta(2, 2), centred on nothing in particular: one success and one failure of prior weight.
-            rates = (statistics.emission @ num_successes + 1.0) / (statistics.emission @ num_rollouts + 2.0)
-            params["success_rates"] = np.clip(rates, RATE_MARGIN, 1.0 - RATE_MARGIN)
-            order = np.argsort(params["success_rates"])
-            params = {
-                "initial": params["initial"][:, order],
-                "transition": params["transition"][:, :, order[:, None], order],
-                "success_rates": params["success_rates"][order],
-            }
-        return params
 
-    def log_prior(self, params: Params) -> float:
-        """Log density of the Dirichlet and Beta priors at `params`, up to a constant."""
-        weight = self.concentration * self.transition_prior()
-        value = np.sum(xlogy(weight, params["transition"]))
-        value += self.concentration / self.num_states * np.sum(np.log(params["initial"]))
-        if self.emission == "binomial":
-            value += np.sum(np.log(params["success_rates"]) + np.log1p(-params["success_rates"]))
-        return float(value)
 
-    def success_rates(self, params: Params) -> Floats:
-        """(state,) success rates; with the ternary emission 0, 1/2 and 1 by convention."""
-        return params["success_rates"] if self.emission == "binomial" else np.array([0.0, 0.5, 1.0])
+def sticky_walk(num_states: int, stickiness: float) -> Floats:
+    """(state state) chances to stay, or to move with odds halving per state of distance."""
+    states = np.arange(num_states)
+    walk = 0.5 ** np.abs(states[:, None] - states)
+    np.fill_diagonal(walk, 0.0)
+    moves = (1.0 - stickiness) * walk / walk.sum(axis=1, keepdims=True)
+    return moves + stickiness * np.eye(num_states)
+
+
+def ordered_rates(ppl: PPL, num_states: int) -> Any:
+    """(state,) rising success rates, from a simplex of the gaps between 0, the rates and 1."""
+    # Fitting starts from rates spread evenly between 0.01 and 0.99.
+    start = np.full(num_states + 1, 0.98 / (num_states - 1))
+    start[[0, -1]] = 0.01
+    gaps = ppl.sample("gaps", ppl.dist.Dirichlet(ppl.xp.asarray(np.full(num_states + 1, 1.1))), init=start)
+    rates = RATE_MARGIN + (1.0 - 2.0 * RATE_MARGIN) * ppl.xp.cumulative_sum(gaps, axis=-1)[:-1]
+    return ppl.deterministic("success_rates", rates)

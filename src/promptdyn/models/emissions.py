@@ -1,14 +1,18 @@
-"""Emissions: how likely k successes in n rollouts are in each state. Pure array code for any array module."""
+"""Emissions: how likely k successes in n rollouts are in each state. Pure array code for any array module.
+
+Every emission is a distribution of k given n, so that models with different ones can be compared by likelihood.
+"""
 
 from __future__ import annotations
 
-from math import lgamma
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
-__all__ = ["binomial", "outcome_of", "ternary"]
+__all__ = ["BetaBinomial", "Binomial", "Ternary", "outcome_of"]
 
 
 def outcome_of(num_rollouts: NDArray, num_successes: NDArray) -> NDArray[np.intp]:
@@ -16,26 +20,80 @@ def outcome_of(num_rollouts: NDArray, num_successes: NDArray) -> NDArray[np.intp
     return np.where(num_successes == 0, 0, np.where(num_successes == num_rollouts, 2, 1))
 
 
-def binomial(success_rates: Any, counts: NDArray, xp: Any = np) -> Any:
-    """(state symbol) log Binomial(k | n, p_state). Success rates must lie inside (0, 1)."""
-    num_rollouts, num_successes = counts[:, 0].astype(float), counts[:, 1].astype(float)
-    choose = np.array(
-        [lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) for n, k in zip(num_rollouts, num_successes, strict=True)]
-    )
-    rates = xp.asarray(success_rates)[:, None]
-    return choose + num_successes * xp.log(rates) + (num_rollouts - num_successes) * xp.log1p(-rates)
+def _log_choose(counts: NDArray) -> NDArray[np.float64]:
+    n, k = counts.T
+    return gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
 
 
-def ternary(noise: float, counts: NDArray, xp: Any = np) -> Any:
-    """(state symbol) log-probability of the outcome of a group in states unsolved, partly solved, solved.
+@dataclass(frozen=True)
+class Binomial:
+    """k | state ~ Binomial(n, success_rates[state]).
 
-    With probability `noise` the outcome shown is not the state's own: one of the other two. A group of one rollout
-    cannot show "some"; it fails or succeeds with even chances in the partly solved state. Without noise this is the
-    observation of DPS; a missing observation (n = 0) is 0 in every state.
+    Attributes:
+        success_rates: (state,) inside (0, 1), so that no count is impossible.
     """
-    several = np.where(np.eye(3, dtype=bool), 1.0 - noise, noise / 2.0)
-    single = np.array([[1.0 - noise, 0.0, noise], [0.5, 0.0, 0.5], [noise, 0.0, 1.0 - noise]])
-    outcome = outcome_of(*counts.T)
-    chance = np.where(counts[:, 0] == 1, single[:, outcome], several[:, outcome])
-    with np.errstate(divide="ignore"):
-        return xp.asarray(np.log(np.where(counts[:, 0] == 0, 1.0, chance)))
+
+    success_rates: Any
+
+    def log_prob(self, counts: NDArray[np.integer], xp: Any = np) -> Any:
+        """(symbol, 2) num_rollouts, num_successes -> (state symbol)."""
+        num_rollouts, num_successes = xp.asarray(counts.T.astype(float))
+        rates = self.success_rates[:, None]
+        chances = num_successes * xp.log(rates) + (num_rollouts - num_successes) * xp.log1p(-rates)
+        return xp.asarray(_log_choose(counts)) + chances
+
+
+@dataclass(frozen=True)
+class BetaBinomial:
+    """k | state ~ BetaBinomial(n, p precision, (1 - p) precision): a group's success rate varies around its state's.
+
+    Attributes:
+        success_rates: (state,) p, inside (0, 1).
+        precision: () or (state,) above 0; towards infinity this is `Binomial`.
+    """
+
+    success_rates: Any
+    precision: Any
+
+    def log_prob(self, counts: NDArray[np.integer], xp: Any = np) -> Any:
+        """(symbol, 2) num_rollouts, num_successes -> (state symbol)."""
+        num_rollouts, num_successes = counts.T
+        steps = xp.asarray(np.arange(max(int(num_rollouts.max(initial=0)), 1), dtype=float))
+        succeed, fail = self.success_rates * self.precision, (1.0 - self.success_rates) * self.precision
+
+        def rising(start: Any, times: NDArray) -> Any:
+            """(state symbol) log of start (start + 1) ... (start + times - 1), which needs no gamma function."""
+            logs = xp.log(start[:, None] + steps)
+            return xp.cumulative_sum(logs, axis=-1, include_initial=True)[:, times]
+
+        return (
+            xp.asarray(_log_choose(counts))
+            + rising(succeed, num_successes)
+            + rising(fail, num_rollouts - num_successes)
+            - rising(succeed + fail, num_rollouts)
+        )
+
+
+@dataclass(frozen=True)
+class Ternary:
+    """States unsolved, partly solved and solved show none, some and all of a group: the observation of DPS.
+
+    Of the counts 1 to n - 1 that are "some" each is as likely as the other. A group of one rollout cannot show "some":
+    in the partly solved state it succeeds with an even chance.
+
+    Attributes:
+        noise: chance that a group shows an outcome other than its state's, in [0, 1); default 0.
+    """
+
+    noise: float = 0.0
+
+    def log_prob(self, counts: NDArray[np.integer], xp: Any = np) -> Any:
+        """(symbol, 2) num_rollouts, num_successes -> (state symbol)."""
+        num_rollouts = counts[:, 0]
+        several = np.where(np.eye(3, dtype=bool), 1.0 - self.noise, self.noise / 2.0)
+        single = np.array([[1.0 - self.noise, 0.0, self.noise], [0.5, 0.0, 0.5], [self.noise, 0.0, 1.0 - self.noise]])
+        outcome = outcome_of(*counts.T)
+        chance = np.where(num_rollouts == 1, single[:, outcome], several[:, outcome])
+        chance = chance / np.where(outcome == 1, np.maximum(num_rollouts - 1, 1), 1)
+        with np.errstate(divide="ignore"):
+            return xp.asarray(np.log(np.where(num_rollouts == 0, 1.0, chance)))

@@ -26,6 +26,7 @@ from promptdyn.evaluation.forecast import check_filters
 from promptdyn.history import RewardHistory, cross
 from promptdyn.inference import Fit
 from promptdyn.models import MODELS
+from promptdyn.models.base import cluster_of
 from promptdyn.selection import Selector
 from promptdyn.training import policy, tasks
 from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer, prompt_ids
@@ -191,7 +192,7 @@ def _online(dynamics: str, dataset: Dataset) -> Any:
     model = MODELS.parse_one(dynamics, load=Fit.load)
     check_filters(model)
     ids = prompt_ids(dataset)
-    cluster = model.model.cluster if isinstance(model, Fit) else None
+    cluster = cluster_of(model.model) if isinstance(model, Fit) else None
     if cluster is None:
         return model.online(ids)
     columns = [cluster] if isinstance(cluster, str) else list(cluster)

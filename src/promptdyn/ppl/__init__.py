@@ -1,0 +1,94 @@
+"""Interpreters of a model's program: NumPyro, Pyro, and NumPy at given parameters. They know of no model.
+
+A backend is a file here with a class `Program`: a model's program over a pool, run at chosen parameters. It loads when
+first asked for, so that a JAX-only user needs no torch and a torch-only user no JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from promptdyn.errors import InputError
+from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of
+from promptdyn.ppl import observed as observed_programs
+from promptdyn.ppl.fixed import chain_at
+
+if TYPE_CHECKING:
+    from promptdyn.history import RewardHistory
+
+__all__ = ["BACKENDS", "Program", "chain_at", "load_backend", "program"]
+
+BACKENDS = ("numpyro", "pyro")
+
+
+class Program(Protocol):
+    """A model's program over a pool, in a backend's arrays. Made by `load_backend(name).Program(model, pool)`.
+
+    Raises InputError, when made, if the program fails the contract: a chain of the wrong shape, a site sampled twice.
+    """
+
+    start: Params
+    """Where fitting starts, in NumPy: each site's `init`, or the mean of its distribution."""
+
+    def at(self, params: Mapping[str, Any]) -> tuple[Chain, Any]:
+        """The chain, and the log density of the sites under their priors, differentiable in the parameters."""
+
+    def unconstrain(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Some or all sites as arrays of real numbers, by the bijection to each one's support."""
+
+    def constrain(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse of `unconstrain`."""
+
+
+def load_backend(name: str) -> Any:
+    """The module of a backend.
+
+    Raises:
+        InputError: it is none of `BACKENDS`.
+        ModuleNotFoundError: what it stands on is not installed.
+    """
+    if name not in BACKENDS:
+        raise InputError(f"backend={name!r} is none of {', '.join(BACKENDS)}")
+    return import_module(f"promptdyn.ppl.{name}")
+
+
+def program(
+    model: Dynamics,
+    history: RewardHistory,
+    backend: str = "numpyro",
+    *,
+    observed: str = "all",
+    enumerated: bool = False,
+) -> Callable[[], Any]:
+    """A model with a history's counts observed, as a plain program: for your own MCMC, SVI, Predictive, render_model.
+
+    Sites are those of the model's program and `num_successes`, (prompt step), in the plate "prompt": the counts of the
+    groups that were observed, 0 elsewhere, with the latent paths summed out by the exact kernel. Run forward, under
+    `Predictive` or unconditioned, it draws the counts that those groups might have shown.
+
+    Args:
+        model: what was declared.
+        history: what was logged.
+        backend: "numpyro" (default) or "pyro".
+        observed: "all" rows (default), or only the "trained" ones.
+        enumerated: instead of the kernel, make each state a site `state_0`, `state_1`, ... marked for parallel
+            enumeration: the readable definition, for short histories. NumPyro enumerates with the package `funsor`.
+
+    Returns:
+        A function of no arguments that runs the program and returns its chain.
+
+    Raises:
+        InputError: no such backend, a model without a program, no rows, or a program that fails the contract.
+    """
+    if not isinstance(model, Dynamics):
+        raise InputError(f"{type(model).__name__} has no program: it learns online and needs no fit")
+    interpreter = load_backend(backend)
+    visible = history.observed(observed)
+    if len(visible) == 0:
+        raise InputError(f"the history has no rows (observed={observed!r})")
+    dense = visible.dense(cluster_of(model))
+    interpreter.Program(model, Pool.of(dense))  # checks the contract
+    text = observed_programs.enumerated if enumerated else observed_programs.observed
+    return lambda: interpreter.run(text, model, dense)

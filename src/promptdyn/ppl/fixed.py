@@ -1,0 +1,70 @@
+"""A program run at given parameters, in NumPy alone: every `sample` answers from a dict, distributions are ignored.
+
+This is how a fit filters live: inside a training process nothing of JAX, torch, NumPyro or Pyro is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from promptdyn.errors import InputError
+from promptdyn.models.base import Chain, Dynamics, Pool, check_chain
+
+__all__ = ["Fixed", "chain_at"]
+
+# Group sizes that a chain's emission is tried at.
+TRIED = np.array([(n, k) for n in (1, 2, 8) for k in range(n + 1)])
+
+
+class _Ignored:
+    """Stands in for distributions, constraints and transforms: whatever is asked of it gives itself."""
+
+    def __getattr__(self, name: str) -> _Ignored:
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> _Ignored:
+        return self
+
+
+class Fixed:
+    """The interpreter. `recorded` holds what the program gave to `deterministic`."""
+
+    dist = _Ignored()
+    xp = np
+
+    def __init__(self, params: Mapping[str, ArrayLike]) -> None:
+        self.params = params
+        self.recorded: dict[str, NDArray] = {}
+
+    def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> NDArray:
+        if name not in self.params:
+            raise InputError(f"parameter {name!r} is missing: there are {', '.join(self.params) or 'none'}")
+        return np.asarray(self.params[name])
+
+    def plate(self, name: str, size: int) -> AbstractContextManager:
+        return nullcontext(np.arange(size))
+
+    def deterministic(self, name: str, value: Any) -> Any:
+        self.recorded[name] = np.asarray(value)
+        return value
+
+
+def chain_at(model: Dynamics, params: Mapping[str, ArrayLike], pool: Pool) -> Chain:
+    """The chain of a model at given parameters, checked.
+
+    Raises:
+        InputError: a parameter is missing, or the chain is not one (see `check_chain`).
+    """
+    try:
+        chain = model.program(Fixed(params), pool)
+    except (IndexError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"model {model.name!r}: parameters of the wrong shape ({error})") from None
+    check_chain(model.name, chain, pool, TRIED)
+    return chain

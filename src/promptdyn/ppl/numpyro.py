@@ -1,0 +1,174 @@
+"""NumPyro: what it hands to a program, a program at chosen parameters, and the distribution of observed counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions
+from numpy.typing import ArrayLike, NDArray
+from numpyro import handlers
+from numpyro.distributions import constraints
+
+from promptdyn.errors import InputError
+from promptdyn.history import DenseHistory
+from promptdyn.kernels.jax import Markov, log_marginal
+from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_chain
+from promptdyn.ppl.fixed import TRIED
+from promptdyn.ppl.observed import Groups, PlateNames
+
+__all__ = ["GroupCounts", "NumPyro", "Program", "run"]
+
+
+# How far from its edges a simplex is kept where it is mapped to real numbers.
+EDGE = 1e-12
+
+
+class NumPyro:
+    """The names that a program is handed."""
+
+    dist = numpyro.distributions
+    xp = jnp
+
+    def __init__(self) -> None:
+        self._plates = PlateNames()
+
+    def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> Any:
+        return numpyro.sample(name, distribution, infer={} if init is None else {"init": init})
+
+    def plate(self, name: str, size: int) -> AbstractContextManager:
+        return numpyro.plate(self._plates.next(name), size)
+
+    def deterministic(self, name: str, value: Any) -> Any:
+        return numpyro.deterministic(name, value)
+
+    def observe(self, name: str, distribution: Any, value: NDArray) -> None:
+        numpyro.sample(name, distribution, obs=value)
+
+    def enumerate(self, name: str, distribution: Any) -> Any:
+        return numpyro.sample(name, distribution, infer={"enumerate": "parallel"})
+
+    def factor(self, name: str, value: Any) -> None:
+        numpyro.factor(name, value)
+
+    def group_counts(self, chain: Chain, groups: Groups) -> GroupCounts:
+        return GroupCounts(chain, groups)
+
+
+def run(text: Callable[..., Chain], model: Dynamics, dense: DenseHistory) -> Chain:
+    """Run one of the texts of `promptdyn.ppl.observed`."""
+    return text(NumPyro(), model, dense)
+
+
+class Program:
+    """See `promptdyn.ppl.Program`. Arrays are JAX's; gradients in double precision need `jax.enable_x64`."""
+
+    def __init__(self, model: Dynamics, pool: Pool) -> None:
+        self.model, self.pool = model, pool
+        with jax.enable_x64(True):
+            try:
+                chain, sites = self._trace(handlers.substitute, substitute_fn=_start)
+            except AssertionError as error:  # of NumPyro, on a site sampled twice
+                raise InputError(f"model {model.name!r}: its program fails: {error}") from None
+            check_chain(model.name, chain, pool, TRIED, jnp)
+            self.start: Params = {name: np.array(site["value"]) for name, site in sites.items()}
+            self._supports = {name: site["fn"].support for name, site in sites.items()}
+
+    def _trace(self, handler: Any, **how: Any) -> tuple[Chain, dict[str, Any]]:
+        """Run the program under a handler that answers its sites."""
+        with handlers.trace() as trace, handlers.seed(rng_seed=0), handler(**how):
+            chain = self.model.program(NumPyro(), self.pool)
+        return chain, {name: site for name, site in trace.items() if site["type"] == "sample"}
+
+    def at(self, params: Mapping[str, Any]) -> tuple[Chain, Any]:
+        """The chain and the log prior density at given parameters."""
+        chain, sites = self._trace(handlers.substitute, data=dict(params))
+        return chain, sum((site["fn"].log_prob(site["value"]).sum() for site in sites.values()), jnp.zeros(()))
+
+    def unconstrain(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Sites as real numbers. Simplexes are kept off their edges, which have no image."""
+        values = {}
+        for name, value in params.items():
+            value = jnp.asarray(value)
+            if self._supports[name] is constraints.simplex:
+                value = jnp.maximum(value, EDGE)
+                value = value / value.sum(axis=-1, keepdims=True)
+            values[name] = numpyro.distributions.biject_to(self._supports[name]).inv(value)
+        return values
+
+    def constrain(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Sites of real numbers."""
+        return {name: numpyro.distributions.biject_to(self._supports[name])(value) for name, value in values.items()}
+
+
+def _start(site: dict[str, Any]) -> Any:
+    """Where fitting starts at a site."""
+    if site["type"] != "sample" or site["is_observed"]:
+        return None
+    given = site["infer"].get("init")
+    return jnp.broadcast_to(jnp.asarray(site["fn"].mean if given is None else given, float), site["fn"].shape())
+
+
+class GroupCounts(numpyro.distributions.Distribution):
+    """Success counts of the groups of many prompts: batch (prompt,), event (step,), the latent paths summed out.
+
+    Args:
+        chain: of the prompts.
+        groups: which groups were rolled out when.
+    """
+
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+
+    def __init__(self, chain: Chain, groups: Groups) -> None:
+        self.chain, self.groups = chain, groups
+        num_steps, num_prompts = groups.symbol_of_none.shape
+        super().__init__(batch_shape=(num_prompts,), event_shape=(num_steps,))
+
+    def _markov(self) -> Markov:
+        places = self.groups.places
+        return Markov(
+            self.chain.initial,
+            self.chain.transition,
+            self.chain.emission.log_prob(self.groups.counts, jnp),
+            None if places is None else jnp.asarray(places),
+        )
+
+    def log_prob(self, value: Any) -> Any:
+        """(prompt,) log probability of (prompt step) success counts."""
+        # Counts that are NumPy's are laid out here, once, and not by the compiled program each time it runs.
+        symbols = value.T.astype(self.groups.symbol_of_none.dtype) + self.groups.symbol_of_none
+        return log_marginal(self._markov(), jnp.asarray(symbols), jnp.asarray(self.groups.exposure))
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
+        """Counts drawn forward: states along the chain, then each observed group's k."""
+        if sample_shape:
+            keys = jax.random.split(key, int(np.prod(sample_shape)))
+            return jax.vmap(self.sample)(keys).reshape(*sample_shape, *self.shape())
+        markov = self._markov()
+        places = jnp.zeros(self.batch_shape, int) if markov.places is None else markov.places
+        sizes = jnp.asarray(self.groups.counts[:, 0])
+        k = jnp.arange(int(self.groups.counts[:, 0].max()) + 1)
+
+        def entries(array: Any, axis: int) -> Any:
+            return jnp.minimum(places, array.shape[axis] - 1)
+
+        def step(state: Any, inputs: Any) -> tuple[Any, Any]:
+            none, exposed, key = inputs
+            show, move = jax.random.split(key)
+            possible = k <= sizes[none][:, None]
+            symbols = jnp.where(possible, none[:, None] + k, 0)
+            shown = jnp.where(possible, markov.log_emission[state[:, None], symbols], -jnp.inf)
+            level = jnp.minimum(exposed, markov.transition.shape[0] - 1)
+            chances = markov.transition[level, entries(markov.transition, 1), state]
+            return jax.random.categorical(move, jnp.log(chances)), jax.random.categorical(show, shown)
+
+        first, rest = jax.random.split(key)
+        state = jax.random.categorical(first, jnp.log(markov.initial[entries(markov.initial, 0)]))
+        keys = jax.random.split(rest, self.event_shape[0])
+        inputs = (*(jnp.asarray(a, int) for a in (self.groups.symbol_of_none, self.groups.exposure)), keys)
+        return jax.lax.scan(step, state, inputs)[1].T

@@ -1,0 +1,69 @@
+"""A model's program with the counts of a history observed: one text for NumPyro and Pyro.
+
+`observed` sums the latent paths out by the exact kernel. `enumerated` makes each state a site and leaves the sums to
+the backend: it says what the model is, and is what the kernel is tested against.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn.history import DenseHistory
+from promptdyn.models.base import Chain, Dynamics, Pool
+
+__all__ = ["Groups", "PlateNames", "enumerated", "observed"]
+
+
+class PlateNames:
+    """A name of its own for each plate of a run, "cluster", "cluster_2", ..., as both backends want it."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, int] = {}
+
+    def next(self, name: str) -> str:
+        times = self._times[name] = self._times.get(name, 0) + 1
+        return name if times == 1 else f"{name}_{times}"
+
+
+class Groups(NamedTuple):
+    """Which groups were rolled out when, whatever they showed."""
+
+    places: NDArray[np.integer] | None  # (prompt,) on the chain's cluster axis; None: one entry serves all
+    symbol_of_none: NDArray[np.unsignedinteger]  # (step prompt) of "none of n succeeded"; 0: not observed
+    exposure: NDArray[np.uint8]  # (step prompt)
+    counts: NDArray[np.int32]  # (symbol, 2) num_rollouts, num_successes; each n with its k from 0 to n
+
+
+def observed(ppl: Any, model: Dynamics, dense: DenseHistory) -> Chain:
+    """The program, its counts observed at the site `num_successes` (prompt step)."""
+    pool = Pool.of(dense)
+    num_successes = dense.counts[dense.symbols, 1]
+    symbol_of_none = (dense.symbols - num_successes).astype(dense.symbols.dtype)
+    chain = model.program(ppl, pool)
+    groups = Groups(chain.places(pool), symbol_of_none, dense.exposure, dense.counts)
+    with ppl.plate("prompt", pool.num_prompts):
+        ppl.observe("num_successes", ppl.group_counts(chain, groups), num_successes.T)
+    return chain
+
+
+def enumerated(ppl: Any, model: Dynamics, dense: DenseHistory) -> Chain:
+    """The program, with the state of every prompt at step t a site `state_t` that the backend enumerates."""
+    pool, xp = Pool.of(dense), ppl.xp
+    chain = model.program(ppl, pool)
+    num_exposures, num_moves = chain.transition.shape[:2]
+    places = chain.places(pool)
+    place = np.zeros(pool.num_prompts, np.int64) if places is None else places.astype(np.int64)
+    start, move = (xp.asarray(np.minimum(place, size - 1)) for size in (chain.initial.shape[0], num_moves))
+    exposure = xp.asarray(np.minimum(dense.exposure, num_exposures - 1).astype(np.int64))
+    symbols = xp.asarray(dense.symbols.astype(np.int64))
+    log_emission = chain.emission.log_prob(dense.counts, xp)
+    with ppl.plate("prompt", pool.num_prompts):
+        chances = chain.initial[start]
+        for t in range(len(dense.steps)):
+            state = ppl.enumerate(f"state_{t}", ppl.dist.Categorical(probs=chances))
+            ppl.factor(f"group_{t}", log_emission[state, symbols[t]])
+            chances = chain.transition[exposure[t], move, state]
+    return chain

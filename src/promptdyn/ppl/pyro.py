@@ -1,0 +1,205 @@
+"""Pyro: what it hands to a program, a program at chosen parameters, and the distribution of observed counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ClassVar
+
+import array_api_compat.torch
+import numpy as np
+import pyro
+import pyro.distributions
+import torch
+from numpy.typing import ArrayLike, NDArray
+from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from promptdyn.errors import InputError
+from promptdyn.history import DenseHistory
+from promptdyn.kernels.torch import log_marginal
+from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_chain
+from promptdyn.ppl.fixed import TRIED
+from promptdyn.ppl.observed import Groups, PlateNames
+
+__all__ = ["GroupCounts", "Program", "Pyro", "double", "run"]
+
+
+# How far from its edges a simplex is kept where it is mapped to real numbers.
+EDGE = 1e-12
+
+
+@contextmanager
+def double() -> Iterator[None]:
+    """Make tensors of Python numbers in double precision, as those of NumPy's arrays are."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Pyro:
+    """The names that a program is handed."""
+
+    dist = pyro.distributions
+    xp = array_api_compat.torch
+
+    def __init__(self) -> None:
+        self._plates = PlateNames()
+
+    def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> Tensor:
+        infer: Any = {} if init is None else {"init": init}
+        return pyro.sample(name, distribution, infer=infer)
+
+    def plate(self, name: str, size: int) -> AbstractContextManager:
+        return pyro.plate(self._plates.next(name), size)
+
+    def deterministic(self, name: str, value: Tensor) -> Tensor:
+        return pyro.deterministic(name, value)
+
+    def observe(self, name: str, distribution: Any, value: NDArray) -> None:
+        pyro.sample(name, distribution, obs=torch.as_tensor(value))
+
+    def enumerate(self, name: str, distribution: Any) -> Tensor:
+        return pyro.sample(name, distribution, infer={"enumerate": "parallel"})
+
+    def factor(self, name: str, value: Tensor) -> None:
+        pyro.factor(name, value)
+
+    def group_counts(self, chain: Chain, groups: Groups) -> GroupCounts:
+        return GroupCounts(chain, groups)
+
+
+def run(text: Callable[..., Chain], model: Dynamics, dense: DenseHistory) -> Chain:
+    """Run one of the texts of `promptdyn.ppl.observed`, in double precision."""
+    with double():
+        return text(Pyro(), model, dense)
+
+
+class Program:
+    """See `promptdyn.ppl.Program`. Arrays are torch's, in double precision."""
+
+    def __init__(self, model: Dynamics, pool: Pool) -> None:
+        self.model, self.pool = model, pool
+        try:
+            chain, sites = self._trace(_start)
+        except RuntimeError as error:  # of Pyro, on a site sampled twice
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"model {model.name!r}: its program fails: {reason}") from None
+        check_chain(model.name, chain, pool, TRIED, array_api_compat.torch)
+        self.start: Params = {name: site["value"].numpy().copy() for name, site in sites.items()}
+        self._supports = {name: site["fn"].support for name, site in sites.items()}
+
+    def _trace(self, answer: Callable[[dict[str, Any]], Tensor]) -> tuple[Chain, dict[str, Any]]:
+        """Run the program with its sites answered."""
+        with double(), poutine.trace() as tracer, InitMessenger(answer):
+            chain = self.model.program(Pyro(), self.pool)
+        nodes = tracer.trace.nodes.items()
+        kinds = {name: type(site.get("fn")).__name__ for name, site in nodes}
+        return chain, {
+            name: site
+            for name, site in nodes
+            if site["type"] == "sample" and not site["is_observed"] and kinds[name] != "_Subsample"
+        }
+
+    def at(self, params: Mapping[str, Any]) -> tuple[Chain, Tensor]:
+        """The chain and the log prior density at given parameters."""
+        given = {name: _tensor(value) for name, value in params.items()}
+        chain, sites = self._trace(lambda site: given[site["name"]])
+        parts = (site["fn"].log_prob(site["value"]).sum() for site in sites.values())
+        return chain, sum(parts, torch.zeros((), dtype=torch.float64))
+
+    def unconstrain(self, params: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Sites as real numbers. Simplexes are kept off their edges, which have no image."""
+        values = {}
+        for name, value in params.items():
+            value = _tensor(value)
+            if self._supports[name] is constraints.simplex:
+                value = value.clamp_min(EDGE)
+                value = value / value.sum(dim=-1, keepdim=True)
+            values[name] = biject_to(self._supports[name]).inv(value)
+        return values
+
+    def constrain(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sites of real numbers."""
+        return {name: biject_to(self._supports[name])(value) for name, value in values.items()}
+
+
+def _tensor(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.tensor(np.asarray(value))  # a copy: torch would share it
+
+
+def _start(site: dict[str, Any]) -> Tensor:
+    """Where fitting starts at a site."""
+    given = site["infer"].get("init")
+    value = site["fn"].mean if given is None else torch.as_tensor(given, dtype=torch.float64)
+    return value.expand(site["fn"].shape()).clone()
+
+
+class GroupCounts(pyro.distributions.TorchDistribution):
+    """Success counts of the groups of many prompts: batch (prompt,), event (step,), the latent paths summed out.
+
+    Args:
+        chain: of the prompts.
+        groups: which groups were rolled out when.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+
+    def __init__(self, chain: Chain, groups: Groups) -> None:
+        self.chain, self.groups = chain, groups
+        num_steps, num_prompts = groups.symbol_of_none.shape
+        super().__init__(torch.Size([num_prompts]), torch.Size([num_steps]), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> GroupCounts:
+        """Itself: it holds one entry per prompt already."""
+        if torch.Size(batch_shape) != self.batch_shape:
+            raise InputError(f"the counts of {self.batch_shape[0]} prompts cannot stand in a plate of {batch_shape}")
+        return self
+
+    def _log_emission(self) -> Tensor:
+        return self.chain.emission.log_prob(self.groups.counts, array_api_compat.torch)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(prompt,) log probability of (prompt step) success counts."""
+        groups = self.groups
+        symbols = value.T.long() + torch.as_tensor(groups.symbol_of_none.astype(np.int64))
+        places = None if groups.places is None else torch.as_tensor(groups.places)
+        exposure = torch.as_tensor(groups.exposure)
+        return log_marginal(self.chain.initial, self.chain.transition, self._log_emission(), symbols, exposure, places)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Counts drawn forward: states along the chain, then each observed group's k."""
+        if sample_shape:
+            draws = [self.sample() for _ in range(int(np.prod(sample_shape)))]
+            return torch.stack(draws).reshape(*sample_shape, *self.shape())
+        groups, (initial, transition) = self.groups, self.chain[:2]
+        num_exposures, num_moves = transition.shape[:2]
+        places = torch.zeros(self.batch_shape, dtype=torch.long)
+        if groups.places is not None:
+            places = torch.as_tensor(groups.places).long()
+        move = places.clamp_max(num_moves - 1)
+        level = torch.as_tensor(groups.exposure).long().clamp_max(num_exposures - 1)
+        nones = torch.as_tensor(groups.symbol_of_none.astype(np.int64))
+        sizes = torch.as_tensor(groups.counts[:, 0]).long()
+        k = torch.arange(int(sizes.max()) + 1)
+        chance = self._log_emission().exp()
+        with torch.no_grad():
+            state = _draw(initial[places.clamp_max(initial.shape[0] - 1)])
+            shown = []
+            for none, exposed in zip(nones, level, strict=True):
+                possible = k <= sizes[none][:, None]
+                symbols = torch.where(possible, none[:, None] + k, 0)
+                shown.append(_draw(torch.where(possible, chance[state[:, None], symbols], 0.0)))
+                state = _draw(transition[exposed, move, state])
+        return torch.stack(shown, dim=1)
+
+
+def _draw(chances: Tensor) -> Tensor:
+    """(prompt,) one category per row of weights."""
+    return torch.multinomial(chances, 1)[:, 0]

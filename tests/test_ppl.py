@@ -1,0 +1,267 @@
+"""One text, every interpreter: NumPyro, Pyro, NumPy, the kernel and the enumerated path tell the same density."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import pyro
+import pytest
+import torch
+from numpyro.infer import MCMC, NUTS, Predictive
+from numpyro.infer.util import log_density
+from pyro import poutine
+
+import promptdyn
+from brute_force import path_sums
+from configs import CONFIGS, OwnSpeed, small_history
+from promptdyn.errors import InputError
+from promptdyn.models import DPS, Chain, DiscreteHMM, Pool, emissions
+from promptdyn.models.base import cluster_of
+from promptdyn.ppl import BACKENDS, chain_at, load_backend, program
+
+HISTORY = small_history()
+PROGRAMS = {**CONFIGS, "a chain per prompt": OwnSpeed()}
+
+
+def a_pool(model) -> Pool:
+    return Pool.of(HISTORY.dense(cluster_of(model)))
+
+
+def somewhere(model, seed: int = 0) -> dict[str, np.ndarray]:
+    """Parameters off the start of a fit."""
+    rng = np.random.default_rng(seed)
+    with jax.enable_x64(True):
+        made = load_backend("numpyro").Program(model, a_pool(model))
+        values = made.unconstrain(made.start)
+        moved = {name: value + 0.3 * rng.standard_normal(value.shape) for name, value in values.items()}
+        return {name: np.array(value) for name, value in made.constrain(moved).items()}
+
+
+def log_prior(model, params) -> float:
+    with jax.enable_x64(True):
+        return float(load_backend("numpyro").Program(model, a_pool(model)).at(params)[1])
+
+
+def by_paths(model, params) -> float:
+    """Log joint by a sum over every path, in NumPy."""
+    dense = HISTORY.dense(cluster_of(model))
+    chain = chain_at(model, params, Pool.of(dense))
+    places = chain.places(Pool.of(dense))
+    places = np.zeros(HISTORY.num_prompts, int) if places is None else places
+    table = chain.emission.log_prob(dense.counts)
+    total = 0.0
+    for i, place in enumerate(places):
+        initial = chain.initial[min(place, len(chain.initial) - 1)]
+        transition = chain.transition[:, min(place, chain.transition.shape[1] - 1)]
+        total += path_sums(initial, transition, table, dense.symbols[:, i], dense.exposure[:, i]).log_marginal
+    return total + log_prior(model, params)
+
+
+@pytest.fixture(params=PROGRAMS.values(), ids=PROGRAMS.keys())
+def model(request):
+    return request.param
+
+
+def test_starts_and_chains_are_the_same_in_every_interpreter(model):
+    pool = a_pool(model)
+    first, second = (load_backend(name).Program(model, pool) for name in BACKENDS)
+    assert first.start.keys() == second.start.keys()
+    for name, value in first.start.items():
+        np.testing.assert_allclose(second.start[name], value, rtol=1e-12)
+    params = somewhere(model)
+    plain = chain_at(model, params, pool)
+    with jax.enable_x64(True):
+        in_jax, prior = first.at(params)
+    in_torch, torch_prior = second.at(params)
+    np.testing.assert_allclose(float(torch_prior), float(prior), rtol=1e-12)
+    for part in ("initial", "transition"):
+        np.testing.assert_allclose(getattr(in_jax, part), getattr(plain, part), atol=1e-14)
+        np.testing.assert_allclose(getattr(in_torch, part), getattr(plain, part), atol=1e-14)
+    counts = HISTORY.dense().counts
+    np.testing.assert_allclose(
+        second.at(params)[0].emission.log_prob(counts, load_backend("pyro").Pyro.xp),
+        plain.emission.log_prob(counts),
+        rtol=1e-10,
+        atol=1e-12,
+    )
+
+
+@pytest.mark.filterwarnings("ignore")  # funsor's own
+def test_log_densities_agree(model):
+    params = somewhere(model)
+    truth = by_paths(model, params)
+    with jax.enable_x64(True):
+        density, _ = log_density(program(model, HISTORY), (), {}, params)
+        np.testing.assert_allclose(density, truth, rtol=1e-9)
+
+        from numpyro.contrib.funsor import enum
+        from numpyro.contrib.funsor import log_density as enumerated_density
+
+        # Left of the three axes that plates take.
+        enumerated = enum(program(model, HISTORY, enumerated=True), first_available_dim=-4)
+        summed, _ = enumerated_density(enumerated, (), {}, params)
+        np.testing.assert_allclose(summed, truth, rtol=1e-9)
+
+    given = {name: torch.as_tensor(value) for name, value in params.items()}
+    trace = poutine.trace(poutine.condition(program(model, HISTORY, backend="pyro"), given)).get_trace()
+    np.testing.assert_allclose(trace.log_prob_sum().item(), truth, rtol=1e-9)
+
+    enumerated = poutine.condition(program(model, HISTORY, backend="pyro", enumerated=True), given)
+    loss = pyro.infer.TraceEnum_ELBO(max_plate_nesting=3).loss(enumerated, lambda: None)
+    np.testing.assert_allclose(-loss, truth, rtol=1e-9)
+
+
+def test_gradients_equal_finite_differences(model):
+    """In the unconstrained space that engines climb in, through both backends."""
+    params = somewhere(model)
+    with jax.enable_x64(True):
+        made = load_backend("numpyro").Program(model, a_pool(model))
+        start, unravel = jax.flatten_util.ravel_pytree(made.unconstrain(params))
+
+        observed = program(model, HISTORY)
+
+        @jax.jit
+        def joint(flat):
+            return log_density(observed, (), {}, made.constrain(unravel(flat)))[0]
+
+        slope = jax.grad(joint)(start)
+        steps = 1e-5 * np.eye(len(start))
+        numeric = [(joint(start + step) - joint(start - step)) / 2e-5 for step in steps]
+        np.testing.assert_allclose(slope, numeric, rtol=1e-5, atol=1e-6)
+        by_name = unravel(slope)
+
+    made = load_backend("pyro").Program(model, a_pool(model))
+    free = {name: value.detach().clone().requires_grad_() for name, value in made.unconstrain(params).items()}
+    observed = poutine.condition(program(model, HISTORY, backend="pyro"), made.constrain(free))
+    poutine.trace(observed).get_trace().log_prob_sum().backward()
+    for name, value in free.items():
+        np.testing.assert_allclose(value.grad, by_name[name], rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_run_forward_it_draws_counts_of_the_groups_that_were_rolled_out(backend):
+    model, num_draws = CONFIGS["hmm with clusters"], 3000
+    params = somewhere(model)
+    dense = HISTORY.dense("family")
+    n = dense.counts[dense.symbols, 0].T
+    if backend == "numpyro":
+        with jax.enable_x64(True):
+            condition = numpyro.handlers.uncondition(program(model, HISTORY))
+            draws = Predictive(condition, posterior_samples={k: np.stack([v] * num_draws) for k, v in params.items()})(
+                jax.random.key(0)
+            )["num_successes"]
+    else:
+        pyro.set_rng_seed(0)
+        given = {name: torch.as_tensor(value) for name, value in params.items()}
+        forward = poutine.condition(poutine.uncondition(program(model, HISTORY, backend="pyro")), given)
+        draws = np.stack(
+            [poutine.trace(forward).get_trace().nodes["num_successes"]["value"].numpy() for _ in range(num_draws)]
+        )
+    draws = np.asarray(draws)
+    assert draws.shape == (num_draws, HISTORY.num_prompts, len(HISTORY.steps))
+    assert ((draws >= 0) & (draws <= n)).all()
+    chain = chain_at(model, params, a_pool(model))
+    rates = np.exp(chain.emission.log_prob(np.array([[1, 1]])))[:, 0]
+    for i, place in enumerate(dense.cluster):
+        belief = chain.initial[place]
+        for t, exposure in enumerate(dense.exposure[:, i]):
+            expected, size = belief @ rates, n[i, t]
+            spread = np.sqrt(size * size * 0.25 / num_draws) + 1e-12
+            assert abs(draws[:, i, t].mean() - size * expected) < 5 * spread
+            belief = belief @ chain.transition[min(exposure, 1), place]
+
+
+def test_a_user_can_run_his_own_nuts():
+    model = CONFIGS["own program with clusters"]
+    with jax.enable_x64(True):
+        mcmc = MCMC(NUTS(program(model, HISTORY)), num_warmup=50, num_samples=50, progress_bar=False)
+        mcmc.run(jax.random.key(0))
+        draws = mcmc.get_samples()
+    assert draws["learn"].shape == (50, 2)
+    assert np.isfinite(draws["rate"]).all()
+
+
+def test_render_model_draws_the_sites():
+    assert "num_successes" in numpyro.render_model(program(CONFIGS["hmm"], HISTORY)).source
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Programs that break the contract, each in one way."""
+
+    how: str = ""
+
+    name = "wrong"
+
+    def program(self, ppl, pool):
+        xp = ppl.xp
+        initial, transition = np.array([[0.4, 0.6]]), np.array([[[[0.9, 0.1], [0.2, 0.8]]]])
+        emission = emissions.Binomial(xp.asarray(np.array([0.1, 0.9])))
+        ppl.sample("rate", ppl.dist.Beta(1.0, 1.0))
+        if self.how == "twice":
+            ppl.sample("rate", ppl.dist.Beta(1.0, 1.0))
+        if self.how == "sum":
+            transition = transition * np.array([1.0, 1.5])
+        if self.how == "negative":
+            initial = np.array([[1.4, -0.4]])
+        if self.how == "nan":
+            initial = np.array([[np.nan, 0.5]])
+        if self.how == "states":
+            initial = np.array([[0.2, 0.3, 0.5]])
+        if self.how == "clusters":
+            initial = np.repeat(initial, 2, axis=0)
+        if self.how == "exposures":
+            transition = np.repeat(transition, 4, axis=0)
+        if self.how == "rates":
+            emission = emissions.Binomial(xp.asarray(np.array([0.1, 0.9, 1.5])))
+        if self.how == "rate above 1":
+            emission = emissions.Binomial(xp.asarray(np.array([0.1, 1.5])))
+        if self.how == "nothing":
+            return None
+        if self.how == "axis":
+            return Chain(xp.asarray(initial), xp.asarray(transition), emission, axis="rows")
+        return Chain(xp.asarray(initial), xp.asarray(transition), emission)
+
+
+WRONGS = {
+    "twice": "a|rate",
+    "sum": r"transition\[0, 0, 0\] is \[0\.9 .*0\.15\]: a row must hold probabilities that add up to 1",
+    "negative": r"initial\[0\] is \[ ?1\.4 -0\.4\]: a row must hold",
+    "nan": r"initial\[0\] is \[nan",
+    "states": r"transition has shape \(1, 1, 2, 2\): need .* 1 x 3 x 3",
+    "clusters": r"initial has shape \(2, 2\): need \(cluster state\), with 1 or 1 rows",
+    "exposures": r"transition has shape \(4, 1, 2, 2\): need \(exposure cluster state state\), 1 to 3",
+    "rates": r"emission gives log_prob of shape \(3, \d+\): need \(state symbol\) = \(2, \d+\)",
+    "rate above 1": r"emission gives log P\(0 of 0\) = nan in state 1",
+    "nothing": r"result is a NoneType: return a Chain",
+    "axis": "axis='rows'",
+}
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize("how", WRONGS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_programs_that_break_the_contract_are_told_how(how, backend):
+    with pytest.raises(InputError, match=f"model 'wrong'.*({WRONGS[how]})"):
+        program(Wrong(how), HISTORY, backend=backend)
+
+
+def test_what_cannot_be_a_program_is_named():
+    with pytest.raises(InputError, match="backend='stan' is none of numpyro, pyro"):
+        program(CONFIGS["hmm"], HISTORY, backend="stan")
+    with pytest.raises(InputError, match="DPS has no program"):
+        program(DPS(), HISTORY)
+    with pytest.raises(InputError, match="has no rows"):
+        program(CONFIGS["hmm"], HISTORY.select(np.zeros(len(HISTORY), bool)))
+    pool = Pool.of(HISTORY.dense())
+    params = {"initial": np.ones((1, 2)) / 2, "transition": np.ones(1)}
+    with pytest.raises(InputError, match="parameter 'gaps' is missing"):
+        chain_at(DiscreteHMM(num_states=2), params, pool)
+
+
+def test_public_function():
+    assert promptdyn.program is program
+    assert isinstance(program(CONFIGS["hmm"], HISTORY), type(lambda: None))
+    assert jnp is load_backend("numpyro").NumPyro.xp
