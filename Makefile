@@ -12,10 +12,10 @@ demo: $(READY)
 	$(BIN)/promptdyn demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-long: $(READY)
-	$(BIN)/python -m pytest -m "long or not long"
+	$(BIN)/python -m pytest -n 2 -m "long or not long"
 
 lint: $(READY)
 	$(BIN)/ruff check .
