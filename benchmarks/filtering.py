@@ -25,11 +25,12 @@ def run() -> list[dict[str, object]]:
     symbols = np.where(rng.random(shape) < 0.2, rng.integers(1, 10, shape), 0).astype(np.uint8)
 
     markov = kernels.Markov(*(np.float32(array) for array in (initial, transition, log_emission)))
-    on_device, exposure = jnp.asarray(symbols), jnp.asarray(symbols > 0, jnp.uint8)
-    ours = timed(lambda: jax.block_until_ready(kernels.filter(markov, on_device, exposure)))
-    ours_marginal = timed(lambda: jax.block_until_ready(kernels.log_marginal(markov, on_device, exposure)))
-    ours_smoother = timed(lambda: jax.block_until_ready(kernels.smoother(markov, on_device, exposure)))
-    truth = np.asarray(kernels.log_marginal(markov, on_device, exposure))
+    on_device = jnp.asarray(symbols)
+    sequences = kernels.Sequences.of(on_device, jnp.asarray(symbols > 0, jnp.uint8))
+    ours = timed(lambda: jax.block_until_ready(kernels.filter(markov, sequences)))
+    ours_marginal = timed(lambda: jax.block_until_ready(kernels.log_marginal(markov, sequences)))
+    ours_smoother = timed(lambda: jax.block_until_ready(kernels.smoother(markov, sequences)))
+    truth = np.asarray(kernels.log_marginal(markov, sequences))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the peer's dependencies warn on import

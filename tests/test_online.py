@@ -156,8 +156,9 @@ def test_online_filter_equals_the_offline_kernel(name):
     assert list(dense.prompt_ids) == IDS
     with jax.enable_x64(True):
         chain = model.initial, model.transition, model.log_emission(dense.counts)
-        markov = kernels.Markov(*chain, dense.cluster if model.cluster_names else None)
-        predicted = kernels.filter(markov, dense.symbols, dense.exposure).predicted
+        places = dense.cluster if model.cluster_names else None
+        sequences = kernels.Sequences.of(dense.symbols, dense.exposure, places)
+        predicted = kernels.filter(kernels.Markov(*chain), sequences).predicted
         np.testing.assert_allclose(online.belief, np.asarray(predicted).T, atol=1e-12)
 
 

@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
-from promptdyn.kernels.jax import Markov, expected_counts
+from promptdyn.kernels.jax import Markov, Sequences, expected_counts
 from promptdyn.models.base import Dynamics, Params, Pool, Statistics
 from promptdyn.ppl.numpyro import Program
 
@@ -68,7 +68,7 @@ def em(
     with jax.enable_x64(True):
         program = Program(model, Pool.of(dense))
         components = jax.jit(lambda params: _components(program, params, dense.counts))
-        e_step, climb = _EStep(dense), _Climb(program, dense.counts)
+        e_step, climb = _EStep(dense, program.places), _Climb(program, dense.counts)
         params = program.start
         while True:
             markov, log_prior = components(params)
@@ -88,31 +88,23 @@ def em(
 
 def _components(program: Program, params: Any, counts: NDArray) -> tuple[Markov, Any]:
     chain, log_prior = program.at(params)
-    places = chain.places(program.pool)
-    markov = Markov(
-        chain.initial,
-        chain.transition,
-        chain.emission.log_prob(counts, jnp),
-        None if places is None else jnp.asarray(places),
-    )
-    return markov, log_prior
+    return Markov(chain.initial, chain.transition, chain.emission.log_prob(counts, jnp)), log_prior
 
 
 class _EStep:
     """Expected counts over all prompts, some thousands at a time."""
 
-    def __init__(self, dense: DenseHistory) -> None:
+    def __init__(self, dense: DenseHistory, places: NDArray[np.integer] | None) -> None:
         self.dense = dense
         self.chunks = [
-            (part, jnp.asarray(dense.symbols[:, part]), jnp.asarray(dense.exposure[:, part]))
+            jax.device_put(
+                Sequences.of(dense.symbols[:, part], dense.exposure[:, part], None if places is None else places[part])
+            )
             for part in _chunks(dense.symbols.shape[1])
         ]
 
     def __call__(self, markov: Markov) -> tuple[Statistics, float]:
-        parts = [
-            jax.device_get(expected_counts(self._chain(markov, part), symbols, exposure))
-            for part, symbols, exposure in self.chunks
-        ]
+        parts = [jax.device_get(expected_counts(markov, chunk)) for chunk in self.chunks]
         initial, transition, emission, log_marginals = zip(*parts, strict=True)
         statistics = Statistics(sum(initial), sum(transition), sum(emission), self.dense.counts)
         log_marginal = np.concatenate(log_marginals)
@@ -124,10 +116,6 @@ class _EStep:
                 "transitions that the model rules out"
             )
         return statistics, float(log_marginal.sum())
-
-    @staticmethod
-    def _chain(markov: Markov, part: slice) -> Markov:
-        return markov if markov.places is None else markov._replace(places=markov.places[part])
 
 
 def _chunks(num_prompts: int) -> Iterator[slice]:

@@ -1,14 +1,14 @@
 """Filter, smoother, log marginal with its gradient, most probable path and posterior paths, in JAX.
 
-Every array keeps the prompt axis last, so that each of the few state-to-state operations is one long vector operation
-over prompts; observations are small integers looked up in a table of likelihoods, so a cell of the history costs one or
-two bytes. The recursion at step t, for a prompt whose exposure at t is e_t:
+The recursion at step t, for a prompt whose exposure at t is e_t:
 
     filtered_t  = predicted_t * likelihood(y_t) / norm_t
     predicted_{t+1} = filtered_t @ transition[e_t]
 
-Shapes use the axis words ``step prompt state symbol exposure cluster``. Inside, an axis ``1|prompt`` is either shared
-by all prompts (length 1) or one entry per prompt, as when prompts of several clusters are filtered together.
+Prompts stand in blocks, each of prompts that share their probabilities (one cluster), and within a block in lanes,
+always the last axes: each of the few state-to-state operations is one long vector operation over lanes, whose matrix
+entries are read once a block. Observations are small integers looked up in a table of likelihoods, so a cell of the
+history costs one or two bytes. Shapes use the axis words ``step block lane prompt state symbol exposure cluster``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
@@ -26,6 +27,7 @@ __all__ = [
     "ExpectedCounts",
     "Filtered",
     "Markov",
+    "Sequences",
     "expected_counts",
     "filter",
     "log_marginal",
@@ -36,6 +38,10 @@ __all__ = [
 
 # Up to this many states a step's sums over states are unrolled into fused multiply-adds; above, they are products.
 UNROLLED_STATES = 8
+# Most lanes of a block where there are several clusters: wide enough for vector operations.
+LANES = 128
+# Up to this many symbols, states are counted by symbol in a matrix product, above by scattering.
+COUNTED_SYMBOLS = 64
 
 
 class Markov(NamedTuple):
@@ -46,13 +52,71 @@ class Markov(NamedTuple):
         transition: P(z_{t+1} = j | z_t = i, exposure), row-stochastic [exposure, cluster, current, next]. Its last
             exposure stands for those above it, so that a single one means that exposure makes no difference.
         log_emission: log P(y | z). Symbol 0 is "missing" and is 0 in every state.
-        places: of each prompt on the cluster axes; None where there is one entry for all.
     """
 
     initial: Float[Array, "cluster state"]
     transition: Float[Array, "exposure cluster state state"]
     log_emission: Float[Array, "state symbol"]
-    places: Integer[Array, " prompt"] | None = None
+
+
+class Sequences(NamedTuple):
+    """What was observed of each prompt, laid out in blocks. Made by `Sequences.of`.
+
+    Attributes:
+        symbols: columns of the emission table; 0 in lanes that stand empty.
+        exposure: 0, 1 or 2.
+        places: of each block on the chain's cluster axes.
+        slots: of each prompt among the lanes of all blocks.
+    """
+
+    symbols: Integer[Array, "step block lane"]
+    exposure: Integer[Array, "step block lane"]
+    places: Integer[Array, " block"]
+    slots: Integer[Array, " prompt"]
+
+    @classmethod
+    def of(cls, symbols: Any, exposure: Any, places: Any = None) -> Sequences:
+        """Lay out (step prompt) symbols and exposures.
+
+        Args:
+            symbols, exposure: (step prompt), NumPy's or JAX's.
+            places: (prompt,) of each prompt on the chain's cluster axes, NumPy's; None where one entry serves all.
+        """
+        num_prompts = symbols.shape[1]
+        if places is None:
+            whole = symbols[:, None], exposure[:, None]
+            return cls(*whole, places=jnp.zeros(1, int), slots=jnp.arange(num_prompts))
+        num_clusters = int(places.max(initial=0)) + 1
+        lanes = min(max(num_prompts // (4 * num_clusters), 1), LANES)
+        # As many blocks as any assignment to so many clusters needs, so that pools of a size compile once.
+        num_blocks = num_prompts if lanes == 1 else num_prompts // lanes + num_clusters
+        sizes = np.bincount(places, minlength=num_clusters)
+        first_block = np.cumsum(-(-sizes // lanes)) - -(-sizes // lanes)
+        order = np.argsort(places, kind="stable")
+        rank = np.arange(num_prompts) - (np.cumsum(sizes) - sizes)[places[order]]
+        slots = np.empty(num_prompts, np.int64)
+        slots[order] = first_block[places[order]] * lanes + rank
+        of_block = np.zeros(num_blocks, np.int32)
+        of_block[slots // lanes] = places
+        # The prompt in each slot; empty slots look past the last.
+        prompts = np.full(num_blocks * lanes, num_prompts)
+        prompts[slots] = np.arange(num_prompts)
+
+        def laid(array: Any) -> Any:
+            xp = np if isinstance(array, np.ndarray) else jnp
+            padded = xp.concatenate([array, xp.zeros((len(array), 1), array.dtype)], axis=1)
+            return padded[:, prompts].reshape(len(array), num_blocks, lanes)
+
+        return cls(laid(symbols), laid(exposure), jnp.asarray(of_block), jnp.asarray(slots))
+
+    def by_prompt(self, laid: Float[Array, "... block lane"]) -> Float[Array, "... prompt"]:
+        """An array over blocks and lanes as one over prompts."""
+        return laid.reshape(*laid.shape[:-2], -1)[..., self.slots]
+
+    def filled(self, dtype: Any) -> Float[Array, "block lane"]:
+        """1 in each prompt's lane, 0 in those that stand empty."""
+        blocks, lanes = self.symbols.shape[1:]
+        return jnp.zeros(blocks * lanes, dtype).at[self.slots].set(1).reshape(blocks, lanes)
 
 
 class Filtered(NamedTuple):
@@ -72,244 +136,264 @@ class ExpectedCounts(NamedTuple):
     log_marginal: Float[Array, " prompt"]
 
 
-class _Rows(NamedTuple):
-    """The chain laid out for the recursions, prompts last."""
+class _Laid(NamedTuple):
+    """The chain laid out for the recursions."""
 
-    initial: Float[Array, "state 1|prompt"]
-    transition: Float[Array, "exposure state state 1|prompt"]
+    initial: Float[Array, "state 1|block 1"]
+    transition: Float[Array, "exposure 1|block state state"]
+    entries: Float[Array, "exposure state state 1|block 1"]  # the same, ready for sums over lanes
     likelihood: Float[Array, "state symbol"]  # P(y | z) over its largest value, which keeps single precision safe
     log_scale: Float[Array, " symbol"]  # logarithm of that value
 
     @classmethod
-    def of(cls, markov: Markov) -> _Rows:
+    def of(cls, markov: Markov, places: Array) -> _Laid:
         scale = jnp.max(markov.log_emission, axis=0)
+        transition = _entries(markov.transition, places, axis=1)
         return cls(
-            initial=_entries(markov.initial, markov.places, axis=0).T,
-            transition=jnp.moveaxis(_entries(markov.transition, markov.places, axis=1), 1, -1),
+            initial=_entries(markov.initial, places, axis=0).T[..., None],
+            transition=transition,
+            entries=jnp.moveaxis(transition, 1, -1)[..., None],
             likelihood=jnp.exp(markov.log_emission - scale),
             log_scale=scale,
         )
 
-    def start(self, num_prompts: int) -> Float[Array, "state prompt"]:
-        return jnp.broadcast_to(self.initial, (self.initial.shape[0], num_prompts))
+    def start(self, shape: tuple[int, ...]) -> Float[Array, "state block lane"]:
+        return jnp.broadcast_to(self.initial, (self.initial.shape[0], *shape))
 
-    def at(self, symbols: Integer[Array, " prompt"]) -> Float[Array, "state prompt"]:
+    def at(self, symbols: Integer[Array, "block lane"]) -> Float[Array, "state block lane"]:
         # Symbols are made from the table's own rows, so none is out of range: the check that "clip" or "fill" adds
         # would cost as much as the look-up.
         return self.likelihood.at[:, symbols].get(mode="promise_in_bounds")
 
 
-def _entries(array: Array, places: Array | None, axis: int) -> Array:
-    return array if places is None or array.shape[axis] == 1 else jnp.take(array, places, axis=axis)
+def _entries(array: Array, places: Array, axis: int) -> Array:
+    return array if array.shape[axis] == 1 else jnp.take(array, places, axis=axis)
 
 
 def _tiny(dtype: jnp.dtype) -> float:
     return float(jnp.finfo(dtype).tiny)
 
 
-def _by_exposure(moved: list[Array], exposure: Integer[Array, " prompt"]) -> Array:
+def _by_exposure(moved: Any, exposure: Integer[Array, "block lane"]) -> Array:
+    """Of one array per exposure, each prompt's own; the last stands for those above it."""
     chosen = moved[0]
-    for code, candidate in enumerate(moved[1:], start=1):
-        chosen = jnp.where(exposure >= code, candidate, chosen)
+    for code in range(1, len(moved)):
+        chosen = jnp.where(exposure >= code, moved[code], chosen)
     return chosen
 
 
-def _of_exposure(num_exposures: int, exposure: Integer[Array, " prompt"]) -> list[Array]:
-    """One mask per exposure, the last for those above it too."""
-    level = jnp.minimum(exposure, num_exposures - 1)
-    return [level == code for code in range(num_exposures)]
+def _of_exposure(num_exposures: int, exposure: Integer[Array, "block lane"]) -> Array:
+    """(exposure block lane) masks, the last for those above it too."""
+    return jnp.minimum(exposure, num_exposures - 1)[None] == jnp.arange(num_exposures)[:, None, None]
 
 
-def _advance(rows: _Rows, belief: Float[Array, "state prompt"], exposure: Integer[Array, " prompt"]) -> Array:
+def _advance(laid: _Laid, belief: Float[Array, "state block lane"], exposure: Integer[Array, "block lane"]) -> Array:
     """belief @ transition[exposure]."""
     num_states = belief.shape[0]
-
-    def move(matrix: Array) -> Array:
-        if num_states <= UNROLLED_STATES:
-            return reduce(add, (belief[i] * matrix[i] for i in range(num_states)))
-        if matrix.shape[-1] == 1:
-            return matrix[..., 0].T @ belief
-        return jnp.einsum("in,ijn->jn", belief, matrix)
-
-    return _by_exposure([move(matrix) for matrix in rows.transition], exposure)
+    if num_states > UNROLLED_STATES:
+        return _by_exposure(_product("ibn,ebij->ejbn", belief, laid.transition), exposure)
+    return _by_exposure([reduce(add, (belief[i] * e[i] for i in range(num_states))) for e in laid.entries], exposure)
 
 
-def _retreat(rows: _Rows, future: Float[Array, "state prompt"], exposure: Integer[Array, " prompt"]) -> Array:
+def _retreat(laid: _Laid, future: Float[Array, "state block lane"], exposure: Integer[Array, "block lane"]) -> Array:
     """transition[exposure] @ future, the same for the backward pass."""
     num_states = future.shape[0]
+    if num_states > UNROLLED_STATES:
+        return _by_exposure(_product("jbn,ebij->eibn", future, laid.transition), exposure)
+    return _by_exposure([reduce(add, (e[:, j] * future[j] for j in range(num_states))) for e in laid.entries], exposure)
 
-    def move(matrix: Array) -> Array:
-        if num_states <= UNROLLED_STATES:
-            return reduce(add, (matrix[:, j] * future[j] for j in range(num_states)))
-        if matrix.shape[-1] == 1:
-            return matrix[..., 0] @ future
-        return jnp.einsum("ijn,jn->in", matrix, future)
 
-    return _by_exposure([move(matrix) for matrix in rows.transition], exposure)
+def _product(equation: str, vector: Array, transition: Array) -> Array:
+    """(exposure state block lane) products of every lane with every exposure's matrix."""
+    if transition.shape[1] == 1:  # one matrix for all blocks
+        return jnp.einsum(equation.replace("b", ""), _flat(vector), transition[:, 0]).reshape(
+            len(transition), *vector.shape
+        )
+    return jnp.einsum(equation, vector, transition)
+
+
+def _flat(vector: Array) -> Array:
+    return vector.reshape(len(vector), -1)
 
 
 @partial(jax.jit, static_argnames="keep")
-def _forward(markov: Markov, symbols: Array, exposure: Array, keep: bool) -> tuple[Array | None, Array, Array]:
-    rows = _Rows.of(markov)
+def _forward(markov: Markov, sequences: Sequences, keep: bool) -> tuple[Array | None, Array, Array]:
+    """(step state block lane) filtered beliefs if kept, (state block lane) the last prediction, log marginals."""
+    laid = _Laid.of(markov, sequences.places)
 
     def step(carry: tuple[Array, Array], observed: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array | None]:
         predicted, total = carry
         symbol, exposed = observed
-        joint = predicted * rows.at(symbol)
+        joint = predicted * laid.at(symbol)
         # The norm is the one-step predictive probability.
         norm = jnp.maximum(joint.sum(axis=0), _tiny(joint.dtype))
         filtered = joint / norm
-        total = total + jnp.log(norm) + rows.log_scale[symbol]
-        return (_advance(rows, filtered, exposed), total), filtered if keep else None
+        total = total + jnp.log(norm) + laid.log_scale[symbol]
+        return (_advance(laid, filtered, exposed), total), filtered if keep else None
 
-    start = rows.start(symbols.shape[1])
+    symbols, exposure = jnp.asarray(sequences.symbols), jnp.asarray(sequences.exposure)
+    start = laid.start(symbols.shape[1:])
     carry, filtered = lax.scan(step, (start, jnp.zeros_like(start[0])), (symbols, exposure))
     return filtered, *carry
 
 
-def filter(markov: Markov, symbols: Integer[Array, "step prompt"], exposure: Integer[Array, "step prompt"]) -> Filtered:
+def filter(markov: Markov, sequences: Sequences) -> Filtered:
     """Forward filter: P(z_t | y_{0:t}) for every prompt and step, and the belief one step past the last.
 
     Cost is O(step * prompt * state^2) time; memory is that of the result.
     """
-    return Filtered(*_forward(markov, symbols, exposure, keep=True))
+    return Filtered(*map(sequences.by_prompt, _forward(markov, sequences, keep=True)))
 
 
-@jax.custom_vjp
-def log_marginal(
-    markov: Markov, symbols: Integer[Array, "step prompt"], exposure: Integer[Array, "step prompt"]
-) -> Float[Array, " prompt"]:
+def log_marginal(markov: Markov, sequences: Sequences) -> Float[Array, " prompt"]:
     """log p(y_{0:T-1}) of each prompt, latent path summed out; keeps no beliefs.
 
     Its gradient with respect to the chain is exact and comes from one backward pass over the filtered beliefs, not from
     differentiating the recursion: d/dA_ij = E[# i -> j] / A_ij (Fisher's identity; Cappé et al. 2005, section 10.2).
     """
-    return _forward(markov, symbols, exposure, keep=False)[2]
+    return sequences.by_prompt(_log_marginal(markov, sequences))
 
 
-def _log_marginal_forward(markov: Markov, symbols: Array, exposure: Array) -> tuple[Array, tuple]:
-    filtered, _, total = _forward(markov, symbols, exposure, keep=True)
-    return total, (markov, symbols, exposure, filtered)
+@jax.custom_vjp
+def _log_marginal(markov: Markov, sequences: Sequences) -> Float[Array, "block lane"]:
+    return _forward(markov, sequences, keep=False)[2]
 
 
-def _ahead(rows: _Rows, future: Array, symbols: Array) -> Array:
-    """Likelihood of a step's symbols times its future, rescaled: only ratios over states enter the posteriors."""
-    ahead = rows.at(symbols) * future
-    return ahead / jnp.maximum(ahead.max(axis=0), _tiny(ahead.dtype))
+def _log_marginal_forward(markov: Markov, sequences: Sequences) -> tuple[Array, tuple]:
+    filtered, _, total = _forward(markov, sequences, keep=True)
+    return total, (markov, sequences, filtered)
+
+
+def _back(laid: _Laid, ahead: Array, now: Array, symbol: Array, exposed: Array) -> tuple[Array, Array, Array]:
+    """One step back, from what lies ahead: P(y_{t+1:} | z_{t+1}), up to a factor per prompt.
+
+    Returns the same one step earlier, the unnormalised posterior of z_t, and one over its norm.
+    """
+    future = _retreat(laid, ahead, exposed)
+    joint = now * future
+    tiny = _tiny(joint.dtype)
+    earlier = laid.at(symbol) * future
+    # Rescaled by its largest entry: only ratios over states enter the posteriors.
+    return (
+        earlier * (1.0 / jnp.maximum(earlier.max(axis=0), tiny)),
+        joint,
+        1.0 / jnp.maximum(joint.sum(axis=0), tiny),
+    )
 
 
 @jax.jit
-def _log_marginal_backward(kept: tuple, weight: Float[Array, " prompt"]) -> tuple[Markov, None, None]:
+def _log_marginal_backward(kept: tuple, weight: Float[Array, "block lane"]) -> tuple[Markov, None]:
     """Derivatives of the weighted sum of log marginals, without a division by any probability of the model."""
-    markov, symbols, exposure, filtered = kept
-    rows = _Rows.of(markov)
-    num_exposures, num_states, _, breadth = rows.transition.shape
+    markov, sequences, filtered = kept
+    laid = _Laid.of(markov, sequences.places)
+    symbols, exposure = jnp.asarray(sequences.symbols), jnp.asarray(sequences.exposure)
+    num_exposures, breadth = laid.transition.shape[:2]
+    num_states, num_symbols = markov.log_emission.shape
     last = filtered[-1]
-    tiny = _tiny(filtered.dtype)
 
     def count(emission: Array, posterior: Array, symbol: Array) -> Array:
-        return emission.at[:, symbol].add(posterior * weight, mode="promise_in_bounds")
+        posterior = _flat(posterior * weight)
+        if num_symbols > COUNTED_SYMBOLS:
+            return emission.at[:, symbol.ravel()].add(posterior, mode="promise_in_bounds")
+        shown = symbol.reshape(-1, 1) == jnp.arange(num_symbols, dtype=symbol.dtype)
+        return emission + posterior @ shown.astype(posterior.dtype)
 
     def pairs(now: Array, ahead: Array, exposed: Array) -> Array:
-        weights = [weight * mask for mask in _of_exposure(num_exposures, exposed)]
-        if breadth == 1:  # summed over prompts at once: a small product instead of an array per prompt
-            return jnp.stack([(now * w) @ ahead.T for w in weights])[..., None]
-        return jnp.stack([(now * w)[:, None] * ahead[None] for w in weights])
+        """(exposure 1|block state state) sums over lanes of each pair of states."""
+        parts = now * (weight * _of_exposure(num_exposures, exposed))[:, None]
+        if breadth == 1:
+            parts, ahead = parts.reshape(num_exposures, num_states, -1), _flat(ahead)
+            return (parts @ ahead.T)[:, None]
+        return jnp.einsum("eibn,jbn->ebij", parts, ahead)
 
     def step(carry: tuple[Array, Array, Array], inputs: tuple[Array, Array, Array, Array]) -> tuple[tuple, None]:
-        future, transition, emission = carry
-        now, symbol, next_symbol, exposed = inputs
-        ahead = _ahead(rows, future, next_symbol)
-        future = _retreat(rows, ahead, exposed)
-        joint = now * future
-        norm = jnp.maximum(joint.sum(axis=0), tiny)
-        emission = count(emission, joint / norm, symbol)
-        return (future, transition + pairs(now / norm, ahead, exposed), emission), None
+        ahead, transition, emission = carry
+        now, symbol, exposed, moves = inputs
+        earlier, joint, inverse_norm = _back(laid, ahead, now, symbol, exposed)
+        emission = count(emission, joint * inverse_norm, symbol)
+        return (earlier, transition + pairs(now * (inverse_norm * moves), ahead, exposed), emission), None
 
     carry = (
         jnp.ones_like(last),
-        jnp.zeros((num_exposures, num_states, num_states, breadth), last.dtype),
-        count(jnp.zeros_like(markov.log_emission), last, symbols[-1]),
+        jnp.zeros((num_exposures, breadth, num_states, num_states), last.dtype),
+        jnp.zeros_like(markov.log_emission),
     )
-    inputs = (filtered[:-1], symbols[:-1], symbols[1:], exposure[:-1])
-    (future, transition, emission), _ = lax.scan(step, carry, inputs, reverse=True)
+    # No transition leaves the last step.
+    moves = jnp.ones(len(filtered), last.dtype).at[-1].set(0)
+    (ahead, transition, emission), _ = lax.scan(step, carry, (filtered, symbols, exposure, moves), reverse=True)
+    initial = ahead * weight / jnp.maximum((laid.start(symbols.shape[1:]) * ahead).sum(axis=0), _tiny(last.dtype))
 
-    ahead = _ahead(rows, future, symbols[0])
-    initial = ahead * weight / jnp.maximum((rows.start(last.shape[1]) * ahead).sum(axis=0), tiny)
-    by_prompt = _sum_over_prompts(initial.T, markov.initial.shape[0], markov.places)
-    moves = jnp.moveaxis(transition, -1, 0)
-    if breadth > 1:
-        moves = _sum_over_prompts(moves, markov.transition.shape[1], markov.places)
-    return Markov(by_prompt, jnp.moveaxis(moves, 0, 1), emission, None), None, None
+    def by_cluster(sums: Array, num_clusters: int) -> Array:
+        """(block ...) -> (cluster ...)."""
+        if num_clusters == 1:
+            return sums.sum(axis=0, keepdims=True)
+        return jax.ops.segment_sum(sums, jnp.asarray(sequences.places), num_clusters)
+
+    return (
+        Markov(
+            by_cluster(initial.sum(axis=-1).T, markov.initial.shape[0]),
+            jnp.moveaxis(by_cluster(jnp.moveaxis(transition, 1, 0), markov.transition.shape[1]), 0, 1),
+            emission,
+        ),
+        None,
+    )
 
 
-def _sum_over_prompts(values: Array, num_clusters: int, places: Array | None) -> Array:
-    """(prompt ...) -> (cluster ...)."""
-    if num_clusters == 1 or places is None:
-        return values.sum(axis=0, keepdims=True)
-    return jax.ops.segment_sum(values, places, num_clusters)
-
-
-log_marginal.defvjp(_log_marginal_forward, _log_marginal_backward)
+_log_marginal.defvjp(_log_marginal_forward, _log_marginal_backward)
 
 
 @jax.jit
-def expected_counts(
-    markov: Markov, symbols: Integer[Array, "step prompt"], exposure: Integer[Array, "step prompt"]
-) -> ExpectedCounts:
+def expected_counts(markov: Markov, sequences: Sequences) -> ExpectedCounts:
     """E-step: expected initial states and transitions on the chain's own axes, and symbols by state.
 
     A transition t -> t+1 is counted under the exposure of step t. By Fisher's identity the counts are the probabilities
     times the derivatives of the log marginal.
     """
-    filtered, _, total = _forward(markov, symbols, exposure, keep=True)
-    slopes, _, _ = _log_marginal_backward((markov, symbols, exposure, filtered), jnp.ones_like(total))
+    filtered, _, total = _forward(markov, sequences, keep=True)
+    slopes, _ = _log_marginal_backward((markov, sequences, filtered), sequences.filled(total.dtype))
     return ExpectedCounts(
-        markov.initial * slopes.initial, markov.transition * slopes.transition, slopes.log_emission, total
+        markov.initial * slopes.initial,
+        markov.transition * slopes.transition,
+        slopes.log_emission,
+        sequences.by_prompt(total),
     )
 
 
 @jax.jit
-def smoother(
-    markov: Markov, symbols: Integer[Array, "step prompt"], exposure: Integer[Array, "step prompt"]
-) -> Float[Array, "step state prompt"]:
+def smoother(markov: Markov, sequences: Sequences) -> Float[Array, "step state prompt"]:
     """Forward-backward smoother: P(z_t | y_{0:T-1}) for every prompt and step."""
-    filtered, _, _ = _forward(markov, symbols, exposure, keep=True)
-    rows = _Rows.of(markov)
+    filtered, _, _ = _forward(markov, sequences, keep=True)
+    laid = _Laid.of(markov, sequences.places)
+    symbols, exposure = jnp.asarray(sequences.symbols), jnp.asarray(sequences.exposure)
 
-    def step(future: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        now, next_symbol, exposed = inputs
-        future = _retreat(rows, _ahead(rows, future, next_symbol), exposed)
-        joint = now * future
-        return future, joint / jnp.maximum(joint.sum(axis=0), _tiny(joint.dtype))
+    def step(ahead: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        earlier, joint, inverse_norm = _back(laid, ahead, *inputs)
+        return earlier, joint * inverse_norm
 
-    last = filtered[-1]
-    _, earlier = lax.scan(step, jnp.ones_like(last), (filtered[:-1], symbols[1:], exposure[:-1]), reverse=True)
-    return jnp.concatenate([earlier, last[None]])
+    _, posterior = lax.scan(step, jnp.ones_like(filtered[-1]), (filtered, symbols, exposure), reverse=True)
+    return sequences.by_prompt(posterior)
 
 
-def _moves(rows: _Rows, exposure: Integer[Array, " prompt"]) -> Float[Array, "state state prompt"]:
+def _moves(laid: _Laid, exposure: Integer[Array, "block lane"]) -> Float[Array, "state state block lane"]:
     """Each prompt's own transition matrix at a step."""
-    shape = (*rows.transition.shape[1:3], exposure.shape[0])
-    return _by_exposure([jnp.broadcast_to(matrix, shape) for matrix in rows.transition], exposure)
+    return _by_exposure([jnp.broadcast_to(m, (*m.shape[:2], *exposure.shape)) for m in laid.entries], exposure)
 
 
 @jax.jit
-def viterbi(
-    markov: Markov, symbols: Integer[Array, "step prompt"], exposure: Integer[Array, "step prompt"]
-) -> Integer[Array, "step prompt"]:
+def viterbi(markov: Markov, sequences: Sequences) -> Integer[Array, "step prompt"]:
     """The most probable path of states of each prompt given all observations; ties go to the lower state."""
-    rows = _Rows.of(markov)
+    laid = _Laid.of(markov, sequences.places)
+    symbols, exposure = jnp.asarray(sequences.symbols), jnp.asarray(sequences.exposure)
 
     def score(symbol: Array) -> Array:
         return markov.log_emission.at[:, symbol].get(mode="promise_in_bounds")
 
     def forward(best: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         exposed, next_symbol = inputs
-        reached = best[:, None] + jnp.log(_moves(rows, exposed))
+        reached = best[:, None] + jnp.log(_moves(laid, exposed))
         return reached.max(axis=0) + score(next_symbol), reached.argmax(axis=0)
 
-    start = jnp.log(rows.start(symbols.shape[1])) + score(symbols[0])
+    start = jnp.log(laid.start(symbols.shape[1:])) + score(symbols[0])
     best, came_from = lax.scan(forward, start, (exposure[:-1], symbols[1:]))
 
     def backward(state: Array, origin: Array) -> tuple[Array, Array]:
@@ -318,25 +402,23 @@ def viterbi(
 
     last = best.argmax(axis=0)
     _, path = lax.scan(backward, last, came_from, reverse=True)
-    return jnp.concatenate([path, last[None]])
+    return sequences.by_prompt(jnp.concatenate([path, last[None]]))
 
 
 @jax.jit
-def sample_paths(
-    markov: Markov, symbols: Integer[Array, "step prompt"], exposure: Integer[Array, "step prompt"], key: Any
-) -> Integer[Array, "step prompt"]:
+def sample_paths(markov: Markov, sequences: Sequences, key: Any) -> Integer[Array, "step prompt"]:
     """One draw of each prompt's path from its posterior, by forward filtering and backward sampling."""
-    filtered, _, _ = _forward(markov, symbols, exposure, keep=True)
-    rows = _Rows.of(markov)
-    keys = jax.random.split(key, symbols.shape[0])
-    prompts = jnp.arange(symbols.shape[1])
+    filtered, _, _ = _forward(markov, sequences, keep=True)
+    laid = _Laid.of(markov, sequences.places)
+    keys = jax.random.split(key, len(filtered))
 
     def backward(state: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         now, exposed, key = inputs
-        towards = _moves(rows, exposed)[:, state, prompts]
+        towards = jnp.take_along_axis(_moves(laid, exposed), state[None, None], axis=1)[:, 0]
         previous = jax.random.categorical(key, jnp.log(now * towards), axis=0)
         return previous, previous
 
     last = jax.random.categorical(keys[-1], jnp.log(filtered[-1]), axis=0)
+    exposure = jnp.asarray(sequences.exposure)
     _, path = lax.scan(backward, last, (filtered[:-1], exposure[:-1], keys[:-1]), reverse=True)
-    return jnp.concatenate([path, last[None]])
+    return sequences.by_prompt(jnp.concatenate([path, last[None]]))

@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from promptdyn.errors import InputError
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of
 from promptdyn.ppl import observed as observed_programs
@@ -31,6 +34,8 @@ class Program(Protocol):
 
     start: Params
     """Where fitting starts, in NumPy: each site's `init`, or the mean of its distribution."""
+    places: NDArray[np.integer] | None
+    """(prompt,) of each prompt on the chain's cluster axis; None where one entry serves all."""
 
     def at(self, params: Mapping[str, Any]) -> tuple[Chain, Any]:
         """The chain, and the log density of the sites under their priors, differentiable in the parameters."""

@@ -17,7 +17,7 @@ from numpyro.distributions import constraints
 
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
-from promptdyn.kernels.jax import Markov, log_marginal
+from promptdyn.kernels.jax import Markov, Sequences, log_marginal
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_chain
 from promptdyn.ppl.fixed import TRIED
 from promptdyn.ppl.observed import Groups, PlateNames
@@ -76,6 +76,7 @@ class Program:
             except AssertionError as error:  # of NumPyro, on a site sampled twice
                 raise InputError(f"model {model.name!r}: its program fails: {error}") from None
             check_chain(model.name, chain, pool, TRIED, jnp)
+            self.places = chain.places(pool)
             self.start: Params = {name: np.array(site["value"]) for name, site in sites.items()}
             self._supports = {name: site["fn"].support for name, site in sites.items()}
 
@@ -130,19 +131,15 @@ class GroupCounts(numpyro.distributions.Distribution):
         super().__init__(batch_shape=(num_prompts,), event_shape=(num_steps,))
 
     def _markov(self) -> Markov:
-        places = self.groups.places
-        return Markov(
-            self.chain.initial,
-            self.chain.transition,
-            self.chain.emission.log_prob(self.groups.counts, jnp),
-            None if places is None else jnp.asarray(places),
-        )
+        initial, transition, emission, _ = self.chain
+        return Markov(initial, transition, emission.log_prob(self.groups.counts, jnp))
 
     def log_prob(self, value: Any) -> Any:
         """(prompt,) log probability of (prompt step) success counts."""
+        groups = self.groups
         # Counts that are NumPy's are laid out here, once, and not by the compiled program each time it runs.
-        symbols = value.T.astype(self.groups.symbol_of_none.dtype) + self.groups.symbol_of_none
-        return log_marginal(self._markov(), jnp.asarray(symbols), jnp.asarray(self.groups.exposure))
+        symbols = value.T.astype(groups.symbol_of_none.dtype) + groups.symbol_of_none
+        return log_marginal(self._markov(), Sequences.of(symbols, groups.exposure, groups.places))
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
         """Counts drawn forward: states along the chain, then each observed group's k."""
@@ -150,7 +147,7 @@ class GroupCounts(numpyro.distributions.Distribution):
             keys = jax.random.split(key, int(np.prod(sample_shape)))
             return jax.vmap(self.sample)(keys).reshape(*sample_shape, *self.shape())
         markov = self._markov()
-        places = jnp.zeros(self.batch_shape, int) if markov.places is None else markov.places
+        places = jnp.zeros(self.batch_shape, int) if self.groups.places is None else jnp.asarray(self.groups.places)
         sizes = jnp.asarray(self.groups.counts[:, 0])
         k = jnp.arange(int(self.groups.counts[:, 0].max()) + 1)
 

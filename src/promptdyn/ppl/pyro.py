@@ -91,6 +91,7 @@ class Program:
             reason = str(error).partition("\n")[0]
             raise InputError(f"model {model.name!r}: its program fails: {reason}") from None
         check_chain(model.name, chain, pool, TRIED, array_api_compat.torch)
+        self.places = chain.places(pool)
         self.start: Params = {name: site["value"].numpy().copy() for name, site in sites.items()}
         self._supports = {name: site["fn"].support for name, site in sites.items()}
 
