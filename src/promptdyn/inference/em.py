@@ -7,12 +7,12 @@ the expected log joint of the program itself for all others; a model that declar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
@@ -67,11 +67,11 @@ def em(
     trace: list[float] = []
     with jax.enable_x64(True):
         program = Program(model, Pool.of(dense))
-        components = jax.jit(lambda params: _components(program, params, dense.counts))
-        e_step, climb = _EStep(dense, program.places), _Climb(program, dense.counts)
+        table = _Table(program, dense.counts)
+        e_step = _EStep(dense, program.places)
         params = program.start
         while True:
-            markov, log_prior = components(params)
+            markov, log_prior = _chain(table, params)
             statistics, log_marginal = e_step(markov)
             trace.append(log_marginal + float(log_prior))
             if not np.isfinite(trace[-1]):
@@ -83,12 +83,7 @@ def em(
                 return EMResult(params, log_marginal, np.array(trace), converged)
             closed = model.maximise(statistics, params) if hasattr(model, "maximise") else {}
             params = {**params, **closed}
-            params = {**params, **climb(params, frozenset(closed), statistics)}
-
-
-def _components(program: Program, params: Any, counts: NDArray) -> tuple[Markov, Any]:
-    chain, log_prior = program.at(params)
-    return Markov(chain.initial, chain.transition, chain.emission.log_prob(counts, jnp)), log_prior
+            params = {**params, **_climb(table, params, closed.keys(), statistics)}
 
 
 class _EStep:
@@ -124,40 +119,60 @@ def _chunks(num_prompts: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, num_prompts, size))
 
 
-class _Climb:
-    """The M-step of the sites without a closed form: L-BFGS on the expected log joint, from where they are."""
+class _Table:
+    """A program and the symbols it is asked about: equal ones share what JAX has compiled, from one fit to the next."""
 
-    def __init__(self, program: Program, counts: NDArray) -> None:
+    def __init__(self, program: Program, counts: NDArray[np.int32]) -> None:
         self.program, self.counts = program, counts
-        self.losses: dict[frozenset[str], Any] = {}
+        self._key = (program.key, counts.tobytes())
 
-    def __call__(self, params: Params, closed: frozenset[str], statistics: Statistics) -> Params:
-        """New values of the sites that are not in `closed`."""
-        free = {name: value for name, value in params.items() if name not in closed}
-        if not free:
-            return {}
-        start, unravel = ravel_pytree(self.program.unconstrain(free))
-        if closed not in self.losses:
+    def __hash__(self) -> int:
+        return hash(self._key)
 
-            def loss(flat: Any, fixed: Params, expected: tuple[Any, Any, Any]) -> Any:
-                markov, log_prior = _components(
-                    self.program, {**fixed, **self.program.constrain(unravel(flat))}, self.counts
-                )
-                initial, transition, emission = expected
-                # Where nothing is expected the logarithm does not matter, even of 0.
-                joint = log_prior + jnp.sum(emission * jnp.where(emission > 0, markov.log_emission, 0.0))
-                joint += jnp.sum(initial * jnp.log(jnp.where(initial > 0, markov.initial, 1.0)))
-                return -joint - jnp.sum(transition * jnp.log(jnp.where(transition > 0, markov.transition, 1.0)))
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Table) and self._key == other._key
 
-            self.losses[closed] = jax.jit(jax.value_and_grad(loss))
-        loss_of = self.losses[closed]
-        fixed = {name: params[name] for name in closed}
-        best = minimize(
-            lambda flat: tuple(np.asarray(part, float) for part in loss_of(flat, fixed, tuple(statistics[:3]))),
-            np.asarray(start, float),
-            jac=True,
-            method="L-BFGS-B",
-            # The loss is as large as the history, and gains are not: stop by the slope.
-            options={"maxiter": CLIMB, "ftol": 1e-15, "gtol": 1e-6},
-        )
-        return jax.device_get(self.program.constrain(unravel(jnp.asarray(best.x))))
+
+@partial(jax.jit, static_argnums=0)
+def _chain(table: _Table, params: Params) -> tuple[Markov, Any]:
+    """The chain and the log prior at given parameters."""
+    chain, log_prior = table.program.at(params)
+    return Markov(chain.initial, chain.transition, chain.emission.log_prob(table.counts, jnp)), log_prior
+
+
+@partial(jax.jit, static_argnums=0)
+@partial(jax.value_and_grad, argnums=1)
+def _loss(table: _Table, values: dict[str, Any], fixed: Params, expected: tuple[Any, Any, Any]) -> Any:
+    """Minus the expected log joint, at the unconstrained values of some sites and the others fixed."""
+    markov, log_prior = _chain(table, {**fixed, **table.program.constrain(values)})
+    initial, transition, emission = expected
+    # Where nothing is expected the logarithm does not matter, even of 0.
+    joint = log_prior + jnp.sum(emission * jnp.where(emission > 0, markov.log_emission, 0.0))
+    joint += jnp.sum(initial * jnp.log(jnp.where(initial > 0, markov.initial, 1.0)))
+    return -joint - jnp.sum(transition * jnp.log(jnp.where(transition > 0, markov.transition, 1.0)))
+
+
+def _climb(table: _Table, params: Params, closed: Any, statistics: Statistics) -> Params:
+    """The M-step of the sites that are not in `closed`: L-BFGS on the expected log joint, from where they are."""
+    fixed = {name: params[name] for name in closed}
+    free = {name: value for name, value in params.items() if name not in fixed}
+    if not free:
+        return {}
+    start = jax.device_get(table.program.unconstrain(free))
+    sizes = [value.size for value in start.values()]
+
+    def unravel(flat: NDArray) -> dict[str, NDArray]:
+        parts = np.split(flat, np.cumsum(sizes)[:-1])
+        return {name: part.reshape(start[name].shape) for name, part in zip(start, parts, strict=True)}
+
+    def ravel(values: dict[str, Any]) -> NDArray[np.float64]:
+        return np.concatenate([np.ravel(values[name]) for name in start])
+
+    def loss(flat: NDArray) -> tuple[float, NDArray]:
+        value, slope = jax.device_get(_loss(table, unravel(flat), fixed, tuple(statistics[:3])))
+        return float(value), ravel(slope)
+
+    # The loss is as large as the history and its gains are not: stop by the slope.
+    options = {"maxiter": CLIMB, "ftol": 1e-15, "gtol": 1e-6}
+    best = minimize(loss, ravel(start), jac=True, method="L-BFGS-B", options=options)
+    return jax.device_get(table.program.constrain(unravel(best.x)))

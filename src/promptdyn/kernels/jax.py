@@ -66,13 +66,13 @@ class Sequences(NamedTuple):
         symbols: columns of the emission table; 0 in lanes that stand empty.
         exposure: 0, 1 or 2.
         places: of each block on the chain's cluster axes.
-        slots: of each prompt among the lanes of all blocks.
+        slots: of each prompt among the lanes of all blocks; None where they stand in order, one block of them all.
     """
 
     symbols: Integer[Array, "step block lane"]
     exposure: Integer[Array, "step block lane"]
     places: Integer[Array, " block"]
-    slots: Integer[Array, " prompt"]
+    slots: Integer[Array, " prompt"] | None
 
     @classmethod
     def of(cls, symbols: Any, exposure: Any, places: Any = None) -> Sequences:
@@ -82,10 +82,9 @@ class Sequences(NamedTuple):
             symbols, exposure: (step prompt), NumPy's or JAX's.
             places: (prompt,) of each prompt on the chain's cluster axes, NumPy's; None where one entry serves all.
         """
-        num_prompts = symbols.shape[1]
         if places is None:
-            whole = symbols[:, None], exposure[:, None]
-            return cls(*whole, places=jnp.zeros(1, int), slots=jnp.arange(num_prompts))
+            return cls(symbols[:, None], exposure[:, None], places=jnp.zeros(1, int), slots=None)
+        num_prompts = symbols.shape[1]
         num_clusters = int(places.max(initial=0)) + 1
         lanes = min(max(num_prompts // (4 * num_clusters), 1), LANES)
         # As many blocks as any assignment to so many clusters needs, so that pools of a size compile once.
@@ -111,12 +110,15 @@ class Sequences(NamedTuple):
 
     def by_prompt(self, laid: Float[Array, "... block lane"]) -> Float[Array, "... prompt"]:
         """An array over blocks and lanes as one over prompts."""
-        return laid.reshape(*laid.shape[:-2], -1)[..., self.slots]
+        flat = laid.reshape(*laid.shape[:-2], -1)
+        return flat if self.slots is None else flat[..., self.slots]
 
     def filled(self, dtype: Any) -> Float[Array, "block lane"]:
         """1 in each prompt's lane, 0 in those that stand empty."""
-        blocks, lanes = self.symbols.shape[1:]
-        return jnp.zeros(blocks * lanes, dtype).at[self.slots].set(1).reshape(blocks, lanes)
+        shape = self.symbols.shape[1:]
+        if self.slots is None:
+            return jnp.ones(shape, dtype)
+        return jnp.zeros(shape, dtype).ravel().at[self.slots].set(1).reshape(shape)
 
 
 class Filtered(NamedTuple):
@@ -237,6 +239,7 @@ def _forward(markov: Markov, sequences: Sequences, keep: bool) -> tuple[Array | 
     return filtered, *carry
 
 
+@jax.jit
 def filter(markov: Markov, sequences: Sequences) -> Filtered:
     """Forward filter: P(z_t | y_{0:t}) for every prompt and step, and the belief one step past the last.
 

@@ -70,6 +70,8 @@ class Program:
 
     def __init__(self, model: Dynamics, pool: Pool) -> None:
         self.model, self.pool = model, pool
+        # Programs of equal keys do the same, so that what was compiled for one serves the other.
+        self.key = (_hashable(model), pool.cluster.tobytes(), pool.cluster_names)
         with jax.enable_x64(True):
             try:
                 chain, sites = self._trace(handlers.substitute, substitute_fn=_start)
@@ -105,6 +107,15 @@ class Program:
     def constrain(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Sites of real numbers."""
         return {name: numpyro.distributions.biject_to(self._supports[name])(value) for name, value in values.items()}
+
+
+def _hashable(model: Dynamics) -> Any:
+    """The model, or where it is not hashable something that is its own."""
+    try:
+        hash(model)
+    except TypeError:
+        return id(model)
+    return type(model), model
 
 
 def _start(site: dict[str, Any]) -> Any:
