@@ -13,6 +13,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.kernels import jax as kernels
 from promptdyn.models import Chain, DiscreteHMM, Pool, emissions
+from promptdyn.models.discrete_hmm import sticky_walk
 from promptdyn.ppl.numpyro import Program
 from promptdyn.storage import read_state, write_state
 
@@ -160,6 +161,43 @@ def test_log_marginal_of_a_fit_equals_the_sum_over_paths():
         for i in range(2)
     )
     assert fit.log_marginal == pytest.approx(total, rel=1e-10)
+
+
+ODD = {
+    "one prompt": ([0, 1, 2], ["a"] * 3, [8] * 3, [0, 3, 8]),
+    "one step": ([0, 0], ["a", "b"], [8, 8], [0, 3]),
+    "one row": ([5], ["a"], [8], [8]),
+    "groups of one": ([0, 0, 1, 1], ["a", "b", "a", "b"], [1] * 4, [0, 1, 1, 1]),
+    "nothing ever solved": ([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0] * 4),
+}
+
+
+@pytest.mark.parametrize("emission", ["binomial", "beta_binomial", "ternary"])
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_histories_give_finite_fits_and_forecasts(odd, emission):
+    history = RewardHistory.from_columns(*ODD[odd])
+    fit = promptdyn.fit(DiscreteHMM(num_states=3, emission=emission), history)
+    assert np.isfinite(fit.trace).all()
+    online = fit.online(["a", "new"])
+    online.step(["a"], [1], 1)
+    assert np.isfinite(online.informative(8)).all()
+    assert np.isfinite(online.belief).all()
+
+
+def test_a_prompt_and_a_step_without_any_observation_are_filled_by_the_dynamics(history):
+    """Rows of one prompt and of one step taken out: the pool keeps the prompt, and the fit has no NaN."""
+    kept = history.select((history.prompt != 3) & (history.step != 7))
+    fit = promptdyn.fit(DiscreteHMM(num_states=3, cluster="family"), kept, max_iterations=5)
+    assert np.isfinite(fit.trace).all()
+    assert "c1" in fit.cluster_names
+
+
+def test_a_cluster_without_rows_stays_at_its_prior(history):
+    model = DiscreteHMM(num_states=3, cluster="family")
+    kept = history.select(history.prompt % 2 == 0)
+    fit = promptdyn.fit(model, kept, max_iterations=5)
+    assert fit.cluster_names == ("c0", "c1")
+    np.testing.assert_allclose(fit.chain.transition[1, 1], sticky_walk(3, model.stickiness), atol=1e-9)
 
 
 def test_states_stay_ordered_by_success_rate(history):

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pyro
 import pytest
 import torch
+from jax.flatten_util import ravel_pytree
 from numpyro.infer import MCMC, NUTS, Predictive
 from numpyro.infer.util import log_density
 from pyro import poutine
@@ -118,7 +118,7 @@ def test_gradients_equal_finite_differences(model):
     params = somewhere(model)
     with jax.enable_x64(True):
         made = load_backend("numpyro").Program(model, a_pool(model))
-        start, unravel = jax.flatten_util.ravel_pytree(made.unconstrain(params))
+        start, unravel = ravel_pytree(made.unconstrain(params))
 
         observed = program(model, HISTORY)
 
@@ -202,6 +202,14 @@ class Wrong:
         ppl.sample("rate", ppl.dist.Beta(1.0, 1.0))
         if self.how == "twice":
             ppl.sample("rate", ppl.dist.Beta(1.0, 1.0))
+        if self.how == "no mean":
+            ppl.sample("odd", ppl.dist.HalfCauchy(1.0))
+        if self.how == "outside":
+            ppl.sample("odd", ppl.dist.Beta(1.0, 1.0), init=2.0)
+        if self.how == "init shape":
+            ppl.sample("odd", ppl.dist.Dirichlet(xp.asarray(np.ones(3))), init=np.array([0.5, 0.5]))
+        if self.how == "discrete":
+            ppl.sample("odd", ppl.dist.Bernoulli(0.5))
         if self.how == "sum":
             transition = transition * np.array([1.0, 1.5])
         if self.how == "negative":
@@ -226,7 +234,11 @@ class Wrong:
 
 
 WRONGS = {
-    "twice": "a|rate",
+    "twice": "samples a site twice: .*rate",
+    "no mean": "site 'odd' has no finite mean to start from: give ppl.sample an init",
+    "outside": r"site 'odd' starts at 2\., outside of its support",
+    "init shape": r"site 'odd' has shape \(3,\), its init \(2,\)",
+    "discrete": "site 'odd' is discrete",
     "sum": r"transition\[0, 0, 0\] is \[0\.9 .*0\.15\]: a row must hold probabilities that add up to 1",
     "negative": r"initial\[0\] is \[ ?1\.4 -0\.4\]: a row must hold",
     "nan": r"initial\[0\] is \[nan",
@@ -244,8 +256,27 @@ WRONGS = {
 @pytest.mark.parametrize("how", WRONGS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_programs_that_break_the_contract_are_told_how(how, backend):
-    with pytest.raises(InputError, match=f"model 'wrong'.*({WRONGS[how]})"):
+    with pytest.raises(InputError, match=WRONGS[how]):
         program(Wrong(how), HISTORY, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_faults_in_the_text_of_a_program_keep_their_traceback(backend):
+    class Faulty:
+        name = "faulty"
+
+        def program(self, ppl, pool):
+            assert pool.num_prompts > 100, "too small a pool"
+
+    with pytest.raises(AssertionError, match="too small a pool"):
+        program(Faulty(), HISTORY, backend=backend)
+
+
+def test_a_chain_per_prompt_is_fitted_but_filters_no_other_pool():
+    fit = promptdyn.fit(OwnSpeed(), HISTORY)
+    assert np.isfinite(fit.log_marginal)
+    with pytest.raises(InputError, match="entries for the prompts of its fit and none for others"):
+        fit.online(["a"])
 
 
 def test_what_cannot_be_a_program_is_named():
@@ -259,9 +290,3 @@ def test_what_cannot_be_a_program_is_named():
     params = {"initial": np.ones((1, 2)) / 2, "transition": np.ones(1)}
     with pytest.raises(InputError, match="parameter 'gaps' is missing"):
         chain_at(DiscreteHMM(num_states=2), params, pool)
-
-
-def test_public_function():
-    assert promptdyn.program is program
-    assert isinstance(program(CONFIGS["hmm"], HISTORY), type(lambda: None))
-    assert jnp is load_backend("numpyro").NumPyro.xp

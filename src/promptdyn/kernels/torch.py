@@ -1,4 +1,4 @@
-"""The log marginal with its gradient, in torch: the recursion and layout of `promptdyn.kernels.jax`.
+"""The log marginal with its gradient, in torch: the recursion of `promptdyn.kernels.jax`, prompts on the last axis.
 
 A custom autograd function keeps the filtered beliefs and runs one backward pass over them, instead of an autograd graph
 as long as the history.

@@ -40,6 +40,8 @@ __all__ = [
 Floats = NDArray[np.float64]
 Params = dict[str, Floats]
 MAX_EXPOSURES = 3
+# Symbols that the emission of a chain is tried at.
+TRIED = np.array([(0, 0)] + [(n, k) for n in (1, 2, 8) for k in range(n + 1)])
 
 
 class PPL(Protocol):
@@ -137,16 +139,13 @@ def cluster_of(model: Any) -> str | tuple[str, ...] | None:
     return getattr(model, "cluster", None)
 
 
-def check_chain(
-    name: str, chain: Any, pool: Pool, counts: NDArray[np.integer], xp: Any = np, tolerance: float = 1e-4
-) -> None:
+def check_chain(name: str, chain: Any, pool: Pool, xp: Any = np, tolerance: float = 1e-4) -> None:
     """Raise InputError unless a program returned a chain of the right shapes, with rows that are probabilities.
 
     Args:
         name: of the model, for the message.
         chain: what the program returned; its arrays are, or become, NumPy's.
         pool: what it was run for.
-        counts: (symbol, 2) symbols to try the emission at.
         xp: array module of the emission's parameters.
         tolerance: how far a row may be from adding up to 1.
     """
@@ -158,6 +157,8 @@ def check_chain(
         raise wrong(f"result is a {type(chain).__name__}: return a Chain(initial, transition, emission)")
     if chain.axis not in ("cluster", "prompt"):
         raise wrong(f"chain has axis={chain.axis!r}: it is 'cluster' or 'prompt'")
+    if chain.axis == "prompt" and pool.num_prompts == 0:
+        raise wrong("chain has entries for the prompts of its fit and none for others: to filter, give them by cluster")
     initial, transition = np.asarray(chain.initial), np.asarray(chain.transition)
     entries = pool.num_prompts if chain.axis == "prompt" else pool.num_clusters
     if initial.ndim != 2 or initial.shape[0] not in (1, entries):
@@ -182,15 +183,14 @@ def check_chain(
                 f"{what}[{place}] is {np.array2string(rows[tuple(at)], precision=4, threshold=8)}: a row must hold "
                 "probabilities that add up to 1"
             )
-    tried = np.concatenate([np.zeros((1, 2), np.int64), counts])
-    table = np.asarray(chain.emission.log_prob(tried, xp))
-    if table.shape != (num_states, len(tried)):
-        raise wrong(f"emission gives log_prob of shape {table.shape}: need (state symbol) = {num_states, len(tried)}")
+    table = np.asarray(chain.emission.log_prob(TRIED, xp))
+    if table.shape != (num_states, len(TRIED)):
+        raise wrong(f"emission gives log_prob of shape {table.shape}: need (state symbol) = {num_states, len(TRIED)}")
     for state, symbol in np.argwhere(np.isnan(table) | (table > tolerance))[:1]:
-        n, k = tried[symbol]
+        n, k = TRIED[symbol]
         raise wrong(f"emission gives log P({k} of {n}) = {table[state, symbol]} in state {state}: need a number <= 0")
     for symbol in np.flatnonzero(np.all(table == -np.inf, axis=0))[:1]:
-        raise wrong("emission lets no state show {1} successes of {0}: some state must".format(*tried[symbol]))
+        raise wrong("emission lets no state show {1} successes of {0}: some state must".format(*TRIED[symbol]))
     if np.any(np.abs(table[:, 0]) > tolerance):
         raise wrong("emission gives log_prob other than 0 at (0, 0): a group that was not observed says nothing")
 

@@ -19,14 +19,10 @@ from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
 from promptdyn.kernels.jax import Markov, Sequences, log_marginal
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_chain
-from promptdyn.ppl.fixed import TRIED
-from promptdyn.ppl.observed import Groups, PlateNames
+from promptdyn.ppl.observed import Groups
+from promptdyn.ppl.sites import EDGE, PlateNames, check_sites, start_of
 
 __all__ = ["GroupCounts", "NumPyro", "Program", "run"]
-
-
-# How far from its edges a simplex is kept where it is mapped to real numbers.
-EDGE = 1e-12
 
 
 class NumPyro:
@@ -75,11 +71,13 @@ class Program:
         with jax.enable_x64(True):
             try:
                 chain, sites = self._trace(handlers.substitute, substitute_fn=_start)
-            except AssertionError as error:  # of NumPyro, on a site sampled twice
-                raise InputError(f"model {model.name!r}: its program fails: {error}") from None
-            check_chain(model.name, chain, pool, TRIED, jnp)
+            except AssertionError as error:
+                if "unique names" not in str(error):
+                    raise
+                raise InputError(f"model {model.name!r}: its program samples a site twice: {error}") from None
+            self.start: Params = check_sites(model.name, sites)
+            check_chain(model.name, chain, pool, jnp)
             self.places = chain.places(pool)
-            self.start: Params = {name: np.array(site["value"]) for name, site in sites.items()}
             self._supports = {name: site["fn"].support for name, site in sites.items()}
 
     def _trace(self, handler: Any, **how: Any) -> tuple[Chain, dict[str, Any]]:
@@ -94,7 +92,7 @@ class Program:
         return chain, sum((site["fn"].log_prob(site["value"]).sum() for site in sites.values()), jnp.zeros(()))
 
     def unconstrain(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Sites as real numbers. Simplexes are kept off their edges, which have no image."""
+        """Sites as real numbers. Simplexes are kept off their edges."""
         values = {}
         for name, value in params.items():
             value = jnp.asarray(value)
@@ -122,8 +120,7 @@ def _start(site: dict[str, Any]) -> Any:
     """Where fitting starts at a site."""
     if site["type"] != "sample" or site["is_observed"]:
         return None
-    given = site["infer"].get("init")
-    return jnp.broadcast_to(jnp.asarray(site["fn"].mean if given is None else given, float), site["fn"].shape())
+    return jnp.broadcast_to(jnp.asarray(start_of(site), float), site["fn"].shape())
 
 
 class GroupCounts(numpyro.distributions.Distribution):

@@ -14,18 +14,7 @@ from numpy.typing import NDArray
 from promptdyn.history import DenseHistory
 from promptdyn.models.base import Chain, Dynamics, Pool
 
-__all__ = ["Groups", "PlateNames", "enumerated", "observed"]
-
-
-class PlateNames:
-    """A name of its own for each plate of a run, "cluster", "cluster_2", ..., as both backends want it."""
-
-    def __init__(self) -> None:
-        self._times: dict[str, int] = {}
-
-    def next(self, name: str) -> str:
-        times = self._times[name] = self._times.get(name, 0) + 1
-        return name if times == 1 else f"{name}_{times}"
+__all__ = ["Groups", "enumerated", "observed"]
 
 
 class Groups(NamedTuple):

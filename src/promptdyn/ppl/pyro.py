@@ -21,14 +21,10 @@ from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
 from promptdyn.kernels.torch import log_marginal
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_chain
-from promptdyn.ppl.fixed import TRIED
-from promptdyn.ppl.observed import Groups, PlateNames
+from promptdyn.ppl.observed import Groups
+from promptdyn.ppl.sites import EDGE, PlateNames, check_sites, start_of
 
 __all__ = ["GroupCounts", "Program", "Pyro", "double", "run"]
-
-
-# How far from its edges a simplex is kept where it is mapped to real numbers.
-EDGE = 1e-12
 
 
 @contextmanager
@@ -87,12 +83,14 @@ class Program:
         self.model, self.pool = model, pool
         try:
             chain, sites = self._trace(_start)
-        except RuntimeError as error:  # of Pyro, on a site sampled twice
+        except RuntimeError as error:
             reason = str(error).partition("\n")[0]
-            raise InputError(f"model {model.name!r}: its program fails: {reason}") from None
-        check_chain(model.name, chain, pool, TRIED, array_api_compat.torch)
+            if "Multiple sample sites" not in reason:
+                raise
+            raise InputError(f"model {model.name!r}: its program samples a site twice: {reason}") from None
+        self.start: Params = check_sites(model.name, sites)
+        check_chain(model.name, chain, pool, array_api_compat.torch)
         self.places = chain.places(pool)
-        self.start: Params = {name: site["value"].numpy().copy() for name, site in sites.items()}
         self._supports = {name: site["fn"].support for name, site in sites.items()}
 
     def _trace(self, answer: Callable[[dict[str, Any]], Tensor]) -> tuple[Chain, dict[str, Any]]:
@@ -115,7 +113,7 @@ class Program:
         return chain, sum(parts, torch.zeros((), dtype=torch.float64))
 
     def unconstrain(self, params: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Sites as real numbers. Simplexes are kept off their edges, which have no image."""
+        """Sites as real numbers. Simplexes are kept off their edges."""
         values = {}
         for name, value in params.items():
             value = _tensor(value)
@@ -136,9 +134,7 @@ def _tensor(value: Any) -> Tensor:
 
 def _start(site: dict[str, Any]) -> Tensor:
     """Where fitting starts at a site."""
-    given = site["infer"].get("init")
-    value = site["fn"].mean if given is None else torch.as_tensor(given, dtype=torch.float64)
-    return value.expand(site["fn"].shape()).clone()
+    return torch.as_tensor(start_of(site), dtype=torch.float64).expand(site["fn"].shape()).clone()
 
 
 class GroupCounts(pyro.distributions.TorchDistribution):

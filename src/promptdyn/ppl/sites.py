@@ -1,0 +1,77 @@
+"""What both backends do alike about a program's sites: names of plates, and checks of where fitting starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn.errors import InputError
+
+__all__ = ["EDGE", "PlateNames", "check_sites", "start_of"]
+
+# How far from its edges, which have no image, a simplex is kept where it is mapped to real numbers.
+EDGE = 1e-12
+
+
+class PlateNames:
+    """A name of its own for each plate of a run, "cluster", "cluster_2", ..., as both backends want it."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, int] = {}
+
+    def next(self, name: str) -> str:
+        times = self._times[name] = self._times.get(name, 0) + 1
+        return name if times == 1 else f"{name}_{times}"
+
+
+def start_of(site: dict[str, Any]) -> Any:
+    """Where fitting is to start at a traced site, before it is broadcast: its `init`, or the mean of its distribution.
+
+    Raises:
+        InputError: an `init` of a shape that does not fit the site.
+    """
+    given = site["infer"].get("init")
+    if given is None:
+        try:
+            return site["fn"].mean
+        except NotImplementedError:
+            return np.nan  # which `check_sites` tells of
+    shape = tuple(site["fn"].shape())
+    try:
+        np.broadcast_to(given, shape)
+    except ValueError:
+        raise InputError(
+            f"site {site['name']!r} has shape {shape}, its init {np.shape(given)}: make them fit"
+        ) from None
+    return given
+
+
+def check_sites(model: str, sites: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """Where fitting starts, site by site, as NumPy's arrays.
+
+    Args:
+        model: its name, for the message.
+        sites: name -> what either backend traces: "fn", a distribution, and "value", where fitting is to start.
+
+    Raises:
+        InputError: a site is discrete, or its start is not finite or lies outside of its support.
+    """
+    start = {}
+    for name, site in sites.items():
+        support = site["fn"].support
+        value = start[name] = np.asarray(site["value"]).copy()
+        if support.is_discrete:
+            raise InputError(
+                f"model {model!r}: site {name!r} is discrete, and no engine climbs a discrete parameter: sum it out in "
+                "the program, or make it a state of the chain"
+            )
+        if not np.all(np.isfinite(value)):
+            raise InputError(
+                f"model {model!r}: site {name!r} has no finite mean to start from: give ppl.sample an init"
+            )
+        if not np.all(np.asarray(support.check(site["value"]))):
+            shown = np.array2string(value, precision=4, threshold=8)
+            raise InputError(f"model {model!r}: site {name!r} starts at {shown}, outside of its support: mend its init")
+    return start
