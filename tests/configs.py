@@ -47,6 +47,18 @@ class OwnSpeed:
         return Chain(initial, xp.stack([forward, back], axis=-2)[None], emission, axis="prompt")
 
 
+@dataclass(frozen=True)
+class OneRate:
+    """One state, whose success rate has a conjugate prior: the posterior is Beta(2 + successes, 3 + failures)."""
+
+    name = "one_rate"
+
+    def program(self, ppl, pool):
+        rate = ppl.sample("rate", ppl.dist.Beta(2.0, 3.0))
+        one = ppl.xp.asarray(np.ones((1, 1)))
+        return Chain(one, one[None, None], emissions.Binomial(rate[None]))
+
+
 CONFIGS = {
     "hmm": DiscreteHMM(num_states=3),
     "hmm without exposure": DiscreteHMM(num_states=3, num_exposures=1),

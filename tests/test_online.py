@@ -28,7 +28,7 @@ def frozen(model: DiscreteHMM, cluster_names=("all",), seed=0) -> FrozenChain:
         "gaps": np.full(num_states + 1, 1 / (num_states + 1)),
         "precision": np.array(20.0),
     }
-    return Fit(model, params, cluster_names, 0.0, 0, np.zeros(1), True, 0.0).frozen()
+    return Fit(model, params, cluster_names).frozen()
 
 
 def ready(model):

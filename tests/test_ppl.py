@@ -13,7 +13,6 @@ from numpyro.infer import MCMC, NUTS, Predictive
 from numpyro.infer.util import log_density
 from pyro import poutine
 
-import promptdyn
 from brute_force import path_sums
 from configs import CONFIGS, OwnSpeed, small_history
 from promptdyn.errors import InputError
@@ -270,13 +269,6 @@ def test_faults_in_the_text_of_a_program_keep_their_traceback(backend):
 
     with pytest.raises(AssertionError, match="too small a pool"):
         program(Faulty(), HISTORY, backend=backend)
-
-
-def test_a_chain_per_prompt_is_fitted_but_filters_no_other_pool():
-    fit = promptdyn.fit(OwnSpeed(), HISTORY)
-    assert np.isfinite(fit.log_marginal)
-    with pytest.raises(InputError, match="entries for the prompts of its fit and none for others"):
-        fit.online(["a"])
 
 
 def test_what_cannot_be_a_program_is_named():

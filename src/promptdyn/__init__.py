@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from promptdyn import models
-    from promptdyn.errors import InputError
+    from promptdyn.errors import ConvergenceWarning, InputError
     from promptdyn.evaluation import compare
     from promptdyn.history import RewardHistory
     from promptdyn.inference import Fit, fit
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from promptdyn.selection import Selector
 
 __all__ = [
+    "ConvergenceWarning",
     "Fit",
     "InputError",
     "OnlineFilter",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "ConvergenceWarning": "errors",
     "Fit": "inference",
     "InputError": "errors",
     "OnlineFilter": "online",

@@ -85,9 +85,15 @@ def fit(
     model: Annotated[str, typer.Option(help="Model and settings, as in hmm:num_states=6,cluster=task.")] = "hmm",
     fit_steps: Annotated[int | None, typer.Option(help="Fit on this many first steps only; default all.")] = None,
     observed: Observed = "all",
+    method: Annotated[
+        str, typer.Option(help="em, map, svi or nuts, with settings, as in svi:num_steps=5000,guide=AutoNormal.")
+    ] = "em",
+    backend: Annotated[str, typer.Option(help="What evaluates the program: numpyro or pyro.")] = "numpyro",
+    seed: Annotated[int, typer.Option(help="Of svi and nuts.")] = 0,
     json_path: JsonPath = None,
 ) -> None:
     """Fit a model to a history and save it."""
+    from promptdyn.errors import ConvergenceWarning
     from promptdyn.evaluation.forecast import split
     from promptdyn.inference import fit as fit_model
 
@@ -96,26 +102,21 @@ def fit(
     history = read_history(history_path)
     if fit_steps is not None:
         history = history.before(split(history, fit_steps))
-    with console.status("fitting") as status:
-        result = fit_model(
-            declared,
-            history,
-            observed=observed,
-            progress=lambda i, joint: status.update(f"EM iteration {i}: log joint {joint:.2f}"),
-        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said below
+        result = fit_model(declared, history, method, backend=backend, seed=seed, observed=observed, progress=True)
     result.save(out)
     row = {
         "model": model,
+        "method": result.method["name"],
         "groups": result.num_observed,
-        "iterations": len(result.trace) - 1,
         "converged": result.converged,
         "log_marginal": result.log_marginal,
         "per_group": result.log_marginal / result.num_observed,
         "seconds": result.seconds,
     }
-    _show([row], json_path, row)
-    if not result.converged:
-        console.print("[yellow]not converged: the result is usable, but more iterations would change it[/]")
+    _show([row], json_path, {**row, "verdict": result.verdict, "diagnostics": result.diagnostics})
+    console.print(result.verdict, style=None if result.converged else "yellow", markup=False)
     console.print(f"wrote {out}")
 
 

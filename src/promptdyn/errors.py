@@ -1,6 +1,6 @@
-"""The one error type for bad input. Knows nothing of where it is shown."""
+"""The one error type for bad input, and the warning of fits. Knows nothing of where they are shown."""
 
-__all__ = ["InputError"]
+__all__ = ["ConvergenceWarning", "InputError"]
 
 
 class InputError(ValueError):
@@ -8,3 +8,7 @@ class InputError(ValueError):
 
     The command line prints the message alone and exits with code 2.
     """
+
+
+class ConvergenceWarning(UserWarning):
+    """A fit has not converged: it can be used, but further work would change it."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,84 +15,169 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.errors import InputError
-from promptdyn.history import RewardHistory
+from promptdyn.errors import ConvergenceWarning, InputError
+from promptdyn.history import DenseHistory, RewardHistory
+from promptdyn.inference.em import EM
+from promptdyn.inference.engine import Engine, Report, load_density
+from promptdyn.inference.map import MAP
+from promptdyn.inference.nuts import NUTS
+from promptdyn.inference.svi import SVI
 from promptdyn.models import MODELS
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of
-from promptdyn.online import FrozenChain, OnlineFilter
-from promptdyn.ppl import chain_at
-from promptdyn.registry import describe
+from promptdyn.online import FrozenChain, FrozenMixture, OnlineFilter
+from promptdyn.ppl import chain_at, load_backend
+from promptdyn.registry import Registry, describe
 from promptdyn.storage import read_state, write_state
 
 __all__ = ["METHODS", "Fit", "fit"]
 
-METHODS = ("em",)
-EM_OPTIONS = ("max_iterations", "tolerance")
+METHODS = Registry("method", EM, MAP, SVI, NUTS)
+# Draws of the prior in a fit's ArviZ data.
+PRIOR_DRAWS = 500
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted model.
+    """A fitted model; made by hand from a model, parameters and cluster names, one whose parameters are known.
 
     Attributes:
         model: what was fitted.
-        params: site -> array; see the model for shapes.
+        params: site -> array, see the model for shapes: a mode (EM, MAP) or the posterior mean (SVI, NUTS).
         cluster_names: (cluster,) labels in the order of the parameters' cluster axis.
         log_marginal: log p(observations | params), in nats, summed over prompts.
         num_observed: rollout groups fitted on.
-        trace: (iteration,) log joint (log marginal + log prior).
-        converged: whether the fit met its tolerance.
+        method: name and settings of the engine, backend and seed.
+        trace: how the engine's objective went; see the engine.
+        converged: whether the engine's criterion is met.
+        verdict: one line: what the fit came to, and where it has not converged, what to do.
+        diagnostics: the numbers behind the verdict, such as max_rhat, min_ess and divergences of NUTS.
         seconds: wall-clock time of the fit, compilation included.
+        draws: site -> (chain draw ...) of the posterior (SVI, NUTS); empty for EM and MAP.
+        sample_stats: ArviZ's name -> (chain draw) of NUTS; empty otherwise.
+        prompt_ids: of a model whose chains are each prompt's own the prompts, in the order of that axis.
+        prompt_clusters: and their codes among `cluster_names`.
+        dense: what was fitted on; None in a fit that was loaded.
     """
 
     model: Dynamics
     params: Params
     cluster_names: tuple[str, ...]
-    log_marginal: float
-    num_observed: int
-    trace: NDArray[np.float64]
-    converged: bool
-    seconds: float
+    log_marginal: float = np.nan
+    num_observed: int = 0
+    method: dict[str, Any] = field(default_factory=lambda: {"name": "given", "backend": "numpyro"})
+    trace: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    converged: bool = True
+    verdict: str = "parameters as given"
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    draws: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    sample_stats: dict[str, NDArray] = field(default_factory=dict)
+    prompt_ids: tuple[str, ...] = ()
+    prompt_clusters: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    dense: DenseHistory | None = None
 
-    def online(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None) -> OnlineFilter:
+    def __repr__(self) -> str:
+        return f"Fit({self.model!r}, {self.method['name']}, {self.num_observed} groups, {self.verdict})"
+
+    def online(
+        self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None, num_draws: int = 0
+    ) -> OnlineFilter:
         """Exact online filter with the fitted parameters.
 
         Args:
-            prompt_ids: (prompt,) unique ids.
+            prompt_ids: (prompt,) unique ids; where chains are each prompt's own, prompts of the fit.
             clusters: (prompt,) labels of the model's cluster column(s) (several columns: joined by "|");
                 needed only by a model with clusters.
+            num_draws: 0 (default) filters at `params`, more a mixture over so many of the posterior's draws, so that
+                forecasts know how unsure the parameters are; at as many times the cost.
 
         Raises:
-            InputError: empty pool, repeated id, or a cluster the fit has not seen.
+            InputError: empty pool, repeated id, a cluster or prompt not in the fit, or more draws than it has.
         """
-        return OnlineFilter(self.frozen(), prompt_ids, clusters)
+        return OnlineFilter(self.frozen(num_draws), prompt_ids, prompt_ids if self.prompt_ids else clusters)
+
+    @property
+    def _pool(self) -> Pool:
+        """Prompts that have parameters of their own, and the clusters."""
+        return Pool(self.prompt_clusters, self.cluster_names)
 
     @cached_property
     def chain(self) -> Chain:
         """The chain of the fitted parameters: NumPy arrays and an emission."""
-        return chain_at(self.model, self.params, Pool(np.zeros(0, np.int32), self.cluster_names))
+        return chain_at(self.model, self.params, self._pool)
 
     @property
     def success_rates(self) -> NDArray[np.float64]:
         """(state,) chance that a rollout succeeds."""
         return np.exp(self.chain.emission.log_prob(np.array([[1, 1]])))[:, 0]
 
-    def frozen(self) -> FrozenChain:
-        """The fitted chain as what filters a pool; `online` makes one."""
+    def frozen(self, num_draws: int = 0) -> FrozenChain | FrozenMixture:
+        """The fitted chain, or a mixture over draws, as what filters a pool; `online` makes one."""
+        if num_draws == 0:
+            return self._frozen(self.params)
+        flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in self.draws.items()}
+        available = len(next(iter(flat.values()))) if flat else 0
+        if not 1 <= num_draws <= available:
+            mend = f"give 1 to {available}" if available else "fit with method='nuts' or 'svi'"
+            raise InputError(f"num_draws={num_draws}, but the fit has {available} posterior draws: {mend}")
+        chosen = np.linspace(0, available - 1, num_draws).round().astype(int)
+        chains = [self._frozen({name: value[draw] for name, value in flat.items()}) for draw in chosen]
+        parts = [chain.describe()["params_sha256"] for chain in chains]
+        return FrozenMixture(chains, {**chains[0].describe(), "params_sha256": parts})
+
+    def _frozen(self, params: Params) -> FrozenChain:
+        chain = self.chain if params is self.params else chain_at(self.model, params, self._pool)
         digest = hashlib.sha256()
-        for name in sorted(self.params):
-            digest.update(name.encode() + np.ascontiguousarray(self.params[name]).tobytes())
+        for name in sorted(params):
+            digest.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
+        names = self.cluster_names if cluster_of(self.model) is not None else None
         return FrozenChain(
             self.model.name,
-            self.chain.initial,
-            self.chain.transition,
-            self.chain.emission.log_prob,
-            None if cluster_of(self.model) is None else self.cluster_names,
+            chain.initial,
+            chain.transition,
+            chain.emission.log_prob,
+            self.prompt_ids or names,
             {**describe(self.model), "clusters": list(self.cluster_names), "params_sha256": digest.hexdigest()},
         )
 
+    @cached_property
+    def idata(self) -> Any:
+        """ArviZ data of the fit; of EM and MAP, with the one point as one draw. See `inference_data`."""
+        return self.inference_data()
+
+    def inference_data(self, history: RewardHistory | None = None) -> Any:
+        """ArviZ data: InferenceData, or DataTree from ArviZ 1.0 on.
+
+        Groups: `posterior` and `prior` (sites, and what the program records; axes cluster, exposure, state, ...),
+        `sample_stats` (NUTS), `log_likelihood` (`history`: of each prompt, the unit to leave out) and `observed_data`.
+
+        Args:
+            history: what the log likelihood is of; default what was fitted on, which a loaded fit no longer has: it
+                goes without these two groups.
+        """
+        from promptdyn.inference.idata import inference_data
+
+        dense = self.dense if history is None else history.dense(cluster_of(self.model))
+        if dense is not None and (dense.cluster_names != self.cluster_names):
+            raise InputError(
+                f"the history has clusters {', '.join(dense.cluster_names)}, the fit {', '.join(self.cluster_names)}"
+            )
+        backend = self.method["backend"]
+        draws = self.draws or {name: value[None, None] for name, value in self.params.items()}
+        log_likelihood = None
+        if dense is not None:
+            density = load_density(backend)(self.model, dense)
+            shape = next(iter(draws.values())).shape[:2]
+            each = [
+                density.log_marginals({name: value[at] for name, value in draws.items()}) for at in np.ndindex(shape)
+            ]
+            log_likelihood = np.reshape(each, (*shape, -1))
+        program = load_backend(backend).Program(self.model, self._pool)
+        prior = program.prior(PRIOR_DRAWS, seed=0)
+        return inference_data(program, draws, self.sample_stats, prior, dense, log_likelihood)
+
     def save(self, path: str | Path) -> None:
-        """Write to one .npz file (arrays and JSON, versioned, no pickle), atomically.
+        """Write to one .npz file (arrays and JSON, versioned, no pickle), atomically; draws are kept.
 
         Raises:
             InputError: the path cannot be written, or the model is not in `MODELS`, so that `load` could not make it.
@@ -102,14 +189,11 @@ class Fit:
             )
         values = {
             "model": describe(self.model),
-            "cluster_names": list(self.cluster_names),
-            "log_marginal": self.log_marginal,
-            "num_observed": self.num_observed,
-            "converged": self.converged,
-            "seconds": self.seconds,
+            **{name: list(getattr(self, name)) for name in _NAMES},
+            **{name: getattr(self, name) for name in _PLAIN},
         }
-        arrays = {f"params/{name}": array for name, array in self.params.items()}
-        write_state(path, "fit", values, {**arrays, "trace": self.trace})
+        arrays = {f"{part}/{name}": array for part in _DICTS for name, array in getattr(self, part).items()}
+        write_state(path, "fit", values, {**arrays, **{name: getattr(self, name) for name in _ARRAYS}})
 
     @classmethod
     def load(cls, path: str | Path) -> Fit:
@@ -119,63 +203,98 @@ class Fit:
             settings: dict[str, Any] = values.pop("model")
             settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
             model = MODELS.create(settings.pop("name"), settings)
-            values["cluster_names"] = tuple(values["cluster_names"])
-            trace = arrays.pop("trace")
-            params = {name.removeprefix("params/"): array for name, array in arrays.items()}
-            made = cls(model=model, params=params, trace=trace, **values)
+            kept: dict[str, Any] = {name: values[name] for name in _PLAIN}
+            kept |= {name: tuple(values[name]) for name in _NAMES}
+            parts: dict[str, Any] = {name: arrays.pop(name) for name in _ARRAYS} | {name: {} for name in _DICTS}
+            for key, array in arrays.items():
+                part, _, name = key.partition("/")
+                parts[part][name] = array
+            made = cls(model=model, **kept, **parts)
             _ = made.chain  # checks the parameters
             return made
-        except (KeyError, TypeError, InputError) as error:
+        except (KeyError, TypeError, AttributeError, InputError) as error:
             raise InputError(f"{path}: not a whole fit ({error}): fit again") from None
+
+
+# How a fit's attributes are kept.
+_PLAIN = ("log_marginal", "num_observed", "method", "converged", "verdict", "diagnostics", "seconds")
+_NAMES = ("cluster_names", "prompt_ids")
+_ARRAYS = ("trace", "prompt_clusters")
+_DICTS = ("params", "draws", "sample_stats")
 
 
 def fit(
     model: Dynamics,
     history: RewardHistory,
-    method: str = "em",
+    method: str | Engine = "em",
     *,
+    backend: str = "numpyro",
+    seed: int = 0,
     observed: str = "all",
-    progress: Callable[[int, float], None] | None = None,
+    progress: bool | Report = False,
     **options: Any,
 ) -> Fit:
     """Fit a model to a reward history.
 
     Args:
-        model: a model with parameters to learn (`DiscreteHMM`). Conjugate models need no fit.
+        model: a model with parameters to learn (`DiscreteHMM`, or a program of your own). Conjugate models need no fit.
         history: what was logged.
-        method: "em".
+        method: "em" (default), "map" (the same mode, by gradient), "svi" (approximate posterior, in mini-batches) or
+            "nuts" (posterior draws); with settings, as in "svi:num_steps=5000"; or an engine, `SVI(num_steps=5000)`.
+        backend: "numpyro" (default) or "pyro", what evaluates the program.
+        seed: of what is random in SVI and NUTS; default 0.
         observed: "all" rows, or only the "trained" ones, as live training would have seen.
-        progress: called with (iteration, log joint).
-        **options: for EM `max_iterations` (200) and `tolerance` (1e-5 nats per group).
+        progress: True shows a progress bar on stderr; or a function of (done, total, numbers to watch).
+        **options: the engine's settings; see `EM`, `MAP`, `SVI`, `NUTS` in `promptdyn.inference`.
+
+    Warns:
+        ConvergenceWarning: the engine has not converged; the fit's `verdict` says what to do.
 
     Raises:
-        InputError: a model that needs no fit, an unknown method or option, no observed rows, an unknown cluster
-            column, or a prompt whose observations the model holds impossible.
+        InputError: a model that needs no fit, an unknown method, option or backend, no observed rows, an unknown
+            cluster column, a program that fails its contract, or a prompt whose observations the model holds
+            impossible.
     """
     if not isinstance(model, Dynamics):
         raise InputError(f"{type(model).__name__} has nothing to fit: use its .online(prompt_ids) directly")
-    if method not in METHODS:
-        raise InputError(f"method={method!r} is none of {', '.join(METHODS)}")
-    unknown = [option for option in options if option not in EM_OPTIONS]
-    if unknown:
-        raise InputError(f"option {unknown[0]!r} is none of those of method 'em': {', '.join(EM_OPTIONS)}")
+    engine = METHODS.parse_one(method) if isinstance(method, str) else method
+    if options:
+        engine = METHODS.create(engine.name, {**vars(engine), **options})
     visible = history.observed(observed)
     if len(visible) == 0:
         mend = "; observed='all' would use the others" if observed == "trained" and len(history) else ""
         raise InputError(f"the history has no rows to fit on (observed={observed!r}){mend}")
-    # JAX is loaded here and not with the module: a saved fit runs online without it.
-    from promptdyn.inference.em import em
-
+    begun = time.perf_counter()
     dense = visible.dense(cluster_of(model))
-    start = time.perf_counter()
-    result = em(model, dense, progress=progress, **options)
+    density = load_density(backend)(model, dense)
+    with _reported(progress, f"{engine.name}: {model.name}") as report:
+        result = engine.run(density, seed, report)
+    if not result.converged:
+        warnings.warn(f"{engine.name} of {model.name!r}: {result.verdict}", ConvergenceWarning, stacklevel=2)
+    own = density.program.axis == "prompt"
     return Fit(
         model=model,
         params=result.params,
         cluster_names=dense.cluster_names,
-        log_marginal=result.log_marginal,
+        log_marginal=float(density.log_marginals(result.params).sum()),
         num_observed=len(visible),
+        method={**describe(engine), "backend": backend, "seed": seed},
         trace=result.trace,
         converged=result.converged,
-        seconds=time.perf_counter() - start,
+        verdict=result.verdict,
+        diagnostics=result.diagnostics,
+        seconds=time.perf_counter() - begun,
+        draws=result.draws,
+        sample_stats=result.sample_stats,
+        prompt_ids=tuple(map(str, dense.prompt_ids)) if own else (),
+        prompt_clusters=dense.cluster if own else np.zeros(0, np.int32),
+        dense=dense,
     )
+
+
+def _reported(progress: bool | Report, words: str) -> Any:
+    if progress is True:
+        from promptdyn.inference.progress import bar
+
+        return bar(words)
+    return nullcontext(progress or (lambda done, total, watch: None))

@@ -75,17 +75,18 @@ class Sequences(NamedTuple):
     slots: Integer[Array, " prompt"] | None
 
     @classmethod
-    def of(cls, symbols: Any, exposure: Any, places: Any = None) -> Sequences:
+    def of(cls, symbols: Any, exposure: Any, places: Any = None, num_places: int | None = None) -> Sequences:
         """Lay out (step prompt) symbols and exposures.
 
         Args:
             symbols, exposure: (step prompt), NumPy's or JAX's.
             places: (prompt,) of each prompt on the chain's cluster axes, NumPy's; None where one entry serves all.
+            num_places: as many as there may be, so that batches of a pool compile once; default those that there are.
         """
         if places is None:
             return cls(symbols[:, None], exposure[:, None], places=jnp.zeros(1, int), slots=None)
         num_prompts = symbols.shape[1]
-        num_clusters = int(places.max(initial=0)) + 1
+        num_clusters = num_places or int(places.max(initial=0)) + 1
         lanes = min(max(num_prompts // (4 * num_clusters), 1), LANES)
         # As many blocks as any assignment to so many clusters needs, so that pools of a size compile once.
         num_blocks = num_prompts if lanes == 1 else num_prompts // lanes + num_clusters

@@ -61,8 +61,8 @@ class PPL(Protocol):
     def plate(self, name: str, size: int) -> AbstractContextManager:
         """Independent copies along a new axis: the first plate entered is the rightmost batch axis."""
 
-    def deterministic(self, name: str, value: Any) -> Any:
-        """Record a value under a name, for those who look at draws."""
+    def deterministic(self, name: str, value: Any, dims: Sequence[str] = ()) -> Any:
+        """Record a value under a name, its axes named by `dims` or numbered, for those who look at draws."""
 
 
 class Pool(NamedTuple):
@@ -157,8 +157,6 @@ def check_chain(name: str, chain: Any, pool: Pool, xp: Any = np, tolerance: floa
         raise wrong(f"result is a {type(chain).__name__}: return a Chain(initial, transition, emission)")
     if chain.axis not in ("cluster", "prompt"):
         raise wrong(f"chain has axis={chain.axis!r}: it is 'cluster' or 'prompt'")
-    if chain.axis == "prompt" and pool.num_prompts == 0:
-        raise wrong("chain has entries for the prompts of its fit and none for others: to filter, give them by cluster")
     initial, transition = np.asarray(chain.initial), np.asarray(chain.transition)
     entries = pool.num_prompts if chain.axis == "prompt" else pool.num_clusters
     if initial.ndim != 2 or initial.shape[0] not in (1, entries):

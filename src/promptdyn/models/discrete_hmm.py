@@ -141,4 +141,4 @@ def ordered_rates(ppl: PPL, num_states: int) -> Any:
     start[[0, -1]] = 0.01
     gaps = ppl.sample("gaps", ppl.dist.Dirichlet(ppl.xp.asarray(np.full(num_states + 1, 1.1))), init=start)
     rates = RATE_MARGIN + (1.0 - 2.0 * RATE_MARGIN) * ppl.xp.cumulative_sum(gaps, axis=-1)[:-1]
-    return ppl.deterministic("success_rates", rates)
+    return ppl.deterministic("success_rates", rates, dims=("state",))

@@ -1,7 +1,8 @@
-"""What sits inside a training process: a recursion's contract, the filter of a pool, the chain of a fit. NumPy only."""
+"""What sits inside a training process: the protocol of online models, the filter, chains of a fit. NumPy only."""
 
 from promptdyn.online.chain import FrozenChain
 from promptdyn.online.filter import OnlineFilter
+from promptdyn.online.mixture import FrozenMixture
 from promptdyn.online.protocol import OnlineModel
 
-__all__ = ["FrozenChain", "OnlineFilter", "OnlineModel"]
+__all__ = ["FrozenChain", "FrozenMixture", "OnlineFilter", "OnlineModel"]

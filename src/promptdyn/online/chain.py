@@ -61,8 +61,10 @@ class FrozenChain:
         if self.cluster_names is not None:
             unknown = [label for label in clusters if label not in self._code]
             if unknown:
+                names = self.cluster_names
+                some = ", ".join(names[:12]) + (f", ... {len(names)} in all" if len(names) > 12 else "")
                 raise InputError(
-                    f"cluster {unknown[0]!r} is none of those fitted ({', '.join(self.cluster_names)}): "
+                    f"cluster {unknown[0]!r} is none of those fitted ({some}): "
                     "give each prompt its label, or fit on a history that holds it"
                 )
             codes[:] = [self._code[str(label)] for label in clusters]
@@ -78,27 +80,42 @@ class FrozenChain:
         trained: NDArray[np.bool_],
     ) -> FrozenState:
         """Condition the prompts seen on their counts, then move every prompt one step, in place."""
+        self.absorb(state, rows, num_successes, num_rollouts, trained)
+        return state
+
+    def absorb(
+        self,
+        state: FrozenState,
+        rows: NDArray[np.intp],
+        num_successes: NDArray,
+        num_rollouts: NDArray,
+        trained: NDArray[np.bool_],
+    ) -> NDArray[np.float64]:
+        """Do as `step`; returns the (row,) log-probabilities that the prompts seen had been given."""
         belief, cluster = state
         observed = belief[:, rows]
+        log_evidence = np.zeros(len(rows))
         if rows.size:
             # Once per distinct (n, k).
             counts = np.stack([num_rollouts, num_successes], axis=1)
             distinct, index = np.unique(counts, axis=0, return_inverse=True)
             log_emission = self.log_emission(distinct)[:, index.reshape(-1)]
-            likelihood = np.exp(log_emission - log_emission.max(axis=0))
+            scale = log_emission.max(axis=0)
+            likelihood = np.exp(log_emission - scale)
             observed *= likelihood
             norm = observed.sum(axis=0)
             # A count that the model holds impossible (noise-free emissions) is taken at its word.
             surprised = norm <= 0
             observed[:, surprised] = likelihood[:, surprised]
             observed /= np.where(surprised, observed.sum(axis=0), norm)
+            log_evidence = scale + np.log(np.maximum(norm, np.finfo(float).tiny))
         self._age(belief, cluster)
         num_exposures, num_clusters = self.transition.shape[:2]
         flat = (num_successes == 0) | (num_successes == num_rollouts)
         exposure = np.minimum(np.where(trained, 1 + flat, 0), num_exposures - 1)
         matrices = self.transition[exposure, cluster[rows] if num_clusters > 1 else 0]
         belief[:, rows] = np.einsum("ig,gij->jg", observed, matrices)
-        return state
+        return log_evidence
 
     def _age(self, belief: NDArray, cluster: NDArray) -> None:
         """Move every prompt as one that was not trained on; those seen are overwritten by the caller."""
@@ -108,7 +125,11 @@ class FrozenChain:
             if len(aged) == 1:
                 part[:] = aged[0].T @ part
                 continue
-            for code in np.unique(codes):
+            present = np.unique(codes)
+            if len(present) == len(codes):  # prompts with probabilities of their own
+                part[:] = np.einsum("ip,pij->jp", part, aged[codes])
+                continue
+            for code in present:
                 members = np.flatnonzero(codes == code)
                 part[:, members] = aged[code].T @ part[:, members]
 

@@ -32,8 +32,14 @@ class Program(Protocol):
     Raises InputError, when made, if the program fails the contract: a chain of the wrong shape, a site sampled twice.
     """
 
+    model: Dynamics
+    pool: Pool
     start: Params
     """Where fitting starts, in NumPy: each site's `init`, or the mean of its distribution."""
+    dims: dict[str, tuple[str, ...]]
+    """Of each site the names of its axes: those of its plates, and "" for an axis of a single draw."""
+    axis: str
+    """What the chain's cluster axis is: "cluster" or "prompt"."""
     places: NDArray[np.integer] | None
     """(prompt,) of each prompt on the chain's cluster axis; None where one entry serves all."""
 
@@ -45,6 +51,9 @@ class Program(Protocol):
 
     def constrain(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The inverse of `unconstrain`."""
+
+    def prior(self, num_draws: int, seed: int) -> Params:
+        """site -> (draw ...) drawn from the program run forward, in NumPy."""
 
 
 def load_backend(name: str) -> Any:

@@ -5,7 +5,7 @@ This is how a fit filters live: inside a training process nothing of JAX, torch,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -36,6 +36,8 @@ class Fixed:
 
     def __init__(self, params: Mapping[str, ArrayLike]) -> None:
         self.params = params
+        self.recorded: dict[str, tuple[NDArray, tuple[str, ...]]] = {}
+        """What the program recorded: name -> value and names of its axes."""
 
     def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> NDArray:
         if name not in self.params:
@@ -45,8 +47,18 @@ class Fixed:
     def plate(self, name: str, size: int) -> AbstractContextManager:
         return nullcontext(np.arange(size))
 
-    def deterministic(self, name: str, value: Any) -> Any:
+    def deterministic(self, name: str, value: Any, dims: Sequence[str] = ()) -> Any:
+        self.recorded[name] = np.asarray(value), tuple(dims)
         return value
+
+    def run(self, model: Dynamics, pool: Pool) -> Chain:
+        """Run a model's program; InputError where a parameter is missing or has the wrong shape."""
+        try:
+            return model.program(self, pool)
+        except (IndexError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"model {model.name!r}: parameters of the wrong shape ({error})") from None
 
 
 def chain_at(model: Dynamics, params: Mapping[str, ArrayLike], pool: Pool) -> Chain:
@@ -55,11 +67,6 @@ def chain_at(model: Dynamics, params: Mapping[str, ArrayLike], pool: Pool) -> Ch
     Raises:
         InputError: a parameter is missing, or the chain is not one (see `check_chain`).
     """
-    try:
-        chain = model.program(Fixed(params), pool)
-    except (IndexError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"model {model.name!r}: parameters of the wrong shape ({error})") from None
+    chain = Fixed(params).run(model, pool)
     check_chain(model.name, chain, pool)
     return chain

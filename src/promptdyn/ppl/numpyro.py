@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,13 +14,14 @@ import numpyro.distributions
 from numpy.typing import ArrayLike, NDArray
 from numpyro import handlers
 from numpyro.distributions import constraints
+from numpyro.infer import Predictive
 
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
 from promptdyn.kernels.jax import Markov, Sequences, log_marginal
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_chain
 from promptdyn.ppl.observed import Groups
-from promptdyn.ppl.sites import EDGE, PlateNames, check_sites, start_of
+from promptdyn.ppl.sites import EDGE, PlateNames, check_sites, dims_of, start_of
 
 __all__ = ["GroupCounts", "NumPyro", "Program", "run"]
 
@@ -32,15 +33,15 @@ class NumPyro:
     xp = jnp
 
     def __init__(self) -> None:
-        self._plates = PlateNames()
+        self.plates = PlateNames()
 
     def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> Any:
         return numpyro.sample(name, distribution, infer={} if init is None else {"init": init})
 
     def plate(self, name: str, size: int) -> AbstractContextManager:
-        return numpyro.plate(self._plates.next(name), size)
+        return numpyro.plate(self.plates.next(name), size)
 
-    def deterministic(self, name: str, value: Any) -> Any:
+    def deterministic(self, name: str, value: Any, dims: Sequence[str] = ()) -> Any:
         return numpyro.deterministic(name, value)
 
     def observe(self, name: str, distribution: Any, value: NDArray) -> None:
@@ -70,20 +71,22 @@ class Program:
         self.key = (_hashable(model), pool.cluster.tobytes(), pool.cluster_names)
         with jax.enable_x64(True):
             try:
-                chain, sites = self._trace(handlers.substitute, substitute_fn=_start)
+                ppl = NumPyro()
+                chain, sites = self._trace(handlers.substitute, ppl, substitute_fn=_start)
             except AssertionError as error:
                 if "unique names" not in str(error):
                     raise
                 raise InputError(f"model {model.name!r}: its program samples a site twice: {error}") from None
             self.start: Params = check_sites(model.name, sites)
             check_chain(model.name, chain, pool, jnp)
-            self.places = chain.places(pool)
+            self.axis, self.places = chain.axis, chain.places(pool)
+            self.dims = {name: dims_of(site, ppl.plates) for name, site in sites.items()}
             self._supports = {name: site["fn"].support for name, site in sites.items()}
 
-    def _trace(self, handler: Any, **how: Any) -> tuple[Chain, dict[str, Any]]:
+    def _trace(self, handler: Any, ppl: NumPyro | None = None, **how: Any) -> tuple[Chain, dict[str, Any]]:
         """Run the program under a handler that answers its sites."""
         with handlers.trace() as trace, handlers.seed(rng_seed=0), handler(**how):
-            chain = self.model.program(NumPyro(), self.pool)
+            chain = self.model.program(ppl or NumPyro(), self.pool)
         return chain, {name: site for name, site in trace.items() if site["type"] == "sample"}
 
     def at(self, params: Mapping[str, Any]) -> tuple[Chain, Any]:
@@ -105,6 +108,14 @@ class Program:
     def constrain(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Sites of real numbers."""
         return {name: numpyro.distributions.biject_to(self._supports[name])(value) for name, value in values.items()}
+
+    def prior(self, num_draws: int, seed: int) -> Params:
+        """site -> (draw ...) drawn from the program run forward."""
+        with jax.enable_x64(True):
+            drawn = Predictive(lambda: self.model.program(NumPyro(), self.pool), num_samples=num_draws)(
+                jax.random.key(seed)
+            )
+        return {name: np.asarray(drawn[name]) for name in self.start}
 
 
 def _hashable(model: Dynamics) -> Any:

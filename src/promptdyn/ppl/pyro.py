@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ import pyro.distributions
 import torch
 from numpy.typing import ArrayLike, NDArray
 from pyro import poutine
+from pyro.infer import Predictive
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor
 from torch.distributions import biject_to, constraints
@@ -22,9 +23,9 @@ from promptdyn.history import DenseHistory
 from promptdyn.kernels.torch import log_marginal
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_chain
 from promptdyn.ppl.observed import Groups
-from promptdyn.ppl.sites import EDGE, PlateNames, check_sites, start_of
+from promptdyn.ppl.sites import EDGE, PlateNames, check_sites, dims_of, start_of
 
-__all__ = ["GroupCounts", "Program", "Pyro", "double", "run"]
+__all__ = ["GroupCounts", "Program", "Pyro", "double", "run", "seeded"]
 
 
 @contextmanager
@@ -38,6 +39,14 @@ def double() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw by a seed, and leave the user's generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 class Pyro:
     """The names that a program is handed."""
 
@@ -45,16 +54,16 @@ class Pyro:
     xp = array_api_compat.torch
 
     def __init__(self) -> None:
-        self._plates = PlateNames()
+        self.plates = PlateNames()
 
     def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> Tensor:
         infer: Any = {} if init is None else {"init": init}
         return pyro.sample(name, distribution, infer=infer)
 
     def plate(self, name: str, size: int) -> AbstractContextManager:
-        return pyro.plate(self._plates.next(name), size)
+        return pyro.plate(self.plates.next(name), size)
 
-    def deterministic(self, name: str, value: Tensor) -> Tensor:
+    def deterministic(self, name: str, value: Tensor, dims: Sequence[str] = ()) -> Tensor:
         return pyro.deterministic(name, value)
 
     def observe(self, name: str, distribution: Any, value: NDArray) -> None:
@@ -82,7 +91,8 @@ class Program:
     def __init__(self, model: Dynamics, pool: Pool) -> None:
         self.model, self.pool = model, pool
         try:
-            chain, sites = self._trace(_start)
+            ppl = Pyro()
+            chain, sites = self._trace(_start, ppl)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             if "Multiple sample sites" not in reason:
@@ -90,13 +100,16 @@ class Program:
             raise InputError(f"model {model.name!r}: its program samples a site twice: {reason}") from None
         self.start: Params = check_sites(model.name, sites)
         check_chain(model.name, chain, pool, array_api_compat.torch)
-        self.places = chain.places(pool)
+        self.axis, self.places = chain.axis, chain.places(pool)
+        self.dims = {name: dims_of(site, ppl.plates) for name, site in sites.items()}
         self._supports = {name: site["fn"].support for name, site in sites.items()}
 
-    def _trace(self, answer: Callable[[dict[str, Any]], Tensor]) -> tuple[Chain, dict[str, Any]]:
+    def _trace(
+        self, answer: Callable[[dict[str, Any]], Tensor], ppl: Pyro | None = None
+    ) -> tuple[Chain, dict[str, Any]]:
         """Run the program with its sites answered."""
         with double(), poutine.trace() as tracer, InitMessenger(answer):
-            chain = self.model.program(Pyro(), self.pool)
+            chain = self.model.program(ppl or Pyro(), self.pool)
         nodes = tracer.trace.nodes.items()
         kinds = {name: type(site.get("fn")).__name__ for name, site in nodes}
         return chain, {
@@ -126,6 +139,13 @@ class Program:
     def constrain(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Sites of real numbers."""
         return {name: biject_to(self._supports[name])(value) for name, value in values.items()}
+
+    def prior(self, num_draws: int, seed: int) -> Params:
+        """site -> (draw ...) drawn from the program run forward."""
+        with double(), seeded(seed):
+            drawn = Predictive(lambda: self.model.program(Pyro(), self.pool), num_samples=num_draws)()
+        shapes = {name: np.shape(value) for name, value in self.start.items()}
+        return {name: drawn[name].detach().numpy().reshape(num_draws, *shape) for name, shape in shapes.items()}
 
 
 def _tensor(value: Any) -> Tensor:

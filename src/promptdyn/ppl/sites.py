@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 
-__all__ = ["EDGE", "PlateNames", "check_sites", "start_of"]
+__all__ = ["EDGE", "PlateNames", "check_sites", "dims_of", "start_of"]
 
 # How far from its edges, which have no image, a simplex is kept where it is mapped to real numbers.
 EDGE = 1e-12
@@ -20,10 +20,24 @@ class PlateNames:
 
     def __init__(self) -> None:
         self._times: dict[str, int] = {}
+        self.given: dict[str, str] = {}
+        """What the program called each plate."""
 
     def next(self, name: str) -> str:
         times = self._times[name] = self._times.get(name, 0) + 1
-        return name if times == 1 else f"{name}_{times}"
+        unique = name if times == 1 else f"{name}_{times}"
+        self.given[unique] = name
+        return unique
+
+
+def dims_of(site: dict[str, Any], plates: PlateNames) -> tuple[str, ...]:
+    """Names of a traced site's axes: those of its plates, and "" for axes that have none."""
+    names = [""] * len(site["fn"].shape())
+    events = len(site["fn"].event_shape)
+    for frame in site["cond_indep_stack"]:
+        if frame.dim is not None:
+            names[frame.dim - events] = plates.given.get(frame.name, frame.name)
+    return tuple(names)
 
 
 def start_of(site: dict[str, Any]) -> Any:

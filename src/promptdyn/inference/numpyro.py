@@ -1,0 +1,261 @@
+"""What the engines need of NumPyro and JAX. See `promptdyn.inference.engine.Density`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from numpy.typing import NDArray
+from numpyro import handlers
+from numpyro.infer import NUTS, SVI, Trace_ELBO, autoguide, init_to_value
+
+from promptdyn.history import DenseHistory
+from promptdyn.inference.engine import Values, check_explained
+from promptdyn.kernels.jax import Markov, Sequences, expected_counts, log_marginal
+from promptdyn.models.base import Dynamics, Params, Pool, Statistics
+from promptdyn.ppl.numpyro import NumPyro, Program
+
+__all__ = ["Density"]
+
+Floats = NDArray[np.float64]
+# Prompts per call of a kernel: bounds the memory of the filtered beliefs.
+CHUNK = 32_768
+# Iterations of a sampler between two reports.
+WINDOW = 10
+
+
+class _Table:
+    """A program and the symbols it is asked about: equal ones share what JAX has compiled, from one fit to the next."""
+
+    def __init__(self, program: Program, counts: NDArray[np.int32]) -> None:
+        self.program, self.counts = program, counts
+        self._key = (program.key, counts.tobytes())
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Table) and self._key == other._key
+
+    def markov(self, chain: Any) -> Markov:
+        return Markov(chain.initial, chain.transition, chain.emission.log_prob(self.counts, jnp))
+
+    def text(self, sequences: Sequences | None, scale: float) -> None:
+        """The program with the counts of some prompts observed, each standing for `scale` prompts; None: of none."""
+        markov = self.markov(self.program.model.program(NumPyro(), self.program.pool))
+        if sequences is None:
+            return
+        with handlers.scale(scale=scale):
+            numpyro.factor("num_successes", log_marginal(markov, sequences).sum())
+
+
+@partial(jax.jit, static_argnums=0)
+def _chain(table: _Table, params: Params) -> tuple[Markov, Any]:
+    """The chain and the log prior at given sites."""
+    chain, log_prior = table.program.at(params)
+    return table.markov(chain), log_prior
+
+
+@partial(jax.jit, static_argnums=0)
+def _chain_of_values(table: _Table, values: Values) -> tuple[Markov, Any]:
+    return _chain(table, table.program.constrain(values))
+
+
+@jax.jit
+def _slopes(markov: Markov, sequences: Sequences) -> tuple[Markov, Any]:
+    """Derivatives of the summed log marginal with respect to the chain, and the log marginals."""
+
+    def total(markov: Markov) -> tuple[Any, Any]:
+        each = log_marginal(markov, sequences)
+        return each.sum(), each
+
+    (_, each), slopes = jax.value_and_grad(total, has_aux=True)(markov)
+    return slopes, each
+
+
+@partial(jax.jit, static_argnums=0)
+@partial(jax.grad, argnums=1)
+def _pull(table: _Table, values: Values, slopes: Markov) -> Any:
+    """The gradient with respect to the values, from that with respect to the chain, which the kernel gave."""
+    markov, log_prior = _chain_of_values(table, values)
+    parts = zip(slopes, markov, strict=True)
+    # A logarithm of 0 has no slope.
+    return log_prior + sum(jnp.sum(slope * jnp.where(slope == 0, 0.0, part)) for slope, part in parts)
+
+
+@partial(jax.jit, static_argnums=0)
+@partial(jax.value_and_grad, argnums=1)
+def _expected_joint(table: _Table, values: Values, fixed: Params, expected: tuple[Any, Any, Any]) -> Any:
+    markov, log_prior = _chain(table, {**fixed, **table.program.constrain(values)})
+    initial, transition, emission = expected
+    # Where nothing is expected the logarithm does not matter, even of 0.
+    joint = log_prior + jnp.sum(emission * jnp.where(emission > 0, markov.log_emission, 0.0))
+    joint += jnp.sum(initial * jnp.log(jnp.where(initial > 0, markov.initial, 1.0)))
+    return joint + jnp.sum(transition * jnp.log(jnp.where(transition > 0, markov.transition, 1.0)))
+
+
+class Density:
+    """See `promptdyn.inference.engine.Density`."""
+
+    def __init__(self, model: Dynamics, dense: DenseHistory) -> None:
+        self.dense = dense
+        self.program = Program(model, Pool.of(dense))
+        self._table = _Table(self.program, dense.counts)
+        with jax.enable_x64(True):
+            self._chunks = [jax.device_put(self._sequences(part)) for part in _chunks(dense.symbols.shape[1])]
+
+    def _sequences(self, prompts: Any, num_places: int | None = None) -> Sequences:
+        places = self.program.places
+        return Sequences.of(
+            self.dense.symbols[:, prompts],
+            self.dense.exposure[:, prompts],
+            None if places is None else places[prompts],
+            num_places,
+        )
+
+    def unconstrain(self, params: Mapping[str, Any]) -> Values:
+        """Sites as real numbers."""
+        with jax.enable_x64(True):
+            return jax.device_get(self.program.unconstrain(params))
+
+    def constrain(self, values: Mapping[str, Any]) -> Params:
+        """Sites of real numbers."""
+        with jax.enable_x64(True):
+            return jax.device_get(self.program.constrain(values))
+
+    def joint(self, values: Values) -> tuple[float, Values]:
+        """The log joint and its gradient."""
+        with jax.enable_x64(True):
+            markov, log_prior = _chain_of_values(self._table, values)
+            parts = [_slopes(markov, chunk) for chunk in self._chunks]
+            slopes = jax.tree.map(lambda *each: sum(each), *(part[0] for part in parts))
+            log_marginals = np.concatenate([part[1] for part in parts])
+            check_explained(self.dense, float(jnp.sum(slopes.initial * markov.initial)), log_marginals)
+            return float(log_marginals.sum() + log_prior), jax.device_get(_pull(self._table, values, slopes))
+
+    def expected(self, params: Params) -> tuple[Statistics, float, float]:
+        """Expected counts, log marginal, log prior."""
+        with jax.enable_x64(True):
+            markov, log_prior = _chain(self._table, params)
+            parts = [jax.device_get(expected_counts(markov, chunk)) for chunk in self._chunks]
+        initial, transition, emission, log_marginals = zip(*parts, strict=True)
+        statistics = Statistics(sum(initial), sum(transition), sum(emission), self.dense.counts)
+        check_explained(self.dense, statistics.initial.sum(), np.concatenate(log_marginals))
+        return statistics, float(np.concatenate(log_marginals).sum()), float(log_prior)
+
+    def expected_joint(self, values: Values, fixed: Params, statistics: Statistics) -> tuple[float, Values]:
+        """The expected log joint and its gradient."""
+        with jax.enable_x64(True):
+            value, slope = jax.device_get(_expected_joint(self._table, values, fixed, tuple(statistics[:3])))
+        return float(value), slope
+
+    def log_marginals(self, params: Params) -> Floats:
+        """(prompt,)."""
+        with jax.enable_x64(True):
+            markov, _ = _chain(self._table, params)
+            return np.concatenate([log_marginal(markov, chunk) for chunk in self._chunks])
+
+    def svi(
+        self,
+        guide: str,
+        num_steps: int,
+        learning_rate: float,
+        batch_size: int,
+        num_draws: int,
+        seed: int,
+        report: Callable[[int, float], None],
+    ) -> tuple[dict[str, Floats], Floats]:
+        """Adam on the ELBO of a guide."""
+        num_prompts = self.dense.symbols.shape[1]
+        scale = num_prompts / batch_size
+        with jax.enable_x64(True):
+            start = {name: jnp.asarray(value) for name, value in self.program.start.items()}
+            made: Any = getattr(autoguide, guide)(self._table.text, init_loc_fn=init_to_value(values=start))
+            optimiser = numpyro.optim.Adam(lambda step: learning_rate * 0.1 ** (step / num_steps))
+            inference = SVI(self._table.text, made, optimiser, Trace_ELBO())
+            batches = self._batches(batch_size, seed)
+            first, last = jax.random.split(jax.random.key(seed))
+            # What is set up here runs, and compiles, operation by operation: without counts there is less of it.
+            state = inference.init(first, None, scale)
+            update = jax.jit(partial(inference.update, scale=scale))
+            elbo = []
+            for step in range(1, num_steps + 1):
+                state, loss = update(state, next(batches))
+                elbo.append(-float(loss))
+                report(step, elbo[-1])
+            drawn = made.sample_posterior(last, inference.get_params(state), None, scale, sample_shape=(num_draws,))
+        return {name: np.asarray(drawn[name]) for name in self.program.start}, np.array(elbo)
+
+    def _batches(self, size: int, seed: int) -> Iterator[Sequences]:
+        """Prompts in random order, `size` at a time; those left over at the end of a pass wait for the next."""
+        num_prompts = self.dense.symbols.shape[1]
+        if size == num_prompts:
+            whole = jax.device_put(self._sequences(slice(None)))
+            while True:
+                yield whole
+        rng = np.random.default_rng(seed)
+        num_places = None if self.program.places is None else int(self.program.places.max()) + 1
+        while True:
+            order = rng.permutation(num_prompts)
+            for begin in range(0, num_prompts - size + 1, size):
+                yield self._sequences(order[begin : begin + size], num_places)
+
+    def nuts(
+        self,
+        starts: Values,
+        num_warmup: int,
+        num_draws: int,
+        target_accept: float,
+        max_tree_depth: int,
+        seed: int,
+        report: Callable[[int, Mapping[str, float]], None],
+    ) -> tuple[dict[str, Floats], dict[str, NDArray]]:
+        """Draws from starts (chain ...), the chains side by side."""
+        sampler = NUTS(self._table.text, target_accept_prob=target_accept, max_tree_depth=max_tree_depth)
+        num_chains = len(next(iter(starts.values())))
+        with jax.enable_x64(True):
+            arguments = (jax.device_put(self._sequences(slice(None))), 1.0)
+            init = {name: jnp.asarray(value) for name, value in starts.items()}
+            keys = jax.random.split(jax.random.key(seed), num_chains)
+            begin = jax.jit(lambda keys, init, arguments: sampler.init(keys, num_warmup, init, arguments, {}))
+            state = begin(keys, init, arguments)
+
+            @jax.jit
+            def advance(state: Any, arguments: Any) -> Any:
+                def one(state: Any, _: None) -> Any:
+                    state = sampler.sample(state, arguments, {})
+                    kept = (state.z, state.diverging, state.num_steps, state.accept_prob, -state.potential_energy)
+                    return state, kept
+
+                return jax.lax.scan(one, state, length=WINDOW)
+
+            windows = []
+            for done in range(WINDOW, num_warmup + num_draws + WINDOW, WINDOW):
+                state, kept = advance(state, arguments)
+                windows.append(jax.device_get(kept))
+                _, diverging, num_steps, _, log_density = windows[-1]
+                watch = {
+                    "log density": float(log_density[-1].mean()),
+                    "leapfrog steps": float(num_steps.mean()),
+                    "diverged": float(diverging.sum()),
+                }
+                report(min(done, num_warmup + num_draws), watch)
+
+        # (draw chain ...) windows to (chain draw ...) after the warm-up.
+        def joined(*parts: NDArray) -> NDArray:
+            return np.swapaxes(np.concatenate(parts)[num_warmup : num_warmup + num_draws], 0, 1)
+
+        values, diverging, num_steps, accept, log_density = jax.tree.map(joined, *windows)
+        stats = {"diverging": diverging, "n_steps": num_steps, "acceptance_rate": accept, "lp": log_density}
+        return self.constrain(values), stats
+
+
+def _chunks(num_prompts: int) -> Iterator[slice]:
+    """Slices of almost equal size, so that the recursions compile for two sizes at most."""
+    size = -(-num_prompts // -(-num_prompts // CHUNK))
+    return (slice(start, start + size) for start in range(0, num_prompts, size))

@@ -1,0 +1,97 @@
+"""The No-U-Turn Sampler of NumPyro or Pyro on a program, the latent paths summed out exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from promptdyn.errors import InputError
+from promptdyn.inference.climb import climb
+from promptdyn.inference.engine import Density, Report, Result, at_least
+from promptdyn.inference.idata import rhat_and_ess
+
+__all__ = ["NUTS"]
+
+# Chains start near a mode, with this much noise on the scale of real numbers: hidden Markov models have many; chains
+# started anywhere find different ones. The climb is short, since the mode of a hierarchical model may be a spike.
+JITTER = 0.1
+CLIMB = 50
+# R-hat above, or effective draws per chain below, are not converged (Vehtari et al. 2021).
+MAX_RHAT = 1.01
+MIN_ESS = 50
+
+
+@dataclass(frozen=True)
+class NUTS:
+    """Draws from the posterior of the sites.
+
+    The trace is the mean over chains of the log density at each draw.
+
+    Attributes:
+        num_warmup: adaptation draws per chain, thrown away; default 500.
+        num_draws: draws kept per chain; default 500.
+        num_chains: default 2. NumPyro runs them side by side, Pyro one after the other.
+        target_accept: mean acceptance that the step size is adapted to; default 0.9.
+        max_tree_depth: at most 2^depth leapfrog steps a draw; default 10.
+
+    Raises:
+        InputError: a setting is out of range.
+    """
+
+    num_warmup: int = 500
+    num_draws: int = 500
+    num_chains: int = 2
+    target_accept: float = 0.9
+    max_tree_depth: int = 10
+
+    name = "nuts"
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "num_warmup", "num_chains", "max_tree_depth")
+        at_least(8, self, "num_draws")
+        if not 0.0 < self.target_accept < 1.0:
+            raise InputError(f"nuts: target_accept={self.target_accept} is outside (0, 1)")
+
+    def run(self, density: Density, seed: int, report: Report) -> Result:
+        """Fit; `seed` is of starts and draws."""
+        mode = climb(density.joint, density.unconstrain(density.program.start), CLIMB).values
+        rng = np.random.default_rng(seed)
+        starts = {
+            name: value + JITTER * rng.standard_normal((self.num_chains, *value.shape)) for name, value in mode.items()
+        }
+        total = self.num_warmup + self.num_draws
+        draws, stats = density.nuts(
+            starts,
+            self.num_warmup,
+            self.num_draws,
+            self.target_accept,
+            self.max_tree_depth,
+            seed,
+            lambda done, watch: report(done, total, watch),
+        )
+        rhat, ess = rhat_and_ess(draws)
+        # Where no entry ever moved there is neither.
+        worst_rhat, worst_ess = max(rhat.values(), default=np.inf), min(ess.values(), default=0.0)
+        divergences = int(stats["diverging"].sum())
+        wrong = []
+        if not rhat:
+            wrong.append("no draw moved from where its chain began: check the program's priors")
+        elif not worst_rhat <= MAX_RHAT:
+            where = max(rhat, key=lambda entry: rhat[entry])
+            wrong.append(f"R-hat of {where} is {worst_rhat:.3f}, above {MAX_RHAT}: raise num_warmup and num_draws")
+        if ess and not worst_ess >= MIN_ESS * self.num_chains:
+            where = min(ess, key=lambda entry: ess[entry])
+            wrong.append(f"{where} has {worst_ess:.0f} effective draws: raise num_draws")
+        if divergences:
+            wrong.append(f"{divergences} draws diverged: raise target_accept, or reparameterise the program")
+        good = f"converged: R-hat at most {worst_rhat:.3f}, at least {worst_ess:.0f} effective draws, no divergence"
+        return Result(
+            {name: value.mean(axis=(0, 1)) for name, value in draws.items()},
+            stats["lp"].mean(axis=0),
+            not wrong,
+            f"not converged: {'; '.join(wrong)}" if wrong else good,
+            {"max_rhat": worst_rhat, "min_ess": worst_ess, "divergences": divergences},
+            draws=draws,
+            sample_stats=stats,
+        )

@@ -1,0 +1,201 @@
+"""What the engines need of Pyro and torch. See `promptdyn.inference.engine.Density`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import array_api_compat.torch
+import numpy as np
+import pyro
+import torch
+from numpy.typing import NDArray
+from pyro import poutine
+from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO, autoguide
+from pyro.infer.autoguide.initialization import init_to_value
+from torch import Tensor
+
+from promptdyn.history import DenseHistory
+from promptdyn.inference.engine import Values, check_explained
+from promptdyn.kernels.torch import log_marginal
+from promptdyn.models.base import Chain, Dynamics, Params, Pool, Statistics
+from promptdyn.ppl.pyro import Program, Pyro, double, seeded
+
+__all__ = ["Density"]
+
+Floats = NDArray[np.float64]
+Markov = tuple[Tensor, Tensor, Tensor]  # initial, transition, log_emission
+
+
+class Density:
+    """See `promptdyn.inference.engine.Density`."""
+
+    def __init__(self, model: Dynamics, dense: DenseHistory) -> None:
+        self.dense = dense
+        self.program = Program(model, Pool.of(dense))
+        self._symbols = torch.as_tensor(dense.symbols.astype(np.int64))
+        self._exposure = torch.as_tensor(dense.exposure.astype(np.int64))
+        self._places = None if self.program.places is None else torch.as_tensor(self.program.places.astype(np.int64))
+
+    def _markov(self, chain: Chain) -> Markov:
+        return chain.initial, chain.transition, chain.emission.log_prob(self.dense.counts, array_api_compat.torch)
+
+    def _log_marginals(self, markov: Markov, prompts: Any = slice(None)) -> Tensor:
+        places = None if self._places is None else self._places[prompts]
+        return log_marginal(*markov, self._symbols[:, prompts], self._exposure[:, prompts], places)
+
+    def _slopes(self, markov: Markov) -> tuple[tuple[Tensor, ...], Floats]:
+        """Derivatives of the summed log marginal with respect to the chain, and the log marginals."""
+        initial, transition, log_emission = (part.detach().requires_grad_() for part in markov)
+        leaves = (initial, transition, log_emission)
+        each = self._log_marginals(leaves)
+        slopes = torch.autograd.grad(each.sum(), leaves)
+        log_marginals = each.detach().numpy()
+        check_explained(self.dense, float((slopes[0] * markov[0].detach()).sum()), log_marginals)
+        return slopes, log_marginals
+
+    def unconstrain(self, params: Mapping[str, Any]) -> Values:
+        """Sites as real numbers."""
+        return _numpy(self.program.unconstrain(params))
+
+    def constrain(self, values: Mapping[str, Any]) -> Params:
+        """Sites of real numbers."""
+        return _numpy(self.program.constrain({name: torch.tensor(value) for name, value in values.items()}))
+
+    def joint(self, values: Values) -> tuple[float, Values]:
+        """The log joint and its gradient."""
+        leaves = _leaves(values)
+        with double():
+            chain, log_prior = self.program.at(self.program.constrain(leaves))
+            markov = self._markov(chain)
+            slopes, log_marginals = self._slopes(markov)
+            # A logarithm of 0 has no slope.
+            parts = (
+                (slope * torch.where(slope == 0, 0.0, part)).sum() for slope, part in zip(slopes, markov, strict=True)
+            )
+            gradient = _gradient(log_prior + sum(parts), leaves)
+        return float(log_marginals.sum() + log_prior.item()), gradient
+
+    def expected(self, params: Params) -> tuple[Statistics, float, float]:
+        """Expected counts, log marginal, log prior."""
+        with double(), torch.no_grad():
+            chain, log_prior = self.program.at(params)
+            markov = self._markov(chain)
+        slopes, log_marginals = self._slopes(markov)
+        initial, transition = (part * slope for part, slope in zip(markov[:2], slopes[:2], strict=True))
+        statistics = Statistics(initial.numpy(), transition.numpy(), slopes[2].numpy(), self.dense.counts)
+        return statistics, float(log_marginals.sum()), float(log_prior)
+
+    def expected_joint(self, values: Values, fixed: Params, statistics: Statistics) -> tuple[float, Values]:
+        """The expected log joint and its gradient."""
+        leaves = _leaves(values)
+        with double():
+            chain, log_prior = self.program.at({**fixed, **self.program.constrain(leaves)})
+            initial, transition, log_emission = self._markov(chain)
+            expected = [torch.tensor(part) for part in statistics[:3]]
+            # Where nothing is expected the logarithm does not matter, even of 0.
+            joint = log_prior + (expected[2] * torch.where(expected[2] > 0, log_emission, 0.0)).sum()
+            joint = joint + (expected[0] * torch.where(expected[0] > 0, initial, 1.0).log()).sum()
+            joint = joint + (expected[1] * torch.where(expected[1] > 0, transition, 1.0).log()).sum()
+            return joint.item(), _gradient(joint, leaves)
+
+    def log_marginals(self, params: Params) -> Floats:
+        """(prompt,)."""
+        with double(), torch.no_grad():
+            return self._log_marginals(self._markov(self.program.at(params)[0])).numpy()
+
+    def _text(self, prompts: Any, scale: float) -> None:
+        """The program with the counts of some prompts observed, each standing for `scale` prompts."""
+        chain = self.program.model.program(Pyro(), self.program.pool)
+        with poutine.scale(scale=scale):
+            pyro.factor("num_successes", self._log_marginals(self._markov(chain), prompts).sum())
+
+    def svi(
+        self,
+        guide: str,
+        num_steps: int,
+        learning_rate: float,
+        batch_size: int,
+        num_draws: int,
+        seed: int,
+        report: Callable[[int, float], None],
+    ) -> tuple[dict[str, Floats], Floats]:
+        """Adam on the ELBO of a guide."""
+        num_prompts = self.dense.symbols.shape[1]
+        scale = num_prompts / batch_size
+        # Pyro's parameters are global: the user's own are put aside meanwhile.
+        with double(), seeded(seed), pyro.get_param_store().scope():
+            values = {name: torch.tensor(value) for name, value in self.program.start.items()}
+            made: Any = getattr(autoguide, guide)(self._text, init_loc_fn=init_to_value(values=values))
+            optimiser = pyro.optim.ClippedAdam(
+                {"lr": learning_rate, "lrd": 0.1 ** (1 / num_steps), "clip_norm": np.inf}
+            )
+            inference = SVI(self._text, made, optimiser, Trace_ELBO())
+            batches = _batches(num_prompts, batch_size, seed)
+            elbo = []
+            for step in range(1, num_steps + 1):
+                elbo.append(-float(inference.step(next(batches), scale)))
+                report(step, elbo[-1])
+            with torch.no_grad():
+                drawn = [made(slice(None), 1.0) for _ in range(num_draws)]
+        return {name: np.stack([draw[name].numpy() for draw in drawn]) for name in self.program.start}, np.array(elbo)
+
+    def nuts(
+        self,
+        starts: Values,
+        num_warmup: int,
+        num_draws: int,
+        target_accept: float,
+        max_tree_depth: int,
+        seed: int,
+        report: Callable[[int, Mapping[str, float]], None],
+    ) -> tuple[dict[str, Floats], dict[str, NDArray]]:
+        """Draws from starts (chain ...), one chain after the other."""
+        num_chains = len(next(iter(starts.values())))
+        total = num_warmup + num_draws
+        chains: list[Values] = []
+        energies = np.zeros((num_chains, num_draws))
+        diverging = np.zeros((num_chains, num_draws), bool)
+        for number in range(num_chains):
+            with double(), seeded(seed + number):
+                sampler = NUTS(self._text, target_accept_prob=target_accept, max_tree_depth=max_tree_depth)
+                sampler.initial_params = {name: torch.tensor(value[number]) for name, value in starts.items()}
+
+                def after(kernel: Any, _: Any, stage: str, at: int, number: int = number) -> None:
+                    energy = float(kernel._potential_energy_last)
+                    if stage.startswith("Sample"):
+                        energies[number, at] = energy
+                    done = at + (num_warmup if stage.startswith("Sample") else 0) + 1
+                    watch = {"log density": -energy, "diverged": len(kernel._divergences), "chain": number + 1}
+                    report((number * total + done) // num_chains, watch)
+
+                chain = MCMC(
+                    sampler, num_samples=num_draws, warmup_steps=num_warmup, disable_progbar=True, hook_fn=after
+                )
+                chain.run(slice(None), 1.0)
+            chains.append(_numpy(chain.get_samples()))
+            diverging[number, chain.diagnostics()["divergences"]["chain 0"]] = True
+        draws = {name: np.stack([each[name] for each in chains]) for name in self.program.start}
+        return draws, {"diverging": diverging, "lp": -energies}
+
+
+def _numpy(tensors: Mapping[str, Tensor]) -> dict[str, Floats]:
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+def _leaves(values: Values) -> dict[str, Tensor]:
+    return {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in values.items()}
+
+
+def _gradient(of: Tensor, leaves: dict[str, Tensor]) -> Values:
+    slopes = torch.autograd.grad(of, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return {name: slope.numpy() for name, slope in zip(leaves, slopes, strict=True)}
+
+
+def _batches(num_prompts: int, size: int, seed: int) -> Iterator[Any]:
+    """Prompts in random order, `size` at a time; those left over at the end of a pass wait for the next."""
+    rng = np.random.default_rng(seed)
+    while True:
+        order = torch.as_tensor(rng.permutation(num_prompts))
+        for begin in range(0, num_prompts - size + 1, size):
+            yield slice(None) if size == num_prompts else order[begin : begin + size]

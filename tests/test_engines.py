@@ -1,0 +1,345 @@
+"""EM, MAP, SVI and NUTS in both backends: gradients, modes and posteriors against exact ones, and what a fit keeps."""
+
+import json
+import warnings
+
+import arviz
+import numpy as np
+import pyro
+import pytest
+import torch
+from scipy.stats import beta
+
+import promptdyn
+from configs import CONFIGS, OneRate, OwnSpeed, small_history
+from promptdyn.errors import ConvergenceWarning, InputError
+from promptdyn.evaluation.forecast import walk
+from promptdyn.history import RewardHistory
+from promptdyn.inference import EM, MAP, NUTS, SVI
+from promptdyn.inference import numpyro as jax_engines
+from promptdyn.inference.engine import load_density
+from promptdyn.models.base import cluster_of
+from promptdyn.ppl import BACKENDS
+
+MODELS = {**CONFIGS, "a chain per prompt": OwnSpeed()}
+SMALL = small_history()
+HISTORY = small_history(1, num_prompts=30, num_steps=20)
+QUICK = {
+    "em": {},
+    "map": {},
+    "svi": {"num_steps": 400, "num_draws": 400},
+    "nuts": {"num_warmup": 100, "num_draws": 300, "num_chains": 1},
+}
+
+
+def density(model, history, backend):
+    return load_density(backend)(model, history.dense(cluster_of(model)))
+
+
+def somewhere(made, seed=0):
+    """A point off the start, as real numbers."""
+    rng = np.random.default_rng(seed)
+    start = made.unconstrain(made.program.start)
+    return {name: value + 0.3 * rng.standard_normal(value.shape) for name, value in start.items()}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_log_joint_and_gradient_agree_between_backends_and_with_finite_differences(model):
+    ours, theirs = (density(model, SMALL, backend) for backend in BACKENDS)
+    values = somewhere(ours)
+    joint, slope = ours.joint(values)
+    joint_there, slope_there = theirs.joint(values)
+    assert joint == pytest.approx(joint_there, rel=1e-9)
+    for name, value in values.items():
+        np.testing.assert_allclose(slope[name], slope_there[name], rtol=1e-6, atol=1e-8)
+        direction = np.random.default_rng(1).standard_normal(value.shape)
+        step = 1e-5
+        ahead, behind = (ours.joint({**values, name: value + sign * step * direction})[0] for sign in (1, -1))
+        assert np.sum(slope[name] * direction) == pytest.approx((ahead - behind) / (2 * step), rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_expected_counts_agree_between_backends(model):
+    ours, theirs = (density(model, SMALL, backend) for backend in BACKENDS)
+    params = ours.constrain(somewhere(ours))
+    (counts, log_marginal, log_prior), (other, marginal_there, prior_there) = (
+        made.expected(params) for made in (ours, theirs)
+    )
+    assert (log_marginal, log_prior) == pytest.approx((marginal_there, prior_there), rel=1e-9)
+    for part, part_there in zip(counts, other, strict=True):
+        np.testing.assert_allclose(part, part_there, rtol=1e-8, atol=1e-10)
+    values = ours.unconstrain(params)
+    value, slope = ours.expected_joint(values, {}, counts)
+    value_there, slope_there = theirs.expected_joint(values, {}, counts)
+    assert value == pytest.approx(value_there, rel=1e-9)
+    for name in values:
+        np.testing.assert_allclose(slope[name], slope_there[name], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(ours.log_marginals(params), theirs.log_marginals(params), rtol=1e-9)
+    assert ours.log_marginals(params).sum() == pytest.approx(log_marginal)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_em_climbs_and_map_reaches_its_mode_in_both_backends(model):
+    tight = {"tolerance": 1e-8, "max_iterations": 2000}
+    # Expected counts agree between backends (above), so EM in one of them tells of both.
+    fits = {"em": promptdyn.fit(model, HISTORY, **tight)}
+    for backend in BACKENDS:
+        fits[backend] = promptdyn.fit(model, HISTORY, "map", backend=backend, **tight)
+    for fit in fits.values():
+        assert fit.converged, fit.verdict
+        assert np.diff(fit.trace).min() > -1e-8
+    tops = [fit.trace[-1] for fit in fits.values()]
+    np.testing.assert_allclose(tops, tops[0], atol=0.02)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("method", QUICK)
+def test_every_engine_finds_a_posterior_that_is_known(method, backend):
+    fit = promptdyn.fit(OneRate(), HISTORY, method, backend=backend, **QUICK[method])
+    successes = HISTORY.num_successes.sum()
+    exact = beta(2 + successes, 3 + HISTORY.num_rollouts.sum() - successes)
+    if method in ("em", "map"):
+        mode = (exact.args[0] - 1) / (sum(exact.args) - 2)
+        assert fit.params["rate"] == pytest.approx(mode, abs=1e-5)
+        return
+    draws = fit.draws["rate"].ravel()
+    assert draws.mean() == pytest.approx(exact.mean(), abs=0.3 * exact.std())
+    assert draws.std() == pytest.approx(exact.std(), rel=0.25)
+    assert fit.params["rate"] == pytest.approx(draws.mean())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("engine", [SVI(num_steps=40, batch_size=7), NUTS(num_warmup=5, num_draws=8)])
+def test_the_same_seed_draws_the_same(engine, backend):
+    first, again = (promptdyn.fit(OneRate(), HISTORY, engine, backend=backend, seed=1).draws["rate"] for _ in range(2))
+    np.testing.assert_array_equal(again, first)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_mini_batches_stand_for_the_whole_pool(backend):
+    model = CONFIGS["own program with clusters"]
+    whole, parts = (
+        promptdyn.fit(model, HISTORY, SVI(num_steps=600, batch_size=size), backend=backend) for size in (30, 8)
+    )
+    for name, draws in whole.draws.items():
+        spread = draws.std(axis=(0, 1))
+        np.testing.assert_array_less(np.abs(parts.params[name] - whole.params[name]), 0.6 * spread)
+        np.testing.assert_allclose(parts.draws[name].std(axis=(0, 1)), spread, rtol=0.4)
+
+
+def test_long_histories_are_summed_chunk_by_chunk(monkeypatch):
+    model = CONFIGS["hmm with clusters"]
+    whole = density(model, HISTORY, "numpyro")
+    monkeypatch.setattr(jax_engines, "CHUNK", 7)
+    parts = density(model, HISTORY, "numpyro")
+    values = somewhere(whole)
+    joint, slope = whole.joint(values)
+    joint_of_parts, slope_of_parts = parts.joint(values)
+    assert joint_of_parts == pytest.approx(joint)
+    for name in slope:
+        np.testing.assert_allclose(slope_of_parts[name], slope[name], rtol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    model = CONFIGS["hmm with clusters"]
+    return promptdyn.fit(model, HISTORY, "nuts", num_warmup=100, num_draws=60, seed=3)
+
+
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter")  # few draws
+def test_draws_as_arviz_data(sampled):
+    idata = sampled.idata
+    assert {"posterior", "prior", "sample_stats", "log_likelihood", "observed_data"} <= set(idata.groups())
+    posterior = idata.posterior
+    assert posterior["transition"].dims == ("chain", "draw", "exposure", "cluster", "state", "next_state")
+    assert posterior["initial"].dims == ("chain", "draw", "cluster", "state")
+    assert posterior["success_rates"].dims == ("chain", "draw", "state")
+    assert list(posterior["exposure"].values) == ["idle", "trained"]
+    assert list(posterior["cluster"].values) == ["c0", "c1"]
+    assert idata.prior["transition"].shape[:2] == (1, 500)
+    np.testing.assert_allclose(idata.prior["initial"].mean(("chain", "draw")), 0.5, atol=0.05)
+    assert idata.log_likelihood["history"].dims == ("chain", "draw", "prompt")
+    assert list(idata.observed_data["num_successes"].coords) == ["prompt", "step"]
+    observed = idata.observed_data
+    assert int(observed["num_rollouts"].sum()) == HISTORY.num_rollouts.sum()
+    row = observed.sel(prompt=HISTORY.prompt_ids[HISTORY.prompt[0]], step=HISTORY.step[0])
+    assert (int(row["num_rollouts"]), int(row["num_successes"])) == (
+        HISTORY.num_rollouts[0],
+        HISTORY.num_successes[0],
+    )
+    made = density(sampled.model, HISTORY, "numpyro")
+    second = {name: value[1, 7] for name, value in sampled.draws.items()}
+    likelihood = idata.log_likelihood["history"].isel(chain=1, draw=7)
+    np.testing.assert_allclose(likelihood, made.log_marginals(second))
+    assert np.isfinite(arviz.loo(idata, var_name="history").elpd_loo)
+    log_density = made.joint({name: value[1, 7] for name, value in made.unconstrain(sampled.draws).items()})[0]
+    assert np.isfinite(log_density)
+
+
+def test_a_point_is_arviz_data_of_one_draw():
+    fit = promptdyn.fit(OwnSpeed(), HISTORY)
+    assert fit.idata.posterior["speed"].dims == ("chain", "draw", "prompt_speed")
+    assert fit.idata.posterior["speed"].shape == (1, 1, 30)
+
+
+def test_draws_and_report_are_saved_and_loaded(sampled, tmp_path):
+    sampled.save(tmp_path / "fit.npz")
+    loaded = promptdyn.Fit.load(tmp_path / "fit.npz")
+    assert loaded.method == {**sampled.method, "name": "nuts", "num_draws": 60, "backend": "numpyro", "seed": 3}
+    assert (loaded.verdict, loaded.diagnostics) == (sampled.verdict, sampled.diagnostics)
+    json.dumps(loaded.diagnostics)
+    for part in ("params", "draws", "sample_stats"):
+        for name, value in getattr(sampled, part).items():
+            np.testing.assert_array_equal(getattr(loaded, part)[name], value)
+    assert "log_likelihood" not in loaded.idata.groups()
+    assert loaded.inference_data(HISTORY).log_likelihood.equals(sampled.idata.log_likelihood)
+    ids, clusters = list(HISTORY.prompt_ids), HISTORY.labels("family")
+    before, after = (fit.online(ids, clusters, num_draws=5) for fit in (sampled, loaded))
+    after.load_state_dict(before.state_dict())
+    np.testing.assert_array_equal(before.belief, after.belief)
+
+
+def test_a_mixture_over_draws_forecasts_as_their_posterior_weighs_them(sampled):
+    num_draws = 6
+    flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in sampled.draws.items()}
+    chosen = np.linspace(0, len(flat["initial"]) - 1, num_draws).round().astype(int)
+    made = density(sampled.model, HISTORY, "numpyro")
+    ids, clusters = list(HISTORY.prompt_ids), HISTORY.labels("family")
+    filters, logs = [], []
+    for draw in chosen:
+        params = {name: value[draw] for name, value in flat.items()}
+        filters.append(promptdyn.Fit(sampled.model, params, sampled.cluster_names).online(ids, clusters))
+        logs.append(made.log_marginals(params))
+    weights = np.exp(np.array(logs) - np.max(logs, axis=0))
+    weights /= weights.sum(axis=0)
+    mixed = sampled.online(ids, clusters, num_draws=num_draws)
+    for online in (*filters, mixed):
+        for _, rows in walk(online, HISTORY, "all"):
+            assert len(rows)
+    expected = sum(w * online.informative(8) for w, online in zip(weights, filters, strict=True))
+    np.testing.assert_allclose(mixed.informative(8), expected, rtol=1e-9)
+    expected = sum(w[:, None] * online.belief for w, online in zip(weights, filters, strict=True))
+    np.testing.assert_allclose(mixed.belief, expected, rtol=1e-9)
+    np.testing.assert_allclose(mixed.outcome(8).sum(axis=1), 1.0)
+    rng = np.random.default_rng(0)
+    drawn = np.mean([mixed.success_rate(rng) for _ in range(4000)], axis=0)
+    np.testing.assert_allclose(drawn, mixed.success_rate(), atol=0.03)
+    mixed.add(["new"], ["c1"])
+    assert mixed.success_rate().shape == (31,)
+
+
+def test_more_draws_than_there_are_is_named(sampled):
+    with pytest.raises(InputError, match="num_draws=121, but the fit has 120 posterior draws: give 1 to 120"):
+        sampled.online(["a"], ["c0"], num_draws=121)
+    point = promptdyn.fit(OneRate(), HISTORY)
+    with pytest.raises(InputError, match="the fit has 0 posterior draws: fit with method='nuts' or 'svi'"):
+        point.online(["a"], num_draws=8)
+
+
+def test_chains_of_each_prompt_filter_the_prompts_of_their_fit(tmp_path):
+    fit = promptdyn.fit(OwnSpeed(), HISTORY)
+    ids = list(HISTORY.prompt_ids)
+    online = fit.online(ids[::-1])
+    for _, rows in walk(online, HISTORY, "all"):
+        assert len(rows)
+    markov = fit.chain
+    for place, prompt_id in enumerate(ids):
+        alone = promptdyn.Fit(OwnSpeed(), {"speed": fit.params["speed"][[place]]}, ("all",), prompt_ids=(prompt_id,))
+        belief = alone.online([prompt_id])
+        mine = HISTORY.prompt == place
+        for step in HISTORY.steps:
+            seen = np.flatnonzero(mine & (HISTORY.step == step))
+            belief.step(
+                [prompt_id] * len(seen), HISTORY.num_successes[seen], HISTORY.num_rollouts[seen], HISTORY.trained[seen]
+            )
+        np.testing.assert_allclose(online.belief[len(ids) - 1 - place], belief.belief[0], rtol=1e-9)
+    assert markov.axis == "prompt"
+    with pytest.raises(InputError, match=r"cluster 'stranger' is none of those fitted \(p.*30 in all"):
+        fit.online(["stranger"])
+
+
+def test_a_fit_that_is_cut_short_says_so():
+    for engine, words in [
+        (EM(max_iterations=1), r"not converged: 1 iterations, the last gained .*; raise max_iterations"),
+        (MAP(max_iterations=2), r"not converged: 2 iterations, the last gained .*; raise max_iterations"),
+        (SVI(num_steps=40), r"not converged: the ELBO rose by .* in the last quarter of 40 steps; raise num_steps"),
+        (NUTS(num_warmup=4, num_draws=8), r"not converged: .* raise num_warmup and num_draws"),
+    ]:
+        with pytest.warns(ConvergenceWarning, match=words):
+            fit = promptdyn.fit(CONFIGS["hmm" if engine.name == "svi" else "own program"], HISTORY, engine)
+        assert not fit.converged
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert promptdyn.fit(CONFIGS["own program"], HISTORY).converged
+
+
+def test_progress_tells_what_one_watches(capsys):
+    for method, watched in [
+        ("em:max_iterations=3", {"log joint"}),
+        ("map:max_iterations=3", {"log joint"}),
+        ("svi:num_steps=40", {"ELBO"}),
+        ("nuts:num_warmup=10,num_draws=10", {"log density", "leapfrog steps", "diverged"}),
+    ]:
+        seen = []
+        promptdyn.fit(OneRate(), HISTORY, method, progress=lambda *told, seen=seen: seen.append(told))
+        done, totals, watch = zip(*seen, strict=True)
+        assert list(done) == sorted(done)
+        assert done[-1] <= totals[-1]
+        assert set(watch[-1]) == watched
+    promptdyn.fit(OneRate(), HISTORY, progress=True)
+    assert "em: one_rate" in capsys.readouterr().err
+
+
+def test_pyro_leaves_the_users_parameters_and_generator_alone():
+    pyro.clear_param_store()
+    pyro.param("mine", torch.tensor(1.0))
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    promptdyn.fit(OneRate(), HISTORY, "svi", backend="pyro", num_steps=40)
+    promptdyn.fit(OneRate(), HISTORY, "nuts", backend="pyro", num_warmup=5, num_draws=8, num_chains=1)
+    assert torch.rand(1) == expected
+    assert list(pyro.get_param_store().keys()) == ["mine"]
+    pyro.clear_param_store()
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("guide", ["AutoDelta", "AutoDiagonalNormal", "AutoLowRankMultivariateNormal"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_guides_by_name(guide, backend):
+    fit = promptdyn.fit(
+        CONFIGS["own program"], HISTORY, "svi", backend=backend, guide=guide, num_steps=200, num_draws=50
+    )
+    assert set(fit.draws) == set(fit.params)
+    assert np.isfinite(fit.log_marginal)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("map", {"max_iterations": 0}, "map: max_iterations=0 must be at least 1"),
+        ("em", {"tolerance": float("nan")}, "tolerance=nan is not a finite number"),
+        ("svi", {"guide": "AutoMagic"}, "svi: guide='AutoMagic' is none of AutoDelta"),
+        ("svi", {"num_steps": 10}, "svi: num_steps=10 must be at least 40"),
+        ("svi", {"num_steps": 50.5}, "num_steps=50.5 is not a whole number"),
+        ("svi", {"learning_rate": 0.0}, "svi: learning_rate=0.0 must be finite and above 0"),
+        ("svi:batch_size=0", {}, "svi: batch_size=0 must be at least 1"),
+        ("nuts", {"num_chains": 0}, "nuts: num_chains=0 must be at least 1"),
+        ("nuts", {"target_accept": 1.0}, r"nuts: target_accept=1.0 is outside \(0, 1\)"),
+        ("nuts", {"warmup": 3}, "'nuts' has no setting 'warmup'; it has num_warmup"),
+        ("gibbs", {}, "method 'gibbs' is none of em, map, svi, nuts"),
+    ],
+)
+def test_bad_settings_are_named(method, options, message):
+    with pytest.raises(InputError, match=message):
+        promptdyn.fit(OneRate(), HISTORY, method, **options)
+
+
+def test_bad_backends_and_histories_are_named(sampled):
+    with pytest.raises(InputError, match="backend='stan' is none of numpyro, pyro"):
+        promptdyn.fit(OneRate(), HISTORY, backend="stan")
+    with pytest.raises(InputError, match=r"the ELBO is .*: lower learning_rate"):
+        promptdyn.fit(CONFIGS["own program"], HISTORY, "svi", learning_rate=1e6, num_steps=40)
+    other = RewardHistory.from_columns([0], ["a"], [4], [2], clusters={"family": ["c9"]})
+    with pytest.raises(InputError, match="the history has clusters c9, the fit c0, c1"):
+        sampled.inference_data(other)
