@@ -1,6 +1,16 @@
-"""What every test runs under: no network, and one thread per library, since two workers share the cores."""
+"""What every test runs under: no network, one thread per library, since two workers share the cores, and one store of
+compiled programs for both workers and the processes that they start."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a model hub that cannot be reached is waited for otherwise
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # set by the first process, inherited by the others
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="promptdyn-compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

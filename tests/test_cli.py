@@ -95,6 +95,18 @@ def test_import_fit_and_report_work_on_one_another(history_path, tmp_path):
     assert promptdyn.Fit.load(tmp_path / "fit.npz").cluster_names == ("0", "1")
     assert json.loads((tmp_path / "fit.json").read_text())["groups"] == len(history)
 
+    done = promptdyn_command(
+        "fit", tmp_path / "h.parquet", "--model", "hmm:num_states=2", "--out", tmp_path / "draws.npz", "--method",
+        "svi:num_steps=40,num_draws=9", "--backend", "pyro", "--seed", "4", "--json", "-",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["method"] == "svi"
+    assert told["verdict"] in " ".join(done.stderr.split())
+    drawn = promptdyn.Fit.load(tmp_path / "draws.npz")
+    assert drawn.draws["gaps"].shape == (1, 9, 3)
+    assert (drawn.method["num_steps"], drawn.method["backend"], drawn.method["seed"]) == (40, "pyro", 4)
+
     done = promptdyn_command("compare", tmp_path / "h.parquet", "--models", f"dps,{tmp_path}/fit.npz", "--json", "-")
     assert {record["model"] for record in json.loads(done.stdout)} == {"dps", f"{tmp_path}/fit.npz"}
 

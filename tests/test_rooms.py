@@ -88,8 +88,18 @@ def test_live_path_loads_neither_jax_nor_torch(tmp_path):
 ONE_BACKEND = """
 import sys
 backend, *absent = sys.argv[1:]
-for name in absent:
-    sys.modules[name] = None  # importing it fails, as where it is not installed
+
+
+class Absent:
+    # Importing some packages fails, as where they are not installed.
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Absent)
 import promptdyn
 
 history = promptdyn.RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
@@ -99,6 +109,10 @@ if backend == "numpyro":
     seed(program, 0)()
 else:
     program()
+quick = {"em": {}, "map": {}, "svi": {"num_steps": 40, "num_draws": 8}, "nuts": {"num_warmup": 5, "num_draws": 8}}
+for method, options in quick.items():
+    fit = promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=3), history, method, backend=backend, **options)
+    fit.idata, fit.online(["a"]), fit.online(["a"], num_draws=3 if fit.draws else 0)
 """
 
 

@@ -85,6 +85,7 @@ def test_any_model_dataset_and_reward_can_be_named(tmp_path):
     assert (tmp_path / "out.json").is_file()
 
 
+@pytest.mark.long
 def test_the_demo_ends_with_its_table_and_report(tmp_path):
     result = demo(tmp_path, max_steps=6)
     assert result.measures.keys() == {"uniform", "dps", "mopps"}

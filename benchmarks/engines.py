@@ -1,0 +1,69 @@
+"""Engines on 100,000 prompts x 200 steps, 3 states, 20 % observed: seconds and peak memory, each in its own process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+NUM_PROMPTS, NUM_STEPS = 100_000, 200
+JOBS = {
+    "EM, 10 iterations": ("em", "numpyro", {"max_iterations": 10, "tolerance": -1.0}),
+    "MAP, 10 iterations": ("map", "numpyro", {"max_iterations": 10, "tolerance": -1.0}),
+    "SVI, one pass in batches of 512": ("svi", "numpyro", {"num_steps": NUM_PROMPTS // 512, "num_draws": 10}),
+    "SVI, one pass in batches of 512, Pyro": ("svi", "pyro", {"num_steps": NUM_PROMPTS // 512, "num_draws": 10}),
+}
+
+
+def run() -> list[dict[str, object]]:
+    context = multiprocessing.get_context("spawn")
+    rows: list[dict[str, object]] = []
+    for name, job in JOBS.items():
+        with context.Pool(1) as pool:
+            total, first, before, peak = pool.apply(_measure, job)
+        rows.append(
+            {
+                "100,000 x 200 x 3": name,
+                "s": round(total - first, 1),
+                "until the first iteration s": round(first, 1),
+                "peak memory MB": round(peak),
+                "before the fit MB": round(before),
+            }
+        )
+    return rows
+
+
+def _measure(method: str, backend: str, options: dict[str, float]) -> tuple[float, float, float, float]:
+    from promptdyn.errors import ConvergenceWarning
+    from promptdyn.history import RewardHistory
+    from promptdyn.inference import fit
+    from promptdyn.models import DiscreteHMM
+
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    rng = np.random.default_rng(0)
+    step, prompt = np.nonzero(rng.random((NUM_STEPS, NUM_PROMPTS), np.float32) < 0.2)
+    rate = rng.beta(0.4, 0.4, NUM_PROMPTS)
+    history = RewardHistory.from_columns(step, prompt.astype(str), np.full(len(step), 8), rng.binomial(8, rate[prompt]))
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # what is the peak counts from here
+    marks: list[float] = []
+    begun = time.perf_counter()
+    fit(
+        DiscreteHMM(num_states=3),
+        history,
+        method,
+        backend=backend,
+        progress=lambda *_: marks.append(time.perf_counter()),
+        **options,
+    )
+    done = time.perf_counter() - begun
+    return done, marks[0] - begun, before, _memory("VmHWM")
+
+
+def _memory(what: str) -> float:
+    """MB that this process has now (VmRSS) or has had (VmHWM), of Linux."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition(f"{what}:")[2].split()[0]) / 1024
