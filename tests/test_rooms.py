@@ -109,10 +109,9 @@ if backend == "numpyro":
     seed(program, 0)()
 else:
     program()
-quick = {"em": {}, "map": {}, "svi": {"num_steps": 40, "num_draws": 8}, "nuts": {"num_warmup": 5, "num_draws": 8}}
-for method, options in quick.items():
-    fit = promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=3), history, method, backend=backend, **options)
-    fit.idata, fit.online(["a"]), fit.online(["a"], num_draws=3 if fit.draws else 0)
+model = promptdyn.models.DiscreteHMM(num_states=3)
+fit = promptdyn.fit(model, history, backend=backend)
+fit.idata, fit.online(["a"])
 """
 
 
