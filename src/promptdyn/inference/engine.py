@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,10 @@ from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
 from promptdyn.models.base import Dynamics, Params, Statistics
 from promptdyn.ppl import BACKENDS, Program
+
+if TYPE_CHECKING:
+    from promptdyn.inference.nuts import NUTS
+    from promptdyn.inference.svi import SVI
 
 __all__ = ["Density", "Engine", "Report", "Result", "at_least", "check_explained", "load_density"]
 
@@ -78,30 +82,14 @@ class Density(Protocol):
     def log_marginals(self, params: Params) -> Floats:
         """(prompt,) log p(a prompt's counts | sites)."""
 
-    def svi(
-        self,
-        guide: str,
-        num_steps: int,
-        learning_rate: float,
-        batch_size: int,
-        num_draws: int,
-        seed: int,
-        report: Callable[[int, float], None],
-    ) -> tuple[dict[str, Floats], Floats]:
+    def svi(self, settings: SVI, seed: int, report: Callable[[int, float], None]) -> tuple[dict[str, Floats], Floats]:
         """Adam on the ELBO of a guide, its rate falling tenfold: site -> (draw ...), (step,) ELBO.
 
-        Each step sees `batch_size` prompts, each prompt once per pass; `report` is called with (step, ELBO).
+        Each step sees a batch of prompts, each prompt once per pass; `report` is called with (step, ELBO).
         """
 
     def nuts(
-        self,
-        starts: Values,
-        num_warmup: int,
-        num_draws: int,
-        target_accept: float,
-        max_tree_depth: int,
-        seed: int,
-        report: Callable[[int, Mapping[str, float]], None],
+        self, settings: NUTS, starts: Values, seed: int, report: Callable[[int, Mapping[str, float]], None]
     ) -> tuple[dict[str, Floats], dict[str, NDArray]]:
         """Draws from starts (chain ...): site -> (chain draw ...), and ArviZ's sample statistics (chain draw)."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,10 @@ from promptdyn.inference.engine import Values, check_explained
 from promptdyn.kernels.jax import Markov, Sequences, expected_counts, log_marginal
 from promptdyn.models.base import Dynamics, Params, Pool, Statistics
 from promptdyn.ppl.numpyro import NumPyro, Program
+
+if TYPE_CHECKING:
+    from promptdyn.inference.nuts import NUTS as NUTSSettings
+    from promptdyn.inference.svi import SVI as SVISettings
 
 __all__ = ["Density"]
 
@@ -161,22 +165,16 @@ class Density:
             return np.concatenate([log_marginal(markov, chunk) for chunk in self._chunks])
 
     def svi(
-        self,
-        guide: str,
-        num_steps: int,
-        learning_rate: float,
-        batch_size: int,
-        num_draws: int,
-        seed: int,
-        report: Callable[[int, float], None],
+        self, settings: SVISettings, seed: int, report: Callable[[int, float], None]
     ) -> tuple[dict[str, Floats], Floats]:
         """Adam on the ELBO of a guide."""
         num_prompts = self.dense.symbols.shape[1]
+        batch_size = min(settings.batch_size, num_prompts)
         scale = num_prompts / batch_size
         with jax.enable_x64(True):
             start = {name: jnp.asarray(value) for name, value in self.program.start.items()}
-            made: Any = getattr(autoguide, guide)(self._table.text, init_loc_fn=init_to_value(values=start))
-            optimiser = numpyro.optim.Adam(lambda step: learning_rate * 0.1 ** (step / num_steps))
+            made: Any = getattr(autoguide, settings.guide)(self._table.text, init_loc_fn=init_to_value(values=start))
+            optimiser = numpyro.optim.Adam(lambda step: settings.learning_rate * 0.1 ** (step / settings.num_steps))
             inference = SVI(self._table.text, made, optimiser, Trace_ELBO())
             batches = self._batches(batch_size, seed)
             first, last = jax.random.split(jax.random.key(seed))
@@ -184,11 +182,13 @@ class Density:
             state = inference.init(first, None, scale)
             update = jax.jit(partial(inference.update, scale=scale))
             elbo = []
-            for step in range(1, num_steps + 1):
+            for step in range(1, settings.num_steps + 1):
                 state, loss = update(state, next(batches))
                 elbo.append(-float(loss))
                 report(step, elbo[-1])
-            drawn = made.sample_posterior(last, inference.get_params(state), None, scale, sample_shape=(num_draws,))
+            drawn = made.sample_posterior(
+                last, inference.get_params(state), None, scale, sample_shape=(settings.num_draws,)
+            )
         return {name: np.asarray(drawn[name]) for name in self.program.start}, np.array(elbo)
 
     def _batches(self, size: int, seed: int) -> Iterator[Sequences]:
@@ -206,17 +206,13 @@ class Density:
                 yield self._sequences(order[begin : begin + size], num_places)
 
     def nuts(
-        self,
-        starts: Values,
-        num_warmup: int,
-        num_draws: int,
-        target_accept: float,
-        max_tree_depth: int,
-        seed: int,
-        report: Callable[[int, Mapping[str, float]], None],
+        self, settings: NUTSSettings, starts: Values, seed: int, report: Callable[[int, Mapping[str, float]], None]
     ) -> tuple[dict[str, Floats], dict[str, NDArray]]:
         """Draws from starts (chain ...), the chains side by side."""
-        sampler = NUTS(self._table.text, target_accept_prob=target_accept, max_tree_depth=max_tree_depth)
+        num_warmup, num_draws = settings.num_warmup, settings.num_draws
+        sampler = NUTS(
+            self._table.text, target_accept_prob=settings.target_accept, max_tree_depth=settings.max_tree_depth
+        )
         num_chains = len(next(iter(starts.values())))
         with jax.enable_x64(True):
             arguments = (jax.device_put(self._sequences(slice(None))), 1.0)

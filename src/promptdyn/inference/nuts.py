@@ -61,15 +61,7 @@ class NUTS:
             name: value + JITTER * rng.standard_normal((self.num_chains, *value.shape)) for name, value in mode.items()
         }
         total = self.num_warmup + self.num_draws
-        draws, stats = density.nuts(
-            starts,
-            self.num_warmup,
-            self.num_draws,
-            self.target_accept,
-            self.max_tree_depth,
-            seed,
-            lambda done, watch: report(done, total, watch),
-        )
+        draws, stats = density.nuts(self, starts, seed, lambda done, watch: report(done, total, watch))
         rhat, ess = rhat_and_ess(draws)
         # Where no entry ever moved there is neither.
         worst_rhat, worst_ess = max(rhat.values(), default=np.inf), min(ess.values(), default=0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch
 import numpy as np
@@ -20,6 +20,10 @@ from promptdyn.inference.engine import Values, check_explained
 from promptdyn.kernels.torch import log_marginal
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, Statistics
 from promptdyn.ppl.pyro import Program, Pyro, double, seeded
+
+if TYPE_CHECKING:
+    from promptdyn.inference.nuts import NUTS as NUTSSettings
+    from promptdyn.inference.svi import SVI as SVISettings
 
 __all__ = ["Density"]
 
@@ -111,46 +115,34 @@ class Density:
             pyro.factor("num_successes", self._log_marginals(self._markov(chain), prompts).sum())
 
     def svi(
-        self,
-        guide: str,
-        num_steps: int,
-        learning_rate: float,
-        batch_size: int,
-        num_draws: int,
-        seed: int,
-        report: Callable[[int, float], None],
+        self, settings: SVISettings, seed: int, report: Callable[[int, float], None]
     ) -> tuple[dict[str, Floats], Floats]:
         """Adam on the ELBO of a guide."""
         num_prompts = self.dense.symbols.shape[1]
+        batch_size = min(settings.batch_size, num_prompts)
         scale = num_prompts / batch_size
         # Pyro's parameters are global: the user's own are put aside meanwhile.
         with double(), seeded(seed), pyro.get_param_store().scope():
             values = {name: torch.tensor(value) for name, value in self.program.start.items()}
-            made: Any = getattr(autoguide, guide)(self._text, init_loc_fn=init_to_value(values=values))
+            made: Any = getattr(autoguide, settings.guide)(self._text, init_loc_fn=init_to_value(values=values))
             optimiser = pyro.optim.ClippedAdam(
-                {"lr": learning_rate, "lrd": 0.1 ** (1 / num_steps), "clip_norm": np.inf}
+                {"lr": settings.learning_rate, "lrd": 0.1 ** (1 / settings.num_steps), "clip_norm": np.inf}
             )
             inference = SVI(self._text, made, optimiser, Trace_ELBO())
             batches = _batches(num_prompts, batch_size, seed)
             elbo = []
-            for step in range(1, num_steps + 1):
+            for step in range(1, settings.num_steps + 1):
                 elbo.append(-float(inference.step(next(batches), scale)))
                 report(step, elbo[-1])
             with torch.no_grad():
-                drawn = [made(slice(None), 1.0) for _ in range(num_draws)]
+                drawn = [made(slice(None), 1.0) for _ in range(settings.num_draws)]
         return {name: np.stack([draw[name].numpy() for draw in drawn]) for name in self.program.start}, np.array(elbo)
 
     def nuts(
-        self,
-        starts: Values,
-        num_warmup: int,
-        num_draws: int,
-        target_accept: float,
-        max_tree_depth: int,
-        seed: int,
-        report: Callable[[int, Mapping[str, float]], None],
+        self, settings: NUTSSettings, starts: Values, seed: int, report: Callable[[int, Mapping[str, float]], None]
     ) -> tuple[dict[str, Floats], dict[str, NDArray]]:
         """Draws from starts (chain ...), one chain after the other."""
+        num_warmup, num_draws = settings.num_warmup, settings.num_draws
         num_chains = len(next(iter(starts.values())))
         total = num_warmup + num_draws
         chains: list[Values] = []
@@ -158,7 +150,9 @@ class Density:
         diverging = np.zeros((num_chains, num_draws), bool)
         for number in range(num_chains):
             with double(), seeded(seed + number):
-                sampler = NUTS(self._text, target_accept_prob=target_accept, max_tree_depth=max_tree_depth)
+                sampler = NUTS(
+                    self._text, target_accept_prob=settings.target_accept, max_tree_depth=settings.max_tree_depth
+                )
                 sampler.initial_params = {name: torch.tensor(value[number]) for name, value in starts.items()}
 
                 def after(kernel: Any, _: Any, stage: str, at: int, number: int = number) -> None:

@@ -61,16 +61,7 @@ class SVI:
                 raise InputError(f"svi: the ELBO is {value} at step {step}: lower learning_rate={self.learning_rate}")
             report(step, self.num_steps, {"ELBO": value})
 
-        num_prompts = density.dense.symbols.shape[1]
-        drawn, elbo = density.svi(
-            self.guide,
-            self.num_steps,
-            self.learning_rate,
-            min(self.batch_size, num_prompts),
-            self.num_draws,
-            seed,
-            checked,
-        )
+        drawn, elbo = density.svi(self, seed, checked)
         windows = np.array([part.mean() for part in np.array_split(elbo, WINDOWS)])
         before, last = windows[-WINDOWS // 2 : -WINDOWS // 4], windows[-WINDOWS // 4 :]
         rise = float(last.mean() - before.mean())
