@@ -172,8 +172,6 @@ def test_draws_as_arviz_data(sampled):
     likelihood = idata.log_likelihood["history"].isel(chain=1, draw=7)
     np.testing.assert_allclose(likelihood, made.log_marginals(second))
     assert np.isfinite(arviz.loo(idata, var_name="history").elpd_loo)
-    log_density = made.joint({name: value[1, 7] for name, value in made.unconstrain(sampled.draws).items()})[0]
-    assert np.isfinite(log_density)
 
 
 def test_a_point_is_arviz_data_of_one_draw():
@@ -350,3 +348,6 @@ def test_bad_backends_and_histories_are_named(sampled):
     other = RewardHistory.from_columns([0], ["a"], [4], [2], clusters={"family": ["c9"]})
     with pytest.raises(InputError, match="the history has clusters c9, the fit c0, c1"):
         sampled.inference_data(other)
+    own = promptdyn.Fit(OwnSpeed(), {"speed": np.zeros(1)}, ("all",), prompt_ids=("b",))
+    with pytest.raises(InputError, match="the history has not the 1 prompts of the fit"):
+        own.inference_data(other)

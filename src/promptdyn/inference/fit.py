@@ -152,27 +152,37 @@ class Fit:
         `sample_stats` (NUTS), `log_likelihood` (`history`: of each prompt, the unit to leave out) and `observed_data`.
 
         Args:
-            history: what the log likelihood is of; default what was fitted on, which a loaded fit no longer has: it
-                goes without these two groups.
+            history: what the log likelihood is of, all its rows; default what was fitted on, which a loaded fit no
+                longer has: it goes without these two groups.
+
+        Raises:
+            InputError: the history has other clusters than the fit or, where chains are each prompt's own, other prompts.
         """
         from promptdyn.inference.idata import inference_data
 
         dense = self.dense if history is None else history.dense(cluster_of(self.model))
-        if dense is not None and (dense.cluster_names != self.cluster_names):
+        if dense is not None and dense.cluster_names != self.cluster_names:
             raise InputError(
                 f"the history has clusters {', '.join(dense.cluster_names)}, the fit {', '.join(self.cluster_names)}"
+            )
+        if dense is not None and self.prompt_ids and tuple(map(str, dense.prompt_ids)) != self.prompt_ids:
+            raise InputError(
+                f"the history has not the {len(self.prompt_ids)} prompts of the fit, each with a chain of its own, or "
+                "not in their order: give what was fitted on"
             )
         backend = self.method["backend"]
         draws = self.draws or {name: value[None, None] for name, value in self.params.items()}
         log_likelihood = None
-        if dense is not None:
+        if dense is None:
+            program = load_backend(backend).Program(self.model, self._pool)
+        else:
             density = load_density(backend)(self.model, dense)
+            program = density.program
             shape = next(iter(draws.values())).shape[:2]
             each = [
                 density.log_marginals({name: value[at] for name, value in draws.items()}) for at in np.ndindex(shape)
             ]
             log_likelihood = np.reshape(each, (*shape, -1))
-        program = load_backend(backend).Program(self.model, self._pool)
         prior = program.prior(PRIOR_DRAWS, seed=0)
         return inference_data(program, draws, self.sample_stats, prior, dense, log_likelihood)
 
