@@ -156,7 +156,7 @@ class Fit:
                 longer has: it goes without these two groups.
 
         Raises:
-            InputError: the history has other clusters than the fit or, where chains are each prompt's own, other prompts.
+            InputError: the history has other clusters than the fit, or other prompts where chains are a prompt's own.
         """
         from promptdyn.inference.idata import inference_data
 
