@@ -26,7 +26,7 @@ def run() -> list[dict[str, object]]:
 
     markov = kernels.Markov(*(np.float32(array) for array in (initial, transition, log_emission)))
     on_device = jnp.asarray(symbols)
-    sequences = kernels.Sequences.of(on_device, jnp.asarray(symbols > 0, jnp.uint8))
+    sequences = kernels.Sequences.whole(on_device, symbols > 0)
     ours = timed(lambda: jax.block_until_ready(kernels.filter(markov, sequences)))
     ours_marginal = timed(lambda: jax.block_until_ready(kernels.log_marginal(markov, sequences)))
     ours_smoother = timed(lambda: jax.block_until_ready(kernels.smoother(markov, sequences)))

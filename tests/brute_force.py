@@ -10,7 +10,6 @@ class PathSums(NamedTuple):
     log_marginal: float
     filtered: np.ndarray  # (step state)
     smoothed: np.ndarray  # (step state)
-    predicted: np.ndarray  # (state) one step past the last
     transitions: np.ndarray  # (exposure state state) expected counts
 
 
@@ -47,11 +46,9 @@ def path_sums(initial, transition, log_emission, symbols, exposure) -> PathSums:
             if t + 1 < num_steps:
                 transitions[level(transition, exposure[t]), state, path[t + 1]] += p
     total = sum(paths.values())
-    last = filtered[-1] / filtered[-1].sum()
     return PathSums(
         log_marginal=float(np.log(total)),
         filtered=filtered / filtered.sum(axis=1, keepdims=True),
         smoothed=smoothed / total,
-        predicted=last @ transition[level(transition, exposure[-1])],
         transitions=transitions / total,
     )

@@ -107,7 +107,7 @@ def test_fit_beats_the_truth_on_its_own_likelihood(history):
     with jax.enable_x64(True):
         log_emission = emissions.Binomial(TRUE["success_rates"]).log_prob(dense.counts)
         markov = kernels.Markov(TRUE["initial"], TRUE["transition"], log_emission)
-        sequences = kernels.Sequences.of(dense.symbols, dense.exposure, dense.cluster)
+        sequences = kernels.Sequences.packed(dense.symbols, dense.exposure, dense.cluster)
         at_truth = float(kernels.log_marginal(markov, sequences).sum())
     assert fit.log_marginal > at_truth
 

@@ -11,6 +11,7 @@ import torch
 from brute_force import joint, path_sums
 from promptdyn.kernels import jax as kernels
 from promptdyn.kernels import torch as torch_kernels
+from promptdyn.kernels.sequences import FRESH, Sequences
 from promptdyn.models import emissions
 
 NUM_PROMPTS = 4
@@ -59,13 +60,12 @@ LARGE = [(kernels.UNROLLED_STATES + 1, 3, 2, 1, "binomial"), (kernels.UNROLLED_S
 @pytest.mark.parametrize("seed", range(2))
 def test_recursions_equal_the_sum_over_paths(case, seed):
     markov, symbols, exposure, places = random_case(seed, *case)
-    sequences = kernels.Sequences.of(symbols, exposure, places)
+    whole = Sequences.whole(symbols, exposure, places)
     with jax.enable_x64(True):
-        filtered = kernels.filter(markov, sequences)
-        smoothed = np.asarray(kernels.smoother(markov, sequences))
-        counts = kernels.expected_counts(markov, sequences)
-        alone = np.asarray(kernels.log_marginal(markov, sequences))
-        paths = np.asarray(kernels.viterbi(markov, sequences))
+        filtered = kernels.filter(markov, whole)
+        smoothed = np.asarray(kernels.smoother(markov, whole))
+        counts = kernels.expected_counts(markov, whole)
+        paths = np.asarray(kernels.viterbi(markov, whole))
 
     initial, transition = np.zeros_like(markov.initial), np.zeros_like(markov.transition)
     emission = np.zeros_like(markov.log_emission)
@@ -73,11 +73,9 @@ def test_recursions_equal_the_sum_over_paths(case, seed):
         c = 0 if places is None else places[i]
         chain = of_prompt(markov, places, i)
         truth = path_sums(*chain, symbols[:, i], exposure[:, i])
-        np.testing.assert_allclose(alone[i], truth.log_marginal, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(filtered.log_marginal[i], truth.log_marginal, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(counts.log_marginal[i], truth.log_marginal, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(filtered.filtered[:, :, i], truth.filtered, atol=1e-12)
-        np.testing.assert_allclose(filtered.predicted[:, i], truth.predicted, atol=1e-12)
         np.testing.assert_allclose(smoothed[:, :, i], truth.smoothed, atol=1e-12)
         chances = joint(*chain, symbols[:, i], exposure[:, i], len(symbols))
         assert chances[tuple(paths[:, i])] == pytest.approx(max(chances.values()))
@@ -90,18 +88,64 @@ def test_recursions_equal_the_sum_over_paths(case, seed):
     np.testing.assert_allclose(counts.emission, emission, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", [CASES[3], CASES[9], CASES[14], LARGE[1]], ids=str)
-def test_gradients_equal_finite_differences_and_torch(case):
-    markov, symbols, exposure, places = random_case(3, *case)
-    sequences = kernels.Sequences.of(symbols, exposure, places)
+@pytest.mark.parametrize("case", [*CASES[2:4], *LARGE], ids=str)
+@pytest.mark.parametrize("num_lanes", [1, 2, 100])
+def test_packed_cells_say_what_all_steps_say(case, num_lanes, monkeypatch):
+    markov, symbols, exposure, places = random_case(4, *case)
+    num_steps, num_gaps = 30, 3
+    rng = np.random.default_rng(5)
+    at = np.sort(rng.choice(num_steps, len(symbols), replace=False))
+    symbols, exposure = (np.zeros((num_steps, NUM_PROMPTS), np.uint8) for _ in range(2))
+    _, seen, shown, _ = random_case(4, *case)
+    symbols[at], exposure[at] = seen, shown
+    symbols[:, 1] = exposure[:, 1] = 0  # never observed
+    monkeypatch.setattr("promptdyn.kernels.sequences.CELLS_PER_POWER", symbols.size / num_gaps**2)
+    whole = Sequences.whole(symbols, exposure, places)
+    packed = Sequences.packed(symbols, exposure, places, num_lanes, order=rng.permutation(NUM_PROMPTS))
+    assert packed.num_lanes <= 2 * num_lanes - 1
+    assert packed.longest_gap <= num_gaps
     weight = np.arange(1.0, NUM_PROMPTS + 1)
+    with jax.enable_x64(True):
 
+        def total(arrays, sequences):
+            each = kernels.log_marginal(kernels.Markov(*arrays), sequences)
+            return weight @ each, each
+
+        arrays = tuple(map(jnp.asarray, markov))
+        (slopes, each), (expected, each_step) = (
+            jax.grad(total, has_aux=True)(arrays, sequences) for sequences in (packed, whole)
+        )
+        counts = jax.device_get(kernels.expected_counts(markov, packed))
+    np.testing.assert_allclose(each, each_step, rtol=1e-10, atol=1e-12)
+    # Rows of the gradient differ by what is the same for all columns: what it is with respect to is a probability.
+    for slope, other, axes in zip(slopes, expected, (-1, -1, ()), strict=True):
+        slope, other = np.asarray(slope), np.asarray(other)
+        if axes == ():
+            slope, other = slope[:, 1:], other[:, 1:]
+        else:
+            slope, other = (part - part.mean(axis=axes, keepdims=True) for part in (slope, other))
+        np.testing.assert_allclose(slope, other, rtol=1e-8, atol=1e-8)
+    assert counts.initial.sum() + counts.transition.sum() == pytest.approx(packed.num_draws)
+
+    tensors = [torch.tensor(part, requires_grad=True) for part in markov]
+    for sequences, in_jax in ((packed, slopes), (whole, expected)):
+        result = torch_kernels.log_marginal(*tensors, sequences)
+        np.testing.assert_allclose(result.detach(), each, rtol=1e-10, atol=1e-12)
+        for slope, other in zip(torch.autograd.grad(torch.tensor(weight) @ result, tensors), in_jax, strict=True):
+            np.testing.assert_allclose(slope, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", [CASES[3], CASES[9], CASES[14], LARGE[1]], ids=str)
+def test_gradients_equal_finite_differences(case):
+    markov, symbols, exposure, places = random_case(3, *case)
+    sequences = Sequences.packed(symbols, exposure, places)
+    weight = np.arange(1.0, NUM_PROMPTS + 1)
     with jax.enable_x64(True):
 
         def total(*arrays):
             return weight @ kernels.log_marginal(kernels.Markov(*arrays), sequences)
 
-        value, slopes = jax.value_and_grad(total, argnums=(0, 1, 2))(*map(jnp.asarray, markov))
+        slopes = jax.grad(total, argnums=(0, 1, 2))(*map(jnp.asarray, markov))
         for which, array in enumerate(markov):
             numeric = np.zeros_like(array)
             for at in np.ndindex(array.shape):
@@ -113,19 +157,63 @@ def test_gradients_equal_finite_differences_and_torch(case):
                 numeric[at] = (ends[0] - ends[1]) / 2e-6
             np.testing.assert_allclose(slopes[which], numeric, rtol=1e-5, atol=1e-5)
 
-    tensors = [torch.tensor(part, requires_grad=True) for part in markov]
-    index = None if places is None else torch.tensor(places)
-    result = torch_kernels.log_marginal(*tensors, torch.tensor(symbols), torch.tensor(exposure), index)
-    loss = torch.tensor(weight) @ result
-    loss.backward()
-    np.testing.assert_allclose(loss.item(), value, rtol=1e-12)
-    for tensor, slope in zip(tensors, slopes, strict=True):
-        np.testing.assert_allclose(tensor.grad, slope, rtol=1e-9, atol=1e-10)
+
+def test_impossible_counts_leave_the_other_prompts_of_a_lane_alone():
+    markov = kernels.Markov(
+        np.array([[1.0, 0.0, 0.0]]),
+        np.eye(3)[None, None],
+        emissions.Ternary().log_prob(np.array([(0, 0), (8, 0), (8, 8)])),
+    )
+    symbols = np.array([[1, 1, 1], [0, 2, 1], [1, 0, 1]], np.uint8)  # the second turns from none to all solved
+    packed = Sequences.packed(symbols, 0 * symbols, num_lanes=1)
+    with jax.enable_x64(True):
+        counts = jax.device_get(kernels.expected_counts(markov, packed))
+    assert counts.log_marginal[1] < -700
+    np.testing.assert_allclose(counts.log_marginal[np.array([0, 2])], 0.0, atol=1e-12)
+    assert counts.initial.sum() + counts.transition.sum() < packed.num_draws - 0.5
+    # All observations that are explained, and a guess.
+    np.testing.assert_allclose(counts.emission[0, 1:].sum(), 5.0 + 1 / 3)
+    again = torch_kernels.log_marginal(*map(torch.tensor, markov), packed)
+    np.testing.assert_allclose(again, counts.log_marginal)
+
+
+@pytest.mark.parametrize(("num_prompts", "num_clusters"), [(1, 1), (7, 3), (1000, 3), (3000, 40)])
+def test_lanes_hold_every_observation_once(num_prompts, num_clusters):
+    rng = np.random.default_rng(num_prompts)
+    num_steps = 20
+    places = rng.integers(0, num_clusters, num_prompts)
+    seen = rng.random((num_steps, num_prompts)) < rng.beta(0.5, 3.0, num_prompts)
+    symbols = np.where(seen, rng.integers(1, 10, seen.shape), 0).astype(np.uint8)
+    exposure = np.where(seen, rng.integers(0, 3, seen.shape), 0).astype(np.uint8)
+    laid = Sequences.packed(symbols, exposure, places, num_lanes=50)
+    held = laid.owner < num_prompts
+    for prompt in rng.choice(num_prompts, min(num_prompts, 20), replace=False):
+        lanes = np.unique(np.nonzero(laid.owner == prompt)[1])
+        if not seen[:, prompt].any():
+            assert len(lanes) == 0
+            continue
+        (lane,) = lanes
+        cells = np.flatnonzero(laid.owner[:, lane] == prompt)
+        moves = laid.moves[cells, lane]
+        np.testing.assert_array_equal(laid.place[moves], places[prompt])
+        np.testing.assert_array_equal(np.flatnonzero(laid.level[moves] == FRESH), [0])
+        steps = np.cumsum(laid.gap[moves]) - 1
+        shown = np.zeros(num_steps, np.uint8)
+        shown[steps] = laid.symbols[cells, lane]
+        np.testing.assert_array_equal(shown, symbols[:, prompt])
+        left = np.zeros(num_steps, np.uint8)
+        left[steps[:-1]] = laid.level[moves[1:]]
+        np.testing.assert_array_equal(left[: steps[-1]], exposure[: steps[-1], prompt])
+    # Little stands empty, and parts are the whole.
+    assert laid.symbols.size <= 2 * held.sum() + 20
+    assert sum(part.num_draws for part in laid.chunks(laid.symbols.size // 3)) == laid.num_draws
+    batches = laid.batches(1, seed=0)
+    assert sum(next(batches).num_draws for _ in range(laid.num_lanes)) == laid.num_draws
 
 
 def test_sampled_paths_have_the_posterior_of_paths():
     markov, symbols, exposure, places = random_case(5, 3, 4, 3, 3, "binomial")
-    sequences = kernels.Sequences.of(symbols, exposure, places)
+    sequences = Sequences.whole(symbols, exposure, places)
     num_draws = 4000
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(0), num_draws)
@@ -141,33 +229,9 @@ def test_sampled_paths_have_the_posterior_of_paths():
             assert abs(drawn.count(path) - num_draws * p) <= 5 * np.sqrt(num_draws * p * (1 - p)) + 2
 
 
-@pytest.mark.parametrize(("num_prompts", "num_clusters"), [(1, 1), (7, 3), (100, 100), (1000, 3), (3000, 5)])
-def test_blocks_hold_every_prompt_once_with_its_own_cluster(num_prompts, num_clusters):
-    rng = np.random.default_rng(num_prompts)
-    places = rng.integers(0, num_clusters, num_prompts)
-    symbols = np.arange(1, num_prompts + 1, dtype=np.int32)[None]
-    laid = kernels.Sequences.of(symbols, symbols, places)
-    np.testing.assert_array_equal(laid.by_prompt(laid.symbols), symbols)
-    np.testing.assert_array_equal(np.sort(laid.symbols, axis=None)[-num_prompts:], symbols[0])
-    lanes = laid.symbols.shape[2]
-    np.testing.assert_array_equal(np.asarray(laid.places)[laid.slots // lanes], places)
-    assert float(laid.filled(np.float32).sum()) == num_prompts
-    # Little stands empty, whatever the clusters.
-    assert laid.symbols.size <= 1.5 * num_prompts + 8
-
-
-def test_pools_of_a_size_are_laid_out_alike():
-    shapes = set()
-    for seed in range(5):
-        places = np.random.default_rng(seed).choice(3, 500, p=[0.8, 0.15, 0.05])
-        symbols = np.zeros((2, 500), np.uint8)
-        shapes.add(kernels.Sequences.of(symbols, symbols, places).symbols.shape)
-    assert len(shapes) == 1
-
-
 def test_single_precision_agrees_with_double():
     markov, symbols, exposure, _ = random_case(7, 3, 200, 3, 1, "binomial")
-    sequences = kernels.Sequences.of(symbols, exposure)
+    sequences = Sequences.whole(symbols, exposure)
     single = kernels.filter(kernels.Markov(*map(np.float32, markov)), sequences)
     with jax.enable_x64(True):
         double = kernels.filter(markov, sequences)
@@ -181,7 +245,7 @@ def test_large_groups_do_not_underflow_in_single_precision():
     log_emission = emissions.Binomial(np.array([0.5, 0.9])).log_prob(np.array([(0, 0), (512, 0), (512, 512)]))
     symbols = np.array([[1], [2], [0]], np.uint8)
     markov = kernels.Markov(*map(np.float32, (initial, transition, log_emission)))
-    result = kernels.filter(markov, kernels.Sequences.of(symbols, symbols))
+    result = kernels.filter(markov, Sequences.whole(symbols, symbols))
     truth = path_sums(initial[0], transition[:, 0], log_emission, symbols[:, 0], [0] * 3)
     np.testing.assert_allclose(result.filtered[:, :, 0], truth.filtered, atol=1e-6)
     np.testing.assert_allclose(result.log_marginal[0], truth.log_marginal, rtol=1e-5)
@@ -192,7 +256,7 @@ def test_filter_and_smoother_equal_dynamax_on_a_larger_case():
     from dynamax.hidden_markov_model import hmm_smoother
 
     markov, symbols, exposure, _ = random_case(11, 4, 150, 1, 1, "binomial")
-    sequences = kernels.Sequences.of(symbols, exposure)
+    sequences = Sequences.whole(symbols, exposure)
     with jax.enable_x64(True):
         ours_filtered = kernels.filter(markov, sequences)
         ours_smoothed = np.asarray(kernels.smoother(markov, sequences))

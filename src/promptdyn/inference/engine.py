@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
+from promptdyn.kernels.sequences import Sequences
 from promptdyn.models.base import Dynamics, Params, Statistics
 from promptdyn.ppl import BACKENDS, Program
 
@@ -23,11 +24,23 @@ if TYPE_CHECKING:
     from promptdyn.inference.nuts import NUTS
     from promptdyn.inference.svi import SVI
 
-__all__ = ["Density", "Engine", "Report", "Result", "at_least", "check_explained", "load_density"]
+__all__ = [
+    "CHUNK",
+    "Density",
+    "Engine",
+    "Report",
+    "Result",
+    "at_least",
+    "check_explained",
+    "load_density",
+    "mini_batches",
+]
 
 Floats = NDArray[np.float64]
 Values = dict[str, Floats]
 """Sites as real numbers, by the bijection to each one's support."""
+CHUNK = 1 << 24
+"""Numbers to hold filtered beliefs in at a time: what is larger is summed in parts."""
 Report = Callable[[int, int, Mapping[str, float]], None]
 """Called while an engine runs with what is done, of how much, and the numbers that one watches."""
 
@@ -116,20 +129,34 @@ def load_density(backend: str) -> Callable[[Dynamics, DenseHistory], Density]:
     return made
 
 
-def check_explained(dense: DenseHistory, expected_prompts: float, log_marginals: Floats) -> None:
+def check_explained(dense: DenseHistory, explained: float, num_draws: int, log_marginals: Floats) -> None:
     """Raise InputError unless every prompt's counts have a path of states that explains them.
 
     Args:
         dense: what was observed.
-        expected_prompts: sum of the expected counts of first states: those that no path explains have no posterior.
+        explained: sum of the expected counts of first states and of transitions: those into a cell that no path
+            explains have no posterior.
+        num_draws: what it is where all are explained.
         log_marginals: (prompt,).
     """
-    if abs(expected_prompts - len(log_marginals)) > 0.5:
+    if abs(explained - num_draws) > 0.5:
         prompt = dense.prompt_ids[int(np.argmin(log_marginals))]
         raise InputError(
             f"prompt {prompt!r} has outcomes that the model holds impossible: allow noise in the emission, or "
             "transitions that the model rules out"
         )
+
+
+def mini_batches(
+    dense: DenseHistory, places: NDArray[np.integer] | None, batch_size: int, seed: int
+) -> tuple[Sequences, int, float]:
+    """Lanes of prompts in random order, lanes for a batch of about `batch_size` prompts, and all lanes over these."""
+    num_prompts = dense.symbols.shape[1]
+    order = np.random.default_rng(seed).permutation(num_prompts)
+    # As short as the prompt seen most, so that a batch is many lanes side by side.
+    sequences = Sequences.packed(dense.symbols, dense.exposure, places, num_lanes=num_prompts, order=order)
+    num_lanes = min(max(round(sequences.num_lanes * batch_size / num_prompts), 1), sequences.num_lanes)
+    return sequences, num_lanes, sequences.num_lanes / num_lanes
 
 
 def at_least(least: int, engine: Any, *settings: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from numpyro import handlers
 from numpyro.infer import NUTS, SVI, Trace_ELBO, autoguide, init_to_value
 
 from promptdyn.history import DenseHistory
-from promptdyn.inference.engine import Values, check_explained
+from promptdyn.inference.engine import CHUNK, Values, check_explained, mini_batches
 from promptdyn.kernels.jax import Markov, Sequences, expected_counts, log_marginal
 from promptdyn.models.base import Dynamics, Params, Pool, Statistics
 from promptdyn.ppl.numpyro import NumPyro, Program
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Density"]
 
 Floats = NDArray[np.float64]
-# Prompts per call of a kernel: bounds the memory of the filtered beliefs.
-CHUNK = 32_768
 # Iterations of a sampler between two reports.
 WINDOW = 10
 
@@ -110,17 +108,10 @@ class Density:
         self.dense = dense
         self.program = Program(model, Pool.of(dense))
         self._table = _Table(self.program, dense.counts)
+        self._sequences = Sequences.packed(dense.symbols, dense.exposure, self.program.places)
         with jax.enable_x64(True):
-            self._chunks = [jax.device_put(self._sequences(part)) for part in _chunks(dense.symbols.shape[1])]
-
-    def _sequences(self, prompts: Any, num_places: int | None = None) -> Sequences:
-        places = self.program.places
-        return Sequences.of(
-            self.dense.symbols[:, prompts],
-            self.dense.exposure[:, prompts],
-            None if places is None else places[prompts],
-            num_places,
-        )
+            chunks = self._sequences.chunks(CHUNK // self.program.num_states)
+            self._chunks = [jax.device_put(chunk) for chunk in chunks]
 
     def unconstrain(self, params: Mapping[str, Any]) -> Values:
         """Sites as real numbers."""
@@ -138,8 +129,9 @@ class Density:
             markov, log_prior = _chain_of_values(self._table, values)
             parts = [_slopes(markov, chunk) for chunk in self._chunks]
             slopes = jax.tree.map(lambda *each: sum(each), *(part[0] for part in parts))
-            log_marginals = np.concatenate([part[1] for part in parts])
-            check_explained(self.dense, float(jnp.sum(slopes.initial * markov.initial)), log_marginals)
+            log_marginals = np.sum([part[1] for part in parts], axis=0)
+            explained = sum(jnp.sum(slope * part) for slope, part in zip(slopes[:2], markov[:2], strict=True))
+            check_explained(self.dense, float(explained), self._sequences.num_draws, log_marginals)
             return float(log_marginals.sum() + log_prior), jax.device_get(_pull(self._table, values, slopes))
 
     def expected(self, params: Params) -> tuple[Statistics, float, float]:
@@ -147,10 +139,14 @@ class Density:
         with jax.enable_x64(True):
             markov, log_prior = _chain(self._table, params)
             parts = [jax.device_get(expected_counts(markov, chunk)) for chunk in self._chunks]
-        initial, transition, emission, log_marginals = zip(*parts, strict=True)
-        statistics = Statistics(sum(initial), sum(transition), sum(emission), self.dense.counts)
-        check_explained(self.dense, statistics.initial.sum(), np.concatenate(log_marginals))
-        return statistics, float(np.concatenate(log_marginals).sum()), float(log_prior)
+        initial, transition, emission, log_marginals = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
+        explained = initial.sum() + transition.sum()
+        check_explained(self.dense, explained, self._sequences.num_draws, log_marginals)
+        return (
+            Statistics(initial, transition, emission, self.dense.counts),
+            float(log_marginals.sum()),
+            float(log_prior),
+        )
 
     def expected_joint(self, values: Values, fixed: Params, statistics: Statistics) -> tuple[float, Values]:
         """The expected log joint and its gradient."""
@@ -162,21 +158,19 @@ class Density:
         """(prompt,)."""
         with jax.enable_x64(True):
             markov, _ = _chain(self._table, params)
-            return np.concatenate([log_marginal(markov, chunk) for chunk in self._chunks])
+            return np.sum([log_marginal(markov, chunk) for chunk in self._chunks], axis=0)
 
     def svi(
         self, settings: SVISettings, seed: int, report: Callable[[int, float], None]
     ) -> tuple[dict[str, Floats], Floats]:
         """Adam on the ELBO of a guide."""
-        num_prompts = self.dense.symbols.shape[1]
-        batch_size = min(settings.batch_size, num_prompts)
-        scale = num_prompts / batch_size
+        sequences, num_lanes, scale = mini_batches(self.dense, self.program.places, settings.batch_size, seed)
         with jax.enable_x64(True):
             start = {name: jnp.asarray(value) for name, value in self.program.start.items()}
             made: Any = getattr(autoguide, settings.guide)(self._table.text, init_loc_fn=init_to_value(values=start))
             optimiser = numpyro.optim.Adam(lambda step: settings.learning_rate * 0.1 ** (step / settings.num_steps))
             inference = SVI(self._table.text, made, optimiser, Trace_ELBO())
-            batches = self._batches(batch_size, seed)
+            batches = sequences.batches(num_lanes, seed)
             first, last = jax.random.split(jax.random.key(seed))
             # What is set up here runs, and compiles, operation by operation: without counts there is less of it.
             state = inference.init(first, None, scale)
@@ -191,20 +185,6 @@ class Density:
             )
         return {name: np.asarray(drawn[name]) for name in self.program.start}, np.array(elbo)
 
-    def _batches(self, size: int, seed: int) -> Iterator[Sequences]:
-        """Prompts in random order, `size` at a time; those left over at the end of a pass wait for the next."""
-        num_prompts = self.dense.symbols.shape[1]
-        if size == num_prompts:
-            whole = jax.device_put(self._sequences(slice(None)))
-            while True:
-                yield whole
-        rng = np.random.default_rng(seed)
-        num_places = None if self.program.places is None else int(self.program.places.max()) + 1
-        while True:
-            order = rng.permutation(num_prompts)
-            for begin in range(0, num_prompts - size + 1, size):
-                yield self._sequences(order[begin : begin + size], num_places)
-
     def nuts(
         self, settings: NUTSSettings, starts: Values, seed: int, report: Callable[[int, Mapping[str, float]], None]
     ) -> tuple[dict[str, Floats], dict[str, NDArray]]:
@@ -215,7 +195,7 @@ class Density:
         )
         num_chains = len(next(iter(starts.values())))
         with jax.enable_x64(True):
-            arguments = (jax.device_put(self._sequences(slice(None))), 1.0)
+            arguments = (jax.device_put(self._sequences), 1.0)
             init = {name: jnp.asarray(value) for name, value in starts.items()}
             keys = jax.random.split(jax.random.key(seed), num_chains)
             begin = jax.jit(lambda keys, init, arguments: sampler.init(keys, num_warmup, init, arguments, {}))
@@ -249,9 +229,3 @@ class Density:
         values, diverging, num_steps, accept, log_density = jax.tree.map(joined, *windows)
         stats = {"diverging": diverging, "n_steps": num_steps, "acceptance_rate": accept, "lp": log_density}
         return self.constrain(values), stats
-
-
-def _chunks(num_prompts: int) -> Iterator[slice]:
-    """Slices of almost equal size, so that the recursions compile for two sizes at most."""
-    size = -(-num_prompts // -(-num_prompts // CHUNK))
-    return (slice(start, start + size) for start in range(0, num_prompts, size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch
@@ -16,7 +16,8 @@ from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
 from promptdyn.history import DenseHistory
-from promptdyn.inference.engine import Values, check_explained
+from promptdyn.inference.engine import CHUNK, Values, check_explained, mini_batches
+from promptdyn.kernels.sequences import Sequences
 from promptdyn.kernels.torch import log_marginal
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, Statistics
 from promptdyn.ppl.pyro import Program, Pyro, double, seeded
@@ -37,26 +38,27 @@ class Density:
     def __init__(self, model: Dynamics, dense: DenseHistory) -> None:
         self.dense = dense
         self.program = Program(model, Pool.of(dense))
-        self._symbols = torch.as_tensor(dense.symbols.astype(np.int64))
-        self._exposure = torch.as_tensor(dense.exposure.astype(np.int64))
-        self._places = None if self.program.places is None else torch.as_tensor(self.program.places.astype(np.int64))
+        self._sequences = Sequences.packed(dense.symbols, dense.exposure, self.program.places)
+        chunks = self._sequences.chunks(CHUNK // self.program.num_states)
+        self._chunks = list(chunks)
 
     def _markov(self, chain: Chain) -> Markov:
         return chain.initial, chain.transition, chain.emission.log_prob(self.dense.counts, array_api_compat.torch)
 
-    def _log_marginals(self, markov: Markov, prompts: Any = slice(None)) -> Tensor:
-        places = None if self._places is None else self._places[prompts]
-        return log_marginal(*markov, self._symbols[:, prompts], self._exposure[:, prompts], places)
-
-    def _slopes(self, markov: Markov) -> tuple[tuple[Tensor, ...], Floats]:
+    def _slopes(self, markov: Markov) -> tuple[list[Tensor], Floats]:
         """Derivatives of the summed log marginal with respect to the chain, and the log marginals."""
         initial, transition, log_emission = (part.detach().requires_grad_() for part in markov)
-        leaves = (initial, transition, log_emission)
-        each = self._log_marginals(leaves)
-        slopes = torch.autograd.grad(each.sum(), leaves)
-        log_marginals = each.detach().numpy()
-        check_explained(self.dense, float((slopes[0] * markov[0].detach()).sum()), log_marginals)
-        return slopes, log_marginals
+        leaves = initial, transition, log_emission
+        parts = []
+        for chunk in self._chunks:
+            each = log_marginal(*leaves, chunk)
+            parts.append([*torch.autograd.grad(each.sum(), leaves), each.detach()])
+        *slopes, log_marginals = (torch.stack(part).sum(dim=0) for part in zip(*parts, strict=True))
+        explained = sum(
+            float((slope * part.detach()).sum()) for slope, part in zip(slopes[:2], markov[:2], strict=True)
+        )
+        check_explained(self.dense, explained, self._sequences.num_draws, log_marginals.numpy())
+        return slopes, log_marginals.numpy()
 
     def unconstrain(self, params: Mapping[str, Any]) -> Values:
         """Sites as real numbers."""
@@ -106,21 +108,20 @@ class Density:
     def log_marginals(self, params: Params) -> Floats:
         """(prompt,)."""
         with double(), torch.no_grad():
-            return self._log_marginals(self._markov(self.program.at(params)[0])).numpy()
+            markov = self._markov(self.program.at(params)[0])
+            return np.sum([log_marginal(*markov, chunk).numpy() for chunk in self._chunks], axis=0)
 
-    def _text(self, prompts: Any, scale: float) -> None:
+    def _text(self, sequences: Sequences, scale: float) -> None:
         """The program with the counts of some prompts observed, each standing for `scale` prompts."""
         chain = self.program.model.program(Pyro(), self.program.pool)
         with poutine.scale(scale=scale):
-            pyro.factor("num_successes", self._log_marginals(self._markov(chain), prompts).sum())
+            pyro.factor("num_successes", log_marginal(*self._markov(chain), sequences).sum())
 
     def svi(
         self, settings: SVISettings, seed: int, report: Callable[[int, float], None]
     ) -> tuple[dict[str, Floats], Floats]:
         """Adam on the ELBO of a guide."""
-        num_prompts = self.dense.symbols.shape[1]
-        batch_size = min(settings.batch_size, num_prompts)
-        scale = num_prompts / batch_size
+        sequences, num_lanes, scale = mini_batches(self.dense, self.program.places, settings.batch_size, seed)
         # Pyro's parameters are global: the user's own are put aside meanwhile.
         with double(), seeded(seed), pyro.get_param_store().scope():
             values = {name: torch.tensor(value) for name, value in self.program.start.items()}
@@ -129,13 +130,13 @@ class Density:
                 {"lr": settings.learning_rate, "lrd": 0.1 ** (1 / settings.num_steps), "clip_norm": np.inf}
             )
             inference = SVI(self._text, made, optimiser, Trace_ELBO())
-            batches = _batches(num_prompts, batch_size, seed)
+            batches = sequences.batches(num_lanes, seed)
             elbo = []
             for step in range(1, settings.num_steps + 1):
                 elbo.append(-float(inference.step(next(batches), scale)))
                 report(step, elbo[-1])
             with torch.no_grad():
-                drawn = [made(slice(None), 1.0) for _ in range(settings.num_draws)]
+                drawn = [made(sequences.lanes(slice(1)), 1.0) for _ in range(settings.num_draws)]
         return {name: np.stack([draw[name].numpy() for draw in drawn]) for name in self.program.start}, np.array(elbo)
 
     def nuts(
@@ -166,7 +167,7 @@ class Density:
                 chain = MCMC(
                     sampler, num_samples=num_draws, warmup_steps=num_warmup, disable_progbar=True, hook_fn=after
                 )
-                chain.run(slice(None), 1.0)
+                chain.run(self._sequences, 1.0)
             chains.append(_numpy(chain.get_samples()))
             diverging[number, chain.diagnostics()["divergences"]["chain 0"]] = True
         draws = {name: np.stack([each[name] for each in chains]) for name in self.program.start}
@@ -184,12 +185,3 @@ def _leaves(values: Values) -> dict[str, Tensor]:
 def _gradient(of: Tensor, leaves: dict[str, Tensor]) -> Values:
     slopes = torch.autograd.grad(of, list(leaves.values()), allow_unused=True, materialize_grads=True)
     return {name: slope.numpy() for name, slope in zip(leaves, slopes, strict=True)}
-
-
-def _batches(num_prompts: int, size: int, seed: int) -> Iterator[Any]:
-    """Prompts in random order, `size` at a time; those left over at the end of a pass wait for the next."""
-    rng = np.random.default_rng(seed)
-    while True:
-        order = torch.as_tensor(rng.permutation(num_prompts))
-        for begin in range(0, num_prompts - size + 1, size):
-            yield slice(None) if size == num_prompts else order[begin : begin + size]

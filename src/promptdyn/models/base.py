@@ -139,14 +139,13 @@ def cluster_of(model: Any) -> str | tuple[str, ...] | None:
     return getattr(model, "cluster", None)
 
 
-def check_chain(name: str, chain: Any, pool: Pool, xp: Any = np, tolerance: float = 1e-4) -> None:
+def check_chain(name: str, chain: Any, pool: Pool, tolerance: float = 1e-4) -> None:
     """Raise InputError unless a program returned a chain of the right shapes, with rows that are probabilities.
 
     Args:
         name: of the model, for the message.
-        chain: what the program returned; its arrays are, or become, NumPy's.
+        chain: what the program returned in NumPy's arrays.
         pool: what it was run for.
-        xp: array module of the emission's parameters.
         tolerance: how far a row may be from adding up to 1.
     """
 
@@ -181,7 +180,7 @@ def check_chain(name: str, chain: Any, pool: Pool, xp: Any = np, tolerance: floa
                 f"{what}[{place}] is {np.array2string(rows[tuple(at)], precision=4, threshold=8)}: a row must hold "
                 "probabilities that add up to 1"
             )
-    table = np.asarray(chain.emission.log_prob(TRIED, xp))
+    table = np.asarray(chain.emission.log_prob(TRIED))
     if table.shape != (num_states, len(TRIED)):
         raise wrong(f"emission gives log_prob of shape {table.shape}: need (state symbol) = {num_states, len(TRIED)}")
     for state, symbol in np.argwhere(np.isnan(table) | (table > tolerance))[:1]:

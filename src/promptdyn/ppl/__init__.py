@@ -43,6 +43,9 @@ class Program(Protocol):
     places: NDArray[np.integer] | None
     """(prompt,) of each prompt on the chain's cluster axis; None where one entry serves all."""
 
+    num_states: int
+    """The chain's."""
+
     def at(self, params: Mapping[str, Any]) -> tuple[Chain, Any]:
         """The chain, and the log density of the sites under their priors, differentiable in the parameters."""
 

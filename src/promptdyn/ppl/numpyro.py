@@ -19,7 +19,8 @@ from numpyro.infer import Predictive
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
 from promptdyn.kernels.jax import Markov, Sequences, log_marginal
-from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_chain
+from promptdyn.models.base import Chain, Dynamics, Params, Pool
+from promptdyn.ppl.fixed import chain_at
 from promptdyn.ppl.observed import Groups
 from promptdyn.ppl.sites import EDGE, PlateNames, check_sites, dims_of, start_of
 
@@ -69,19 +70,29 @@ class Program:
         self.model, self.pool = model, pool
         # Programs of equal keys do the same, so that what was compiled for one serves the other.
         self.key = (_hashable(model), pool.cluster.tobytes(), pool.cluster_names)
+        names, shapes = PlateNames(), {}
+
+        def begin() -> tuple[dict[str, Any], dict[str, Any]]:
+            ppl = NumPyro()
+            ppl.plates = names
+            _, sites = self._trace(handlers.substitute, ppl, substitute_fn=_start)
+            shapes.update({name: dims_of(site, names) for name, site in sites.items()})
+            supports = {name: site["fn"].support for name, site in sites.items()}
+            return {name: site["value"] for name, site in sites.items()}, supports
+
         with jax.enable_x64(True):
             try:
-                ppl = NumPyro()
-                chain, sites = self._trace(handlers.substitute, ppl, substitute_fn=_start)
+                # Compiled whole: operation by operation it would take seconds.
+                values, self._supports = jax.jit(begin)()
             except AssertionError as error:
                 if "unique names" not in str(error):
                     raise
                 raise InputError(f"model {model.name!r}: its program samples a site twice: {error}") from None
-            self.start: Params = check_sites(model.name, sites)
-            check_chain(model.name, chain, pool, jnp)
-            self.axis, self.places = chain.axis, chain.places(pool)
-            self.dims = {name: dims_of(site, ppl.plates) for name, site in sites.items()}
-            self._supports = {name: site["fn"].support for name, site in sites.items()}
+            self.start: Params = check_sites(model.name, values, self._supports)
+        self.dims: dict[str, tuple[str, ...]] = shapes
+        chain = chain_at(model, self.start, pool)
+        self.axis, self.places = chain.axis, chain.places(pool)
+        self.num_states = int(chain.initial.shape[1])
 
     def _trace(self, handler: Any, ppl: NumPyro | None = None, **how: Any) -> tuple[Chain, dict[str, Any]]:
         """Run the program under a handler that answers its sites."""
@@ -99,7 +110,7 @@ class Program:
         values = {}
         for name, value in params.items():
             value = jnp.asarray(value)
-            if self._supports[name] is constraints.simplex:
+            if self._supports[name] == constraints.simplex:
                 value = jnp.maximum(value, EDGE)
                 value = value / value.sum(axis=-1, keepdims=True)
             values[name] = numpyro.distributions.biject_to(self._supports[name]).inv(value)
@@ -156,9 +167,10 @@ class GroupCounts(numpyro.distributions.Distribution):
     def log_prob(self, value: Any) -> Any:
         """(prompt,) log probability of (prompt step) success counts."""
         groups = self.groups
-        # Counts that are NumPy's are laid out here, once, and not by the compiled program each time it runs.
         symbols = value.T.astype(groups.symbol_of_none.dtype) + groups.symbol_of_none
-        return log_marginal(self._markov(), Sequences.of(symbols, groups.exposure, groups.places))
+        # Counts that are NumPy's are packed here, once, and not by the compiled program each time it runs.
+        laid = Sequences.packed if isinstance(symbols, np.ndarray) else Sequences.whole
+        return log_marginal(self._markov(), laid(symbols, groups.exposure, groups.places))
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
         """Counts drawn forward: states along the chain, then each observed group's k."""

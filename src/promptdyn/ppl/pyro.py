@@ -20,8 +20,10 @@ from torch.distributions import biject_to, constraints
 
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
+from promptdyn.kernels.sequences import Sequences
 from promptdyn.kernels.torch import log_marginal
-from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_chain
+from promptdyn.models.base import Chain, Dynamics, Params, Pool
+from promptdyn.ppl.fixed import chain_at
 from promptdyn.ppl.observed import Groups
 from promptdyn.ppl.sites import EDGE, PlateNames, check_sites, dims_of, start_of
 
@@ -92,17 +94,19 @@ class Program:
         self.model, self.pool = model, pool
         try:
             ppl = Pyro()
-            chain, sites = self._trace(_start, ppl)
+            _, sites = self._trace(_start, ppl)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             if "Multiple sample sites" not in reason:
                 raise
             raise InputError(f"model {model.name!r}: its program samples a site twice: {reason}") from None
-        self.start: Params = check_sites(model.name, sites)
-        check_chain(model.name, chain, pool, array_api_compat.torch)
-        self.axis, self.places = chain.axis, chain.places(pool)
-        self.dims = {name: dims_of(site, ppl.plates) for name, site in sites.items()}
         self._supports = {name: site["fn"].support for name, site in sites.items()}
+        values = {name: site["value"] for name, site in sites.items()}
+        self.start: Params = check_sites(model.name, values, self._supports)
+        self.dims = {name: dims_of(site, ppl.plates) for name, site in sites.items()}
+        chain = chain_at(model, self.start, pool)
+        self.axis, self.places = chain.axis, chain.places(pool)
+        self.num_states = int(chain.initial.shape[1])
 
     def _trace(
         self, answer: Callable[[dict[str, Any]], Tensor], ppl: Pyro | None = None
@@ -185,10 +189,9 @@ class GroupCounts(pyro.distributions.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """(prompt,) log probability of (prompt step) success counts."""
         groups = self.groups
-        symbols = value.T.long() + torch.as_tensor(groups.symbol_of_none.astype(np.int64))
-        places = None if groups.places is None else torch.as_tensor(groups.places)
-        exposure = torch.as_tensor(groups.exposure)
-        return log_marginal(self.chain.initial, self.chain.transition, self._log_emission(), symbols, exposure, places)
+        symbols = value.T.numpy().astype(groups.symbol_of_none.dtype) + groups.symbol_of_none
+        sequences = Sequences.packed(symbols, groups.exposure, groups.places)
+        return log_marginal(self.chain.initial, self.chain.transition, self._log_emission(), sequences)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Counts drawn forward: states along the chain, then each observed group's k."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -62,21 +63,21 @@ def start_of(site: dict[str, Any]) -> Any:
     return given
 
 
-def check_sites(model: str, sites: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
+def check_sites(model: str, values: Mapping[str, Any], supports: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
     """Where fitting starts, site by site, as NumPy's arrays.
 
     Args:
         model: its name, for the message.
-        sites: name -> what either backend traces: "fn", a distribution, and "value", where fitting is to start.
+        values: site -> where fitting is to start, in a backend's array.
+        supports: site -> constraint, of that backend.
 
     Raises:
         InputError: a site is discrete, or its start is not finite or lies outside of its support.
     """
     start = {}
-    for name, site in sites.items():
-        support = site["fn"].support
-        value = start[name] = np.asarray(site["value"]).copy()
-        if support.is_discrete:
+    for name, given in values.items():
+        value = start[name] = np.asarray(given).copy()
+        if supports[name].is_discrete:
             raise InputError(
                 f"model {model!r}: site {name!r} is discrete, and no engine climbs a discrete parameter: sum it out in "
                 "the program, or make it a state of the chain"
@@ -85,7 +86,7 @@ def check_sites(model: str, sites: dict[str, Any]) -> dict[str, NDArray[np.float
             raise InputError(
                 f"model {model!r}: site {name!r} has no finite mean to start from: give ppl.sample an init"
             )
-        if not np.all(np.asarray(support.check(site["value"]))):
+        if not np.all(np.asarray(supports[name].check(given))):
             shown = np.array2string(value, precision=4, threshold=8)
             raise InputError(f"model {model!r}: site {name!r} starts at {shown}, outside of its support: mend its init")
     return start
