@@ -201,6 +201,9 @@ class Wrong:
         ppl.sample("rate", ppl.dist.Beta(1.0, 1.0))
         if self.how == "twice":
             ppl.sample("rate", ppl.dist.Beta(1.0, 1.0))
+        if self.how == "plate":
+            with ppl.plate("rate", 2):
+                ppl.sample("odd", ppl.dist.Beta(1.0, 1.0))
         if self.how == "no mean":
             ppl.sample("odd", ppl.dist.HalfCauchy(1.0))
         if self.how == "outside":
@@ -234,6 +237,7 @@ class Wrong:
 
 WRONGS = {
     "twice": "samples a site twice: .*rate",
+    "plate": "'rate' names a plate and a site of the program",
     "no mean": "site 'odd' has no finite mean to start from: give ppl.sample an init",
     "outside": r"site 'odd' starts at 2\., outside of its support",
     "init shape": r"site 'odd' has shape \(3,\), its init \(2,\)",

@@ -86,8 +86,9 @@ def fit(
     fit_steps: Annotated[int | None, typer.Option(help="Fit on this many first steps only; default all.")] = None,
     observed: Observed = "all",
     method: Annotated[
-        str, typer.Option(help="em, map, svi or nuts, with settings, as in svi:num_steps=5000,guide=AutoNormal.")
-    ] = "em",
+        str | None,
+        typer.Option(help="em, map, svi or nuts, with settings (svi:num_steps=5000); default what suits the model."),
+    ] = None,
     backend: Annotated[str, typer.Option(help="What evaluates the program: numpyro or pyro.")] = "numpyro",
     seed: Annotated[int, typer.Option(help="Of svi and nuts.")] = 0,
     json_path: JsonPath = None,

@@ -23,7 +23,7 @@ from promptdyn.inference.map import MAP
 from promptdyn.inference.nuts import NUTS
 from promptdyn.inference.svi import SVI
 from promptdyn.models import MODELS
-from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of
+from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of, with_clusters
 from promptdyn.online import FrozenChain, FrozenMixture, OnlineFilter
 from promptdyn.ppl import chain_at, load_backend
 from promptdyn.registry import Registry, describe
@@ -236,7 +236,7 @@ _DICTS = ("params", "draws", "sample_stats")
 def fit(
     model: Dynamics,
     history: RewardHistory,
-    method: str | Engine = "em",
+    method: str | Engine | None = None,
     *,
     backend: str = "numpyro",
     seed: int = 0,
@@ -249,8 +249,9 @@ def fit(
     Args:
         model: a model with parameters to learn (`DiscreteHMM`, or a program of your own). Conjugate models need no fit.
         history: what was logged.
-        method: "em" (default), "map" (the same mode, by gradient), "svi" (approximate posterior, in mini-batches) or
-            "nuts" (posterior draws); with settings, as in "svi:num_steps=5000"; or an engine, `SVI(num_steps=5000)`.
+        method: "em", "map" (the same mode, by gradient), "svi" (approximate posterior, in mini-batches) or "nuts"
+            (posterior draws); with settings, as in "svi:num_steps=5000"; or an engine, `SVI(num_steps=5000)`. Default:
+            what the model names in `fitted_by`, else "em".
         backend: "numpyro" (default) or "pyro", what evaluates the program.
         seed: of what is random in SVI and NUTS; default 0.
         observed: "all" rows, or only the "trained" ones, as live training would have seen.
@@ -267,7 +268,8 @@ def fit(
     """
     if not isinstance(model, Dynamics):
         raise InputError(f"{type(model).__name__} has nothing to fit: use its .online(prompt_ids) directly")
-    engine = METHODS.parse_one(method) if isinstance(method, str) else method
+    chosen: Any = method or getattr(model, "fitted_by", "em")
+    engine = METHODS.parse_one(chosen) if isinstance(chosen, str) else chosen
     if options:
         engine = METHODS.create(engine.name, {**vars(engine), **options})
     visible = history.observed(observed)
@@ -275,6 +277,7 @@ def fit(
         mend = "; observed='all' would use the others" if observed == "trained" and len(history) else ""
         raise InputError(f"the history has no rows to fit on (observed={observed!r}){mend}")
     begun = time.perf_counter()
+    model = with_clusters(model, visible)
     dense = visible.dense(cluster_of(model))
     density = load_density(backend)(model, dense)
     with _reported(progress, f"{engine.name}: {model.name}") as report:

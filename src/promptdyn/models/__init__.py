@@ -3,6 +3,7 @@
 from promptdyn.models import emissions
 from promptdyn.models.base import PPL, Chain, Dynamics, Emission, Params, Pool, Statistics
 from promptdyn.models.beta_bernoulli import BetaBernoulli
+from promptdyn.models.beta_state import BetaState
 from promptdyn.models.discrete_hmm import DiscreteHMM
 from promptdyn.models.dps import DPS
 from promptdyn.registry import Registry
@@ -12,6 +13,7 @@ __all__ = [
     "MODELS",
     "PPL",
     "BetaBernoulli",
+    "BetaState",
     "Chain",
     "DiscreteHMM",
     "Dynamics",
@@ -22,4 +24,4 @@ __all__ = [
     "emissions",
 ]
 
-MODELS = Registry("model", DPS, BetaBernoulli, DiscreteHMM)
+MODELS = Registry("model", DPS, BetaBernoulli, DiscreteHMM, BetaState)

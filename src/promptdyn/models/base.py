@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.history import DenseHistory
+from promptdyn.history import DenseHistory, RewardHistory
 from promptdyn.online import OnlineFilter
 
 __all__ = [
@@ -35,11 +36,14 @@ __all__ = [
     "check_chain",
     "check_decay",
     "cluster_of",
+    "with_clusters",
 ]
 
 Floats = NDArray[np.float64]
 Params = dict[str, Floats]
 MAX_EXPOSURES = 3
+# Prompts that clusters taken of themselves have in the mean, at least.
+PROMPTS_PER_CLUSTER = 8
 # Symbols that the emission of a chain is tried at.
 TRIED = np.array([(0, 0)] + [(n, k) for n in (1, 2, 8) for k in range(n + 1)])
 
@@ -115,8 +119,9 @@ class Chain(NamedTuple):
 class Dynamics(Protocol):
     """A dynamics model: settings, and one method that is its generative program.
 
-    Optional attributes: `cluster`, the column(s) of the history whose levels are the pool's clusters (`cluster_of`),
-    and `maximise(statistics, params)`, the closed form of EM's M-step for some or all of its sites.
+    Optional attributes: `cluster`, the column(s) of the history whose levels are the pool's clusters, or "auto"
+    (`with_clusters`); `fitted_by`, the method that `fit` takes where none is named; and `maximise(statistics, params)`,
+    the closed form of EM's M-step for some or all of its sites.
     """
 
     name: str
@@ -137,6 +142,20 @@ class Statistics(NamedTuple):
 def cluster_of(model: Any) -> str | tuple[str, ...] | None:
     """Column(s) of the history whose levels have parameters of their own; None for one set for all."""
     return getattr(model, "cluster", None)
+
+
+def with_clusters(model: Any, history: RewardHistory) -> Any:
+    """The model itself, or, where its `cluster` is "auto", one that names the columns of the history.
+
+    Label columns are crossed, those of few levels first, as long as a cluster has eight prompts in the mean.
+    """
+    if cluster_of(model) != "auto" or "auto" in history.clusters:
+        return model
+    chosen: list[str] = []
+    for column in sorted(history.clusters, key=lambda column: len(set(history.clusters[column]))):
+        if len(set(history.labels([*chosen, column]))) * PROMPTS_PER_CLUSTER <= history.num_prompts:
+            chosen.append(column)
+    return replace(model, cluster=tuple(sorted(chosen, key=list(history.clusters).index)) or None)
 
 
 def check_chain(name: str, chain: Any, pool: Pool, tolerance: float = 1e-4) -> None:

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 from promptdyn.models.base import Conjugate, check_decay
 
-__all__ = ["BetaBernoulli", "BetaState"]
+__all__ = ["BetaBernoulli", "BetaCounts"]
 
 NUM_BINS = 10
 
 
-class BetaState(NamedTuple):
+class BetaCounts(NamedTuple):
     alpha: NDArray[np.float64]  # (prompt,)
     beta: NDArray[np.float64]  # (prompt,)
 
@@ -66,41 +66,41 @@ class BetaBernoulli(Conjugate):
             "prior_beta": self.prior_beta,
         }
 
-    def init(self, clusters: Sequence[str | None]) -> BetaState:
+    def init(self, clusters: Sequence[str | None]) -> BetaCounts:
         """Fresh prompts at the prior. Clusters are not used."""
-        return BetaState(
+        return BetaCounts(
             np.full(len(clusters), float(self.prior_alpha)), np.full(len(clusters), float(self.prior_beta))
         )
 
     def step(
         self,
-        state: BetaState,
+        state: BetaCounts,
         rows: NDArray[np.intp],
         num_successes: NDArray,
         num_rollouts: NDArray,
         trained: NDArray[np.bool_],
-    ) -> BetaState:
+    ) -> BetaCounts:
         """Discount and add the counts of the prompts seen, in place; `trained` is not used."""
         old, new = self.decay, 1.0 - self.decay
         state.alpha[rows] = old * state.alpha[rows] + new * self.prior_alpha + num_successes
         state.beta[rows] = old * state.beta[rows] + new * self.prior_beta + (num_rollouts - num_successes)
         return state
 
-    def belief(self, state: BetaState) -> NDArray[np.float64]:
+    def belief(self, state: BetaCounts) -> NDArray[np.float64]:
         """(bin prompt): posterior mass of the success rate in ten equal bins of [0, 1]."""
         from scipy.special import betainc
 
         edges = np.linspace(0.0, 1.0, NUM_BINS + 1)[:, None]
         return np.diff(betainc(state.alpha, state.beta, edges), axis=0)
 
-    def outcome(self, state: BetaState, num_rollouts: int | NDArray) -> NDArray[np.float64]:
+    def outcome(self, state: BetaCounts, num_rollouts: int | NDArray) -> NDArray[np.float64]:
         """(outcome prompt): beta-binomial chances of k = 0, 0 < k < n, k = n."""
         none = _all_of(state.beta, state.alpha, num_rollouts)
         every = _all_of(state.alpha, state.beta, num_rollouts)
         return np.stack([none, np.maximum(1.0 - none - every, 0.0), every])
 
     def informative(
-        self, state: BetaState, num_rollouts: int | NDArray, rng: np.random.Generator | None = None
+        self, state: BetaCounts, num_rollouts: int | NDArray, rng: np.random.Generator | None = None
     ) -> NDArray[np.float64]:
         """(prompt,) E[1 - r^n - (1 - r)^n]; given `rng`, that of one Thompson draw of r per prompt."""
         if rng is None:
@@ -108,7 +108,7 @@ class BetaBernoulli(Conjugate):
         rate = rng.beta(state.alpha, state.beta)
         return 1.0 - rate**num_rollouts - (1.0 - rate) ** num_rollouts
 
-    def success_rate(self, state: BetaState, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
+    def success_rate(self, state: BetaCounts, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
         """(prompt,) posterior mean of r; given `rng`, one draw."""
         if rng is None:
             return state.alpha / (state.alpha + state.beta)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of
+from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of, with_clusters
 from promptdyn.ppl import observed as observed_programs
 from promptdyn.ppl.fixed import chain_at
 
@@ -105,6 +105,7 @@ def program(
     visible = history.observed(observed)
     if len(visible) == 0:
         raise InputError(f"the history has no rows (observed={observed!r})")
+    model = with_clusters(model, history)
     dense = visible.dense(cluster_of(model))
     interpreter.Program(model, Pool.of(dense))  # checks the contract
     text = observed_programs.enumerated if enumerated else observed_programs.observed

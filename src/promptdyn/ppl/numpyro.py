@@ -22,7 +22,7 @@ from promptdyn.kernels.jax import Markov, Sequences, log_marginal
 from promptdyn.models.base import Chain, Dynamics, Params, Pool
 from promptdyn.ppl.fixed import chain_at
 from promptdyn.ppl.observed import Groups
-from promptdyn.ppl.sites import EDGE, PlateNames, check_sites, dims_of, start_of
+from promptdyn.ppl.sites import EDGE, Names, check_sites, dims_of, start_of
 
 __all__ = ["GroupCounts", "NumPyro", "Program", "run"]
 
@@ -34,13 +34,13 @@ class NumPyro:
     xp = jnp
 
     def __init__(self) -> None:
-        self.plates = PlateNames()
+        self.names = Names()
 
     def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> Any:
-        return numpyro.sample(name, distribution, infer={} if init is None else {"init": init})
+        return numpyro.sample(self.names.site(name), distribution, infer={} if init is None else {"init": init})
 
     def plate(self, name: str, size: int) -> AbstractContextManager:
-        return numpyro.plate(self.plates.next(name), size)
+        return numpyro.plate(self.names.plate(name), size)
 
     def deterministic(self, name: str, value: Any, dims: Sequence[str] = ()) -> Any:
         return numpyro.deterministic(name, value)
@@ -70,11 +70,11 @@ class Program:
         self.model, self.pool = model, pool
         # Programs of equal keys do the same, so that what was compiled for one serves the other.
         self.key = (_hashable(model), pool.cluster.tobytes(), pool.cluster_names)
-        names, shapes = PlateNames(), {}
+        names, shapes = Names(), {}
 
         def begin() -> tuple[dict[str, Any], dict[str, Any]]:
             ppl = NumPyro()
-            ppl.plates = names
+            ppl.names = names
             _, sites = self._trace(handlers.substitute, ppl, substitute_fn=_start)
             shapes.update({name: dims_of(site, names) for name, site in sites.items()})
             supports = {name: site["fn"].support for name, site in sites.items()}

@@ -25,7 +25,7 @@ from promptdyn.kernels.torch import log_marginal
 from promptdyn.models.base import Chain, Dynamics, Params, Pool
 from promptdyn.ppl.fixed import chain_at
 from promptdyn.ppl.observed import Groups
-from promptdyn.ppl.sites import EDGE, PlateNames, check_sites, dims_of, start_of
+from promptdyn.ppl.sites import EDGE, Names, check_sites, dims_of, start_of
 
 __all__ = ["GroupCounts", "Program", "Pyro", "double", "run", "seeded"]
 
@@ -56,14 +56,14 @@ class Pyro:
     xp = array_api_compat.torch
 
     def __init__(self) -> None:
-        self.plates = PlateNames()
+        self.names = Names()
 
     def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> Tensor:
         infer: Any = {} if init is None else {"init": init}
-        return pyro.sample(name, distribution, infer=infer)
+        return pyro.sample(self.names.site(name), distribution, infer=infer)
 
     def plate(self, name: str, size: int) -> AbstractContextManager:
-        return pyro.plate(self.plates.next(name), size)
+        return pyro.plate(self.names.plate(name), size)
 
     def deterministic(self, name: str, value: Tensor, dims: Sequence[str] = ()) -> Tensor:
         return pyro.deterministic(name, value)
@@ -103,7 +103,7 @@ class Program:
         self._supports = {name: site["fn"].support for name, site in sites.items()}
         values = {name: site["value"] for name, site in sites.items()}
         self.start: Params = check_sites(model.name, values, self._supports)
-        self.dims = {name: dims_of(site, ppl.plates) for name, site in sites.items()}
+        self.dims = {name: dims_of(site, ppl.names) for name, site in sites.items()}
         chain = chain_at(model, self.start, pool)
         self.axis, self.places = chain.axis, chain.places(pool)
         self.num_states = int(chain.initial.shape[1])

@@ -1,4 +1,4 @@
-"""What both backends do alike about a program's sites: names of plates, and checks of where fitting starts."""
+"""What both backends do alike about a program's sites: their names, and checks of where fitting starts."""
 
 from __future__ import annotations
 
@@ -10,35 +10,47 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 
-__all__ = ["EDGE", "PlateNames", "check_sites", "dims_of", "start_of"]
+__all__ = ["EDGE", "Names", "check_sites", "dims_of", "start_of"]
 
 # How far from its edges, which have no image, a simplex is kept where it is mapped to real numbers.
 EDGE = 1e-12
 
 
-class PlateNames:
-    """A name of its own for each plate of a run, "cluster", "cluster_2", ..., as both backends want it."""
+class Names:
+    """The names of a run's sites and plates."""
 
     def __init__(self) -> None:
         self._times: dict[str, int] = {}
+        self._sites: set[str] = set()
         self.given: dict[str, str] = {}
         """What the program called each plate."""
 
-    def next(self, name: str) -> str:
+    def site(self, name: str) -> str:
+        """The name; InputError where a plate has it: draws and their axes could not be told apart."""
+        self._sites.add(name)
+        return self._one_kind(name)
+
+    def plate(self, name: str) -> str:
+        """A name of its own for each plate, "cluster", "cluster_2", ..., as both backends want it."""
         times = self._times[name] = self._times.get(name, 0) + 1
         unique = name if times == 1 else f"{name}_{times}"
         self.given[unique] = name
-        return unique
+        return self._one_kind(unique)
+
+    def _one_kind(self, name: str) -> str:
+        if name in self._sites and name in self.given:
+            raise InputError(f"{name!r} names a plate and a site of the program: give one of them another name")
+        return name
 
 
-def dims_of(site: dict[str, Any], plates: PlateNames) -> tuple[str, ...]:
+def dims_of(site: dict[str, Any], names: Names) -> tuple[str, ...]:
     """Names of a traced site's axes: those of its plates, and "" for axes that have none."""
-    names = [""] * len(site["fn"].shape())
+    axes = [""] * len(site["fn"].shape())
     events = len(site["fn"].event_shape)
     for frame in site["cond_indep_stack"]:
         if frame.dim is not None:
-            names[frame.dim - events] = plates.given.get(frame.name, frame.name)
-    return tuple(names)
+            axes[frame.dim - events] = names.given.get(frame.name, frame.name)
+    return tuple(axes)
 
 
 def start_of(site: dict[str, Any]) -> Any:

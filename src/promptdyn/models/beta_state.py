@@ -1,0 +1,174 @@
+"""A continuous success rate that drifts, diffuses and seldom jumps, on a grid.
+
+The state of a prompt is x, the logit of its success rate, on a grid of `num_states` points from -7 to 7, and one of
+`num_speeds` speeds l, at which it moves. A group of n rollouts shows k | x ~ Binomial(n, sigmoid x). In a step x moves
+as a birth-death process whose log rate r and log odds d of up against down are
+
+    idle                    r = a0 + a1 |x|/3 + a2 x/3 + log speed_l     d = b0 + b_c + b1 x/3 + b2 tanh x
+    trained, 0 < k < n      r = c0 + c1 log speed_l                      d = e0 + b_c + e1 x/3
+    trained, k = 0 or n     r = f0 + f1 log speed_l                      d = g0 + g1 x/3
+
+with the move of a training step, if there was one, before the idle one; c is the prompt's cluster. Groups without
+variance have no gradient, so their prompts only age and their move is another. With chance eps the idle step jumps to
+where the pool began; l seldom switches. Kernels are matrix exponentials of the generator, made by squaring.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from promptdyn.errors import InputError
+from promptdyn.models import emissions
+from promptdyn.models.base import PPL, Chain, Pool
+
+__all__ = ["BetaState"]
+
+# Logits of the outermost success rates: 0.0009 and 0.9991.
+REACH = 7.0
+# Most moves up, and most down, that a step makes in the mean on the default grid: what keeps the exponential stable.
+MAX_RATE = 3.0
+# The slowest and the fastest speed, as factors of the idle rate.
+SPEEDS = (0.1, 8.0)
+# Share of the initial belief that is even over the grid, so that no count surprises without end.
+EVEN = 0.01
+
+
+@dataclass(frozen=True)
+class BetaState:
+    """Continuous success rate on a grid: drift, diffusion and jumps by exposure and cluster.
+
+    Sites, all real numbers with normal priors. In the plate `cluster`: `level` and `log_spread_by_cluster` of where
+    logits begin, `drift_by_cluster`, and `fast_by_cluster` of how many begin fast. For all: `log_spread`, `fast`,
+    `jump` (logit of eps), `switch` (logit per speed), `idle_rate` and `idle_rate_far`, `idle_rate_tilt` (a0 to a2),
+    `idle_drift`, `idle_drift_tilt`, `idle_drift_side` (b0 to b2), `partly_rate`, `partly_rate_speed`, `partly_drift`,
+    `partly_drift_tilt` (c, e), `settled_rate`, `settled_rate_speed`, `settled_drift`, `settled_drift_tilt` (f, g).
+    Without several speeds there are no sites of speed.
+
+    Its chain has `num_speeds * num_states` states, speed by speed. `fit` takes a mode by gradient ("map") by default.
+
+    Attributes:
+        num_states: points of the grid, at least 3; default 25.
+        num_speeds: kinds of prompts that move at speeds of their own, spaced evenly by ratio; default 2, 1 for none.
+        cluster: column(s) of the history whose levels begin and drift differently. Default "auto": all label columns
+            of the history, crossed; None: one set for the whole pool.
+
+    Raises:
+        InputError: a setting is out of range, naming it.
+    """
+
+    num_states: int = 25
+    num_speeds: int = 2
+    cluster: str | tuple[str, ...] | None = "auto"
+
+    name = "beta"
+    fitted_by = "map"
+
+    def __post_init__(self) -> None:
+        for setting, least in (("num_states", 3), ("num_speeds", 1)):
+            value = getattr(self, setting)
+            if not isinstance(value, Integral) or value < least:
+                raise InputError(f"BetaState: {setting}={value} must be a whole number, at least {least}")
+
+    def program(self, ppl: PPL, pool: Pool) -> Chain:
+        """The generative model."""
+        dist, xp = ppl.dist, ppl.xp
+        grid = np.linspace(-REACH, REACH, self.num_states)
+        x, far, tilt = (xp.asarray(part) for part in (grid, np.abs(grid) / 3.0, grid / 3.0))
+        several = self.num_speeds > 1
+        speeds = np.geomspace(*SPEEDS, self.num_speeds) if several else np.ones(1)
+        log_speed = xp.asarray(np.log(speeds)[:, None, None])  # (speed cluster x), as all below
+
+        def real(name: str, mean: float, scale: float) -> Any:
+            return ppl.sample(name, dist.Normal(mean, scale))
+
+        with ppl.plate("cluster", pool.num_clusters):
+            level = real("level", 0.0, 5.0)
+            log_spread = real("log_spread_by_cluster", 0.0, 0.4)
+            drift = real("drift_by_cluster", 0.0, 0.5)[:, None]
+            fast = real("fast_by_cluster", 0.0, 1.0) if several else None
+        log_spread = log_spread + real("log_spread", 0.3, 0.5)
+        begin = (1.0 - EVEN) * _normal(xp, (x - level[:, None]) / xp.exp(log_spread)[:, None]) + EVEN / len(grid)
+
+        idle = _moves(
+            xp,
+            real("idle_rate", -3.0, 2.0)
+            + real("idle_rate_far", 0.0, 1.0) * far
+            + real("idle_rate_tilt", 0.0, 1.0) * tilt
+            + log_speed,
+            real("idle_drift", 0.0, 1.0)
+            + drift
+            + real("idle_drift_tilt", 0.0, 1.0) * tilt
+            + real("idle_drift_side", 0.0, 1.0) * xp.tanh(x),
+        )
+        jump = _sigmoid(xp, real("jump", -6.0, 1.5))
+        idle = (1.0 - jump) * idle + jump * xp.mean(begin, axis=0)
+
+        def trained(when: str, rate: tuple[float, float], drift: Any) -> Any:
+            """An informative group moves a prompt in its own way, and then the prompt idles."""
+            log_rate = real(f"{when}_rate", *rate)
+            if several:
+                log_rate = log_rate + real(f"{when}_rate_speed", 0.0, 1.0) * log_speed
+            odds = real(f"{when}_drift", 0.0, 1.0) + drift + real(f"{when}_drift_tilt", 0.0, 1.0) * tilt
+            return _moves(xp, log_rate, odds) @ idle
+
+        steps = [idle, trained("partly", (-2.0, 2.0), drift), trained("settled", (-2.5, 1.5), 0.0)]
+        rates = _sigmoid(xp, x)
+        if several:
+            leaning = xp.asarray(np.linspace(0.0, 1.0, self.num_speeds))
+            chances = xp.exp((real("fast", 0.0, 1.0) + fast)[:, None] * leaning)
+            chances = chances / xp.sum(chances, axis=-1)[:, None]
+            begin = xp.reshape(chances[:, :, None] * begin[:, None], (pool.num_clusters, -1))
+            with ppl.plate("speed", self.num_speeds):
+                leave = _sigmoid(xp, real("switch", -4.0, 1.5))[:, None]
+            others = xp.asarray((1.0 - np.eye(self.num_speeds)) / (self.num_speeds - 1))
+            switch = (1.0 - leave) * xp.asarray(np.eye(self.num_speeds)) + leave * others
+            steps = [_side_by_side(xp, switch, step) for step in steps]
+            rates = xp.concat([rates] * self.num_speeds)
+        else:
+            steps = [step[0] for step in steps]
+        return Chain(begin, xp.stack(steps), emissions.Binomial(ppl.deterministic("success_rates", rates, ("state",))))
+
+
+def _sigmoid(xp: Any, x: Any) -> Any:
+    return 1.0 / (1.0 + xp.exp(-x))
+
+
+def _normal(xp: Any, z: Any) -> Any:
+    """(cluster x) a normal density on the grid, as probabilities."""
+    log_density = -0.5 * z**2
+    density = xp.exp(log_density - xp.max(log_density, axis=-1, keepdims=True))
+    return density / xp.sum(density, axis=-1, keepdims=True)
+
+
+def _moves(xp: Any, log_rate: Any, log_odds: Any) -> Any:
+    """(speed cluster x) log rates and log odds of up against down -> (speed cluster x x) chances of a step's moves.
+
+    They are told for the default grid: on another rates and odds are such that x drifts and diffuses alike.
+    """
+    num_states = log_odds.shape[-1]
+    finer = (num_states - 1) / (BetaState.num_states - 1)
+    up, down = (
+        finer**2 * xp.clip(xp.exp(log_rate + sign * log_odds / finer), None, MAX_RATE)[..., None]
+        for sign in (0.5, -0.5)
+    )
+    above, below = np.eye(num_states, k=1), np.eye(num_states, k=-1)
+    generator = up * xp.asarray(above - np.diag(above.sum(axis=1)))
+    generator = generator + down * xp.asarray(below - np.diag(below.sum(axis=1)))
+    # exp(Q) = (I + Q / 2^j)^(2^j), whose rows are probabilities where rates are below 2^j.
+    doublings = 6 + max(int(np.ceil(2.0 * np.log2(finer))), 0)
+    moved = xp.asarray(np.eye(num_states)) + generator / 2**doublings
+    for _ in range(doublings):
+        moved = moved @ moved
+    return moved
+
+
+def _side_by_side(xp: Any, switch: Any, step: Any) -> Any:
+    """(speed speed) chances to switch, (speed cluster x x) moves -> (cluster (speed x) (speed x)) both at once."""
+    num_speeds, num_clusters, num_states, _ = step.shape
+    joined = switch[:, :, None, None, None] * step[:, None]  # (speed speed cluster x x)
+    size = num_speeds * num_states
+    return xp.reshape(xp.permute_dims(joined, (2, 0, 3, 1, 4)), (num_clusters, size, size))
