@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.timing import timed
 from promptdyn.models import DPS, BetaBernoulli, emissions
-from promptdyn.online import FrozenChain, OnlineFilter
+from promptdyn.online import DiscountedBeta, FrozenChain, OnlineFilter
 from promptdyn.selection import Selector
 
 NUM_PROMPTS, BATCH, NUM_GENERATIONS = 1_000_000, 1_024, 8
@@ -35,6 +35,8 @@ def run() -> list[dict[str, object]]:
         "MoPPS": BetaBernoulli(),
         "fixed HMM, 3 states": frozen(3),
         "fixed HMM, 8 states": frozen(8),
+        "grid of 50 states": frozen(50),
+        "the same by its moments": DiscountedBeta(frozen(50)),
     }.items():
         selector = Selector(OnlineFilter(model, ids), num_generations=NUM_GENERATIONS)
         selector.online.step(ids, rng.integers(0, NUM_GENERATIONS + 1, NUM_PROMPTS), NUM_GENERATIONS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.linalg import expm
-from scipy.special import expit
+from scipy.special import digamma, expit, polygamma
 from scipy.stats import binom, norm
 
 import promptdyn
@@ -11,7 +11,8 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import MODELS, BetaState, Pool
 from promptdyn.models.base import with_clusters
-from promptdyn.online import FrozenChain, OnlineFilter
+from promptdyn.online import DiscountedBeta, FrozenChain, OnlineFilter
+from promptdyn.online.beta import _beta_of as moment_betas
 from promptdyn.ppl import chain_at
 
 POOL = Pool(np.zeros(3, np.int32), ("all",))
@@ -157,8 +158,68 @@ def test_a_fit_is_saved_loaded_and_filtered(tmp_path):
     for online in (before, after):
         online.step(["p1", "p7"], [3, 8], 8)
     np.testing.assert_array_equal(after.informative(8), before.informative(8))
+    fast = loaded.online(list(history.prompt_ids), history.labels("task"), exact=False)
+    assert fast.informative(8).shape == (64,)
+    with pytest.raises(InputError, match="num_draws=2 with exact=False"):
+        loaded.online(["p1"], ["0"], num_draws=2, exact=False)
     assert MODELS.parse_one("beta:cluster=task+difficulty").cluster == ("task", "difficulty")
     assert MODELS.parse_one("beta:cluster=none").cluster is None
+
+
+def test_betas_have_the_moments_that_they_are_made_of():
+    rng = np.random.default_rng(0)
+    mean, variance = rng.uniform(-7, 7, 500), np.exp(rng.uniform(-6, 3, 500))
+    alpha, beta = moment_betas(mean, variance)
+    np.testing.assert_allclose(digamma(alpha) - digamma(beta), mean, atol=0.01)
+    np.testing.assert_allclose(polygamma(1, alpha) + polygamma(1, beta), variance, rtol=0.01)
+
+
+def test_the_discounted_filter_absorbs_counts_exactly():
+    """Where nothing moves it is the conjugate update, group after group."""
+    model = BetaState(num_states=97, num_speeds=1, cluster=None)
+    chain = chain_at(model, PLAIN, POOL)
+    online = OnlineFilter(
+        DiscountedBeta(FrozenChain("beta", chain.initial, chain.transition, chain.emission.log_prob)), ["p"]
+    )
+    alpha, beta = moment_betas(online._state.mean, online._state.variance)
+    for k in (3, 8, 5, 0):
+        online.step(["p"], [k], 8)
+    np.testing.assert_allclose(online.success_rate(), (alpha + 16) / (alpha + beta + 32), rtol=1e-3)
+
+
+def test_the_discounted_filter_agrees_with_the_exact_one():
+    params = {
+        **PLAIN,
+        **{"level": [-1.0], "log_spread": 0.4, "idle_rate": -2.0, "idle_drift": 0.1},
+        **{"partly_rate": -1.0, "partly_drift": 1.0, "settled_rate": -2.5},
+    }
+    num_prompts, num_steps = 300, 40
+    chain = chain_at(BetaState(num_speeds=1, cluster=None), params, POOL)
+    exact = FrozenChain("beta", chain.initial, chain.transition, chain.emission.log_prob)
+    ids = [f"p{i}" for i in range(num_prompts)]
+    filters = OnlineFilter(exact, ids), OnlineFilter(DiscountedBeta(exact), ids)
+    rng = np.random.default_rng(1)
+    state = rng.choice(25, num_prompts, p=chain.initial[0])
+    for _ in range(num_steps):
+        rows = np.flatnonzero(rng.random(num_prompts) < 0.3)
+        k = rng.binomial(8, exact.rates[state[rows]])
+        for online in filters:
+            online.step([ids[row] for row in rows], k, 8)
+        exposure = np.zeros(num_prompts, int)
+        exposure[rows] = np.where((k > 0) & (k < 8), 1, 2)
+        state = np.array([rng.choice(25, p=chain.transition[e, 0, z]) for e, z in zip(exposure, state, strict=True)])
+    (informative, rates), (near, rates_near) = ((each.informative(8), each.success_rate()) for each in filters)
+    assert np.abs(near - informative).mean() < 0.02
+    assert np.abs(near - informative).max() < 0.15
+    assert np.abs(rates_near - rates).mean() < 0.01
+    assert np.corrcoef(near, informative)[0, 1] > 0.99
+    assert filters[1].nbytes < filters[0].nbytes / 10
+    saved = filters[1].state_dict()
+    again = OnlineFilter(DiscountedBeta(exact), ids)
+    again.load_state_dict(saved)
+    np.testing.assert_array_equal(again.outcome(8), filters[1].outcome(8))
+    with pytest.raises(InputError, match="saved by model"):
+        filters[0].load_state_dict(saved)
 
 
 @pytest.mark.parametrize(

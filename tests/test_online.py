@@ -1,6 +1,7 @@
 """The online filter's contract, for every model: what it forecasts, refuses, saves and restores."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -11,8 +12,9 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.inference import Fit
 from promptdyn.kernels import jax as kernels
-from promptdyn.models import DPS, MODELS, BetaBernoulli, DiscreteHMM, Dynamics, emissions
-from promptdyn.online import FrozenChain, OnlineFilter
+from promptdyn.models import DPS, MODELS, BetaBernoulli, DiscreteHMM, Dynamics, Pool, emissions
+from promptdyn.online import DiscountedBeta, FrozenChain, OnlineFilter
+from promptdyn.ppl import load_backend
 
 IDS = ["a", "b", "c", "d", "e", "f"]
 LABELS = ["x", "y", "x", "y", "x", "y"]
@@ -32,8 +34,12 @@ def frozen(model: DiscreteHMM, cluster_names=("all",), seed=0) -> FrozenChain:
 
 
 def ready(model):
-    """A registered model as something that filters."""
-    return frozen(model) if isinstance(model, Dynamics) else model
+    """A registered model as something that filters, its parameters drawn from the prior."""
+    if not isinstance(model, Dynamics):
+        return model
+    plain = replace(model, cluster=None)
+    drawn = load_backend("pyro").Program(plain, Pool(np.zeros(1, np.int32), ("all",))).prior(1, seed=0)
+    return Fit(plain, {name: value[0] for name, value in drawn.items()}, ("all",)).frozen()
 
 
 FILTERS = {
@@ -44,6 +50,7 @@ FILTERS = {
     "hmm with clusters": frozen(DiscreteHMM(num_states=5, cluster="family"), ("x", "y")),
     "hmm with two exposures": frozen(DiscreteHMM(num_states=3, num_exposures=2, emission="beta_binomial")),
     "ternary hmm": frozen(DiscreteHMM(num_states=3, emission="ternary", noise=0.1)),
+    "by moments": DiscountedBeta(frozen(DiscreteHMM(num_states=4, cluster="family"), ("x", "y"))),
 }
 
 

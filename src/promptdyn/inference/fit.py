@@ -24,7 +24,7 @@ from promptdyn.inference.nuts import NUTS
 from promptdyn.inference.svi import SVI
 from promptdyn.models import MODELS
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of, with_clusters
-from promptdyn.online import FrozenChain, FrozenMixture, OnlineFilter
+from promptdyn.online import DiscountedBeta, FrozenChain, FrozenMixture, OnlineFilter
 from promptdyn.ppl import chain_at, load_backend
 from promptdyn.registry import Registry, describe
 from promptdyn.storage import read_state, write_state
@@ -80,9 +80,13 @@ class Fit:
         return f"Fit({self.model!r}, {self.method['name']}, {self.num_observed} groups, {self.verdict})"
 
     def online(
-        self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None, num_draws: int = 0
+        self,
+        prompt_ids: Sequence[str],
+        clusters: Sequence[str | None] | None = None,
+        num_draws: int = 0,
+        exact: bool = True,
     ) -> OnlineFilter:
-        """Exact online filter with the fitted parameters.
+        """Online filter with the fitted parameters.
 
         Args:
             prompt_ids: (prompt,) unique ids; where chains are each prompt's own, prompts of the fit.
@@ -90,11 +94,17 @@ class Fit:
                 needed only by a model with clusters.
             num_draws: 0 (default) filters at `params`, more a mixture over so many of the posterior's draws, so that
                 forecasts know how unsure the parameters are; at as many times the cost.
+            exact: True (default), or False for a Beta per prompt that follows the chain by its moments
+                (`promptdyn.online.DiscountedBeta`): two numbers a prompt instead of one per state.
 
         Raises:
-            InputError: empty pool, repeated id, a cluster or prompt not in the fit, or more draws than it has.
+            InputError: empty pool, repeated id, a cluster or prompt not in the fit, more draws than it has, or draws
+                that are to be filtered by moments.
         """
-        return OnlineFilter(self.frozen(num_draws), prompt_ids, prompt_ids if self.prompt_ids else clusters)
+        if num_draws and not exact:
+            raise InputError(f"num_draws={num_draws} with exact=False: a mixture over draws is filtered exactly only")
+        model = self.frozen(num_draws) if exact else DiscountedBeta(self._frozen(self.params))
+        return OnlineFilter(model, prompt_ids, prompt_ids if self.prompt_ids else clusters)
 
     @property
     def _pool(self) -> Pool:

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.models.base import Conjugate, check_decay
+from promptdyn.online import BetaForecasts
 
 __all__ = ["BetaBernoulli", "BetaCounts"]
-
-NUM_BINS = 10
 
 
 class BetaCounts(NamedTuple):
@@ -33,7 +32,7 @@ class BetaCounts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BetaBernoulli(Conjugate):
+class BetaBernoulli(BetaForecasts, Conjugate):
     """Discounted Beta-Bernoulli model of MoPPS.
 
     Attributes:
@@ -85,40 +84,3 @@ class BetaBernoulli(Conjugate):
         state.alpha[rows] = old * state.alpha[rows] + new * self.prior_alpha + num_successes
         state.beta[rows] = old * state.beta[rows] + new * self.prior_beta + (num_rollouts - num_successes)
         return state
-
-    def belief(self, state: BetaCounts) -> NDArray[np.float64]:
-        """(bin prompt): posterior mass of the success rate in ten equal bins of [0, 1]."""
-        from scipy.special import betainc
-
-        edges = np.linspace(0.0, 1.0, NUM_BINS + 1)[:, None]
-        return np.diff(betainc(state.alpha, state.beta, edges), axis=0)
-
-    def outcome(self, state: BetaCounts, num_rollouts: int | NDArray) -> NDArray[np.float64]:
-        """(outcome prompt): beta-binomial chances of k = 0, 0 < k < n, k = n."""
-        none = _all_of(state.beta, state.alpha, num_rollouts)
-        every = _all_of(state.alpha, state.beta, num_rollouts)
-        return np.stack([none, np.maximum(1.0 - none - every, 0.0), every])
-
-    def informative(
-        self, state: BetaCounts, num_rollouts: int | NDArray, rng: np.random.Generator | None = None
-    ) -> NDArray[np.float64]:
-        """(prompt,) E[1 - r^n - (1 - r)^n]; given `rng`, that of one Thompson draw of r per prompt."""
-        if rng is None:
-            return self.outcome(state, num_rollouts)[1]
-        rate = rng.beta(state.alpha, state.beta)
-        return 1.0 - rate**num_rollouts - (1.0 - rate) ** num_rollouts
-
-    def success_rate(self, state: BetaCounts, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-        """(prompt,) posterior mean of r; given `rng`, one draw."""
-        if rng is None:
-            return state.alpha / (state.alpha + state.beta)
-        return rng.beta(state.alpha, state.beta)
-
-
-def _all_of(alpha: NDArray, beta: NDArray, num_rollouts: int | NDArray) -> NDArray[np.float64]:
-    """(prompt,) E[r^n] under Beta(alpha, beta): the product of (alpha + i) / (alpha + beta + i) for i < n."""
-    n = np.broadcast_to(num_rollouts, alpha.shape)
-    chance = np.ones_like(alpha)
-    for i in range(int(n.max(initial=0))):
-        chance *= np.where(i < n, (alpha + i) / (alpha + beta + i), 1.0)
-    return chance

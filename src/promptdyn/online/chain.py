@@ -33,6 +33,9 @@ class FrozenChain:
         log_emission: (group, 2) num_rollouts and num_successes -> (state group) log-probabilities.
         cluster_names: (cluster,) labels in the order of the cluster axis; None where prompts need no label.
         identity: JSON-able, what tells this chain from others: a saved state is only loaded back into an equal one.
+
+    Attributes:
+        rates: (state,) chance that a rollout succeeds.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class FrozenChain:
         self.initial, self.transition, self.log_emission = initial, transition, log_emission
         self.cluster_names = None if cluster_names is None else tuple(cluster_names)
         self._identity = dict(identity or {"name": name})
-        self._rates = np.exp(log_emission(np.array([[1, 1]])))[:, 0]
+        self.rates = np.exp(log_emission(np.array([[1, 1]])))[:, 0]
         self._code = {label: code for code, label in enumerate(self.cluster_names or ())}
 
     def describe(self) -> dict[str, Any]:
@@ -171,8 +174,8 @@ class FrozenChain:
     def success_rate(self, state: FrozenState, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
         """(prompt,) forecast success rate; given `rng`, that of a state drawn from the belief."""
         if rng is None:
-            return _product(self._rates[None], state.belief)[0]
-        return self._rates[_draw(state.belief, rng)]
+            return _product(self.rates[None], state.belief)[0]
+        return self.rates[_draw(state.belief, rng)]
 
 
 def _blocks(belief: NDArray, num_rows: int) -> Iterator[slice]:
