@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from promptdyn.history import RewardHistory
-from promptdyn.models import BetaState, Chain, DiscreteHMM, emissions
+from promptdyn.models import BetaState, Chain, DiscreteHMM, HierarchicalHMM, emissions
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ CONFIGS = {
     "hmm with clusters": DiscreteHMM(num_states=2, cluster="family", num_exposures=2),
     "beta-binomial hmm": DiscreteHMM(num_states=3, emission="beta_binomial", cluster=("family",)),
     "ternary hmm": DiscreteHMM(num_states=3, emission="ternary", noise=0.1),
+    "hierarchical hmm": HierarchicalHMM(num_states=2, cluster="family", num_exposures=2),
+    "latent kinds": HierarchicalHMM(num_states=2, num_kinds=2, cluster="family", num_exposures=1),
     "beta": BetaState(num_states=5, num_speeds=1, cluster=None),
     "beta with speeds and clusters": BetaState(num_states=4, cluster="family"),
     "own program": TwoState(),

@@ -42,7 +42,8 @@ def test_moves_are_exponentials_of_the_generator():
         for i in range(25):
             for j, sign in ((i + 1, 0.5), (i - 1, -0.5)):
                 if 0 <= j < 25:
-                    generator[i, j] = min(np.exp(log_rate[i] + sign * log_odds[i]), 3.0)
+                    rate = np.exp(log_rate[i] + sign * log_odds[i])
+                    generator[i, j] = rate / (1 + rate / 3.0)
         return expm(generator - np.diag(generator.sum(axis=1)))
 
     chain = chain_at(BetaState(num_speeds=1, cluster=None), params, POOL)
@@ -106,7 +107,8 @@ def test_the_grid_integrates_over_continuous_success_rates(variance):
         first = first @ to * width
     expected = np.log((first * binom.pmf(6, 8, expit(fine))).sum() * width)
 
-    rate = np.log(variance / (2 * STEP**2)) if variance else STILL
+    moves = variance / (2 * STEP**2)
+    rate = np.log(moves / (1 - moves / 3)) if variance else STILL
     for num_states, tolerance in ((25, 0.02), (97, 0.003)):
         model = BetaState(num_states=num_states, num_speeds=1, cluster=None)
         found = evidence(model, {**PLAIN, "idle_rate": rate}, {0: 2, 4: 6}, trained=False)

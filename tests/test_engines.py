@@ -18,6 +18,7 @@ from promptdyn.history import RewardHistory
 from promptdyn.inference import EM, MAP, NUTS, SVI
 from promptdyn.inference import numpyro as jax_engines
 from promptdyn.inference.engine import load_density
+from promptdyn.models import HierarchicalHMM
 from promptdyn.models.base import cluster_of
 from promptdyn.ppl import BACKENDS
 
@@ -81,8 +82,8 @@ def test_expected_counts_agree_between_backends(model):
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_em_climbs_and_map_reaches_its_mode_in_both_backends(model):
     tight = {"tolerance": 1e-8, "max_iterations": 2000}
-    # Expected counts agree between backends (above), so EM in one of them tells of both.
-    fits = {"em": promptdyn.fit(model, HISTORY, **tight)}
+    # Expected counts agree between backends, so EM in one of them tells of both; empirical Bayes goes elsewhere.
+    fits = {} if isinstance(model, HierarchicalHMM) else {"em": promptdyn.fit(model, HISTORY, "em", **tight)}
     for backend in BACKENDS:
         fits[backend] = promptdyn.fit(model, HISTORY, "map", backend=backend, **tight)
     for fit in fits.values():

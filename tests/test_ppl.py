@@ -98,8 +98,8 @@ def test_log_densities_agree(model):
         from numpyro.contrib.funsor import enum
         from numpyro.contrib.funsor import log_density as enumerated_density
 
-        # Left of the three axes that plates take.
-        enumerated = enum(program(model, HISTORY, enumerated=True), first_available_dim=-4)
+        # Left of the four axes that plates take.
+        enumerated = enum(program(model, HISTORY, enumerated=True), first_available_dim=-5)
         summed, _ = enumerated_density(enumerated, (), {}, params)
         np.testing.assert_allclose(summed, truth, rtol=1e-9)
 
@@ -108,7 +108,7 @@ def test_log_densities_agree(model):
     np.testing.assert_allclose(trace.log_prob_sum().item(), truth, rtol=1e-9)
 
     enumerated = poutine.condition(program(model, HISTORY, backend="pyro", enumerated=True), given)
-    loss = pyro.infer.TraceEnum_ELBO(max_plate_nesting=3).loss(enumerated, lambda: None)
+    loss = pyro.infer.TraceEnum_ELBO(max_plate_nesting=4).loss(enumerated, lambda: None)
     np.testing.assert_allclose(-loss, truth, rtol=1e-9)
 
 

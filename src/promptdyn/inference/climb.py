@@ -70,4 +70,5 @@ def climb(
         callback=after,
         options={"maxiter": max_iterations, "maxfun": 20 * max_iterations, "ftol": 1e-15, "gtol": 1e-6, "maxcor": 20},
     )
-    return Climbed(unravel(found.x), [first, *trace], len(trace) < max_iterations)
+    # 0: no slope is left; 99: `after` has stopped it. Otherwise it has run out of iterations or of steps that climb.
+    return Climbed(unravel(found.x), [first, *trace], found.status in (0, 99))

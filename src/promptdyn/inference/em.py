@@ -23,9 +23,10 @@ CLIMB = 30
 
 @dataclass(frozen=True)
 class EM:
-    """EM until the log joint gains less than `tolerance` per observed group.
+    """EM until the log joint changes by less than `tolerance` per observed group.
 
-    The trace is the log joint, log p(counts | sites) + log p(sites), before each update and after the last.
+    The trace is the log joint, log p(counts | sites) + log p(sites), before each update and after the last. It rises
+    unless a model's `maximise` is empirical Bayes, which goes by the likelihood of some sites with others summed out.
 
     Attributes:
         max_iterations: most parameter updates, at least 1; default 200.
@@ -55,7 +56,8 @@ class EM:
             trace.append(log_marginal + log_prior)
             report(len(trace) - 1, self.max_iterations, {"log joint": trace[-1]})
             gain = (trace[-1] - trace[-2]) / num_observed if len(trace) > 1 else np.inf
-            converged = gain < self.tolerance
+            # Empirical Bayes may lower the log joint on its way.
+            converged = abs(gain) < self.tolerance
             if converged or len(trace) > self.max_iterations:
                 break
             closed = model.maximise(statistics, params) if hasattr(model, "maximise") else {}

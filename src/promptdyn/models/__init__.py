@@ -6,6 +6,7 @@ from promptdyn.models.beta_bernoulli import BetaBernoulli
 from promptdyn.models.beta_state import BetaState
 from promptdyn.models.discrete_hmm import DiscreteHMM
 from promptdyn.models.dps import DPS
+from promptdyn.models.hierarchical_hmm import HierarchicalHMM
 from promptdyn.registry import Registry
 
 __all__ = [
@@ -18,10 +19,11 @@ __all__ = [
     "DiscreteHMM",
     "Dynamics",
     "Emission",
+    "HierarchicalHMM",
     "Params",
     "Pool",
     "Statistics",
     "emissions",
 ]
 
-MODELS = Registry("model", DPS, BetaBernoulli, DiscreteHMM, BetaState)
+MODELS = Registry("model", DPS, BetaBernoulli, DiscreteHMM, HierarchicalHMM, BetaState)

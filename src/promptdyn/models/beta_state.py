@@ -29,7 +29,7 @@ __all__ = ["BetaState"]
 
 # Logits of the outermost success rates: 0.0009 and 0.9991.
 REACH = 7.0
-# Most moves up, and most down, that a step makes in the mean on the default grid: what keeps the exponential stable.
+# Where rates up and down level off, in moves a step on the default grid: what keeps the exponential's series stable.
 MAX_RATE = 3.0
 # The slowest and the fastest speed, as factors of the idle rate.
 SPEEDS = (0.1, 8.0)
@@ -147,12 +147,13 @@ def _normal(xp: Any, z: Any) -> Any:
 def _moves(xp: Any, log_rate: Any, log_odds: Any) -> Any:
     """(speed cluster x) log rates and log odds of up against down -> (speed cluster x x) chances of a step's moves.
 
-    They are told for the default grid: on another rates and odds are such that x drifts and diffuses alike.
+    They are told for the default grid: on another rates and odds are such that x drifts and diffuses alike. A rate of r
+    is r / (1 + r / MAX_RATE).
     """
     num_states = log_odds.shape[-1]
     finer = (num_states - 1) / (BetaState.num_states - 1)
     up, down = (
-        finer**2 * xp.clip(xp.exp(log_rate + sign * log_odds / finer), None, MAX_RATE)[..., None]
+        finer**2 * (MAX_RATE * _sigmoid(xp, log_rate + sign * log_odds / finer - np.log(MAX_RATE)))[..., None]
         for sign in (0.5, -0.5)
     )
     above, below = np.eye(num_states, k=1), np.eye(num_states, k=-1)

@@ -90,7 +90,7 @@ def program(
         history: what was logged.
         backend: "numpyro" (default) or "pyro".
         observed: "all" rows (default), or only the "trained" ones.
-        enumerated: instead of the kernel, make each state a site `state_0`, `state_1`, ... marked for parallel
+        enumerated: instead of the kernel, make each state a site `latent_0`, `latent_1`, ... marked for parallel
             enumeration: the readable definition, for short histories. NumPyro enumerates with the package `funsor`.
 
     Returns:

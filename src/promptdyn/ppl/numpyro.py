@@ -43,16 +43,16 @@ class NumPyro:
         return numpyro.plate(self.names.plate(name), size)
 
     def deterministic(self, name: str, value: Any, dims: Sequence[str] = ()) -> Any:
-        return numpyro.deterministic(name, value)
+        return numpyro.deterministic(self.names.site(name), value)
 
     def observe(self, name: str, distribution: Any, value: NDArray) -> None:
-        numpyro.sample(name, distribution, obs=value)
+        numpyro.sample(self.names.site(name), distribution, obs=value)
 
     def enumerate(self, name: str, distribution: Any) -> Any:
-        return numpyro.sample(name, distribution, infer={"enumerate": "parallel"})
+        return numpyro.sample(self.names.site(name), distribution, infer={"enumerate": "parallel"})
 
     def factor(self, name: str, value: Any) -> None:
-        numpyro.factor(name, value)
+        numpyro.factor(self.names.site(name), value)
 
     def group_counts(self, chain: Chain, groups: Groups) -> GroupCounts:
         return GroupCounts(chain, groups)

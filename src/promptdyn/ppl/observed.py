@@ -39,7 +39,7 @@ def observed(ppl: Any, model: Dynamics, dense: DenseHistory) -> Chain:
 
 
 def enumerated(ppl: Any, model: Dynamics, dense: DenseHistory) -> Chain:
-    """The program, with the state of every prompt at step t a site `state_t` that the backend enumerates."""
+    """The program, with the state of every prompt at step t a site `latent_t` that the backend enumerates."""
     pool, xp = Pool.of(dense), ppl.xp
     chain = model.program(ppl, pool)
     num_exposures, num_moves = chain.transition.shape[:2]
@@ -52,7 +52,7 @@ def enumerated(ppl: Any, model: Dynamics, dense: DenseHistory) -> Chain:
     with ppl.plate("prompt", pool.num_prompts):
         chances = chain.initial[start]
         for t in range(len(dense.steps)):
-            state = ppl.enumerate(f"state_{t}", ppl.dist.Categorical(probs=chances))
+            state = ppl.enumerate(f"latent_{t}", ppl.dist.Categorical(probs=chances))
             ppl.factor(f"group_{t}", log_emission[state, symbols[t]])
             chances = chain.transition[exposure[t], move, state]
     return chain

@@ -66,16 +66,16 @@ class Pyro:
         return pyro.plate(self.names.plate(name), size)
 
     def deterministic(self, name: str, value: Tensor, dims: Sequence[str] = ()) -> Tensor:
-        return pyro.deterministic(name, value)
+        return pyro.deterministic(self.names.site(name), value)
 
     def observe(self, name: str, distribution: Any, value: NDArray) -> None:
-        pyro.sample(name, distribution, obs=torch.as_tensor(value))
+        pyro.sample(self.names.site(name), distribution, obs=torch.as_tensor(value))
 
     def enumerate(self, name: str, distribution: Any) -> Tensor:
-        return pyro.sample(name, distribution, infer={"enumerate": "parallel"})
+        return pyro.sample(self.names.site(name), distribution, infer={"enumerate": "parallel"})
 
     def factor(self, name: str, value: Tensor) -> None:
-        pyro.factor(name, value)
+        pyro.factor(self.names.site(name), value)
 
     def group_counts(self, chain: Chain, groups: Groups) -> GroupCounts:
         return GroupCounts(chain, groups)
