@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import engines, filtering, fitting, kernels, online
+from benchmarks import engines, filtering, fitting, kernels, models, online
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     console = Console()
     console.print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; medians")
     results = {}
-    for module in (filtering, kernels, fitting, engines, online):
+    for module in (filtering, kernels, fitting, engines, models, online):
         with console.status(module.__name__):
             rows = results[module.__name__.rpartition(".")[2]] = module.run()
         table = Table(*rows[0])

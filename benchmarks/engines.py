@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
+
+from benchmarks.timing import memory_before, peak_memory
 
 NUM_PROMPTS, NUM_STEPS = 100_000, 200
 JOBS = {
@@ -47,8 +48,7 @@ def _measure(method: str, backend: str, options: dict[str, float]) -> tuple[floa
     step, prompt = np.nonzero(rng.random((NUM_STEPS, NUM_PROMPTS), np.float32) < 0.2)
     rate = rng.beta(0.4, 0.4, NUM_PROMPTS)
     history = RewardHistory.from_columns(step, prompt.astype(str), np.full(len(step), 8), rng.binomial(8, rate[prompt]))
-    before = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # what is the peak counts from here
+    before = memory_before()
     marks: list[float] = []
     begun = time.perf_counter()
     fit(
@@ -60,10 +60,4 @@ def _measure(method: str, backend: str, options: dict[str, float]) -> tuple[floa
         **options,
     )
     done = time.perf_counter() - begun
-    return done, marks[0] - begun, before, _memory("VmHWM")
-
-
-def _memory(what: str) -> float:
-    """MB that this process has now (VmRSS) or has had (VmHWM), of Linux."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition(f"{what}:")[2].split()[0]) / 1024
+    return done, marks[0] - begun, before, peak_memory()

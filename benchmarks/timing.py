@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -21,3 +22,19 @@ def timed(function: Callable[[], object], repeats: int = 7) -> Timing:
         function()
         seconds.append(time.perf_counter() - start)
     return Timing(seconds[0], statistics.median(seconds[1:]))
+
+
+def memory_before() -> float:
+    """MB that this process holds; the peak counts from here. Of Linux."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    return _memory("VmRSS")
+
+
+def peak_memory() -> float:
+    """MB that this process has held at most since `memory_before`."""
+    return _memory("VmHWM")
+
+
+def _memory(what: str) -> float:
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition(f"{what}:")[2].split()[0]) / 1024

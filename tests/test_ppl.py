@@ -87,21 +87,12 @@ def test_starts_and_chains_are_the_same_in_every_interpreter(model):
     )
 
 
-@pytest.mark.filterwarnings("ignore")  # funsor's own
 def test_log_densities_agree(model):
     params = somewhere(model)
     truth = by_paths(model, params)
     with jax.enable_x64(True):
         density, _ = log_density(program(model, HISTORY), (), {}, params)
         np.testing.assert_allclose(density, truth, rtol=1e-9)
-
-        from numpyro.contrib.funsor import enum
-        from numpyro.contrib.funsor import log_density as enumerated_density
-
-        # Left of the four axes that plates take.
-        enumerated = enum(program(model, HISTORY, enumerated=True), first_available_dim=-5)
-        summed, _ = enumerated_density(enumerated, (), {}, params)
-        np.testing.assert_allclose(summed, truth, rtol=1e-9)
 
     given = {name: torch.as_tensor(value) for name, value in params.items()}
     trace = poutine.trace(poutine.condition(program(model, HISTORY, backend="pyro"), given)).get_trace()
@@ -110,6 +101,26 @@ def test_log_densities_agree(model):
     enumerated = poutine.condition(program(model, HISTORY, backend="pyro", enumerated=True), given)
     loss = pyro.infer.TraceEnum_ELBO(max_plate_nesting=4).loss(enumerated, lambda: None)
     np.testing.assert_allclose(-loss, truth, rtol=1e-9)
+
+
+BRIEF = ["hmm", "beta-binomial hmm", "hierarchical hmm", "own program with clusters", "a chain per prompt"]
+
+
+@pytest.mark.filterwarnings("ignore")  # funsor's own
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in BRIEF else pytest.mark.long) for name in PROGRAMS]
+)
+def test_numpyro_enumerates_to_the_same(name):
+    from numpyro.contrib.funsor import enum
+    from numpyro.contrib.funsor import log_density as enumerated_density
+
+    model = PROGRAMS[name]
+    params = somewhere(model)
+    with jax.enable_x64(True):
+        # Left of the four axes that plates take.
+        enumerated = enum(program(model, HISTORY, enumerated=True), first_available_dim=-5)
+        summed, _ = enumerated_density(enumerated, (), {}, params)
+        np.testing.assert_allclose(summed, by_paths(model, params), rtol=1e-9)
 
 
 def test_gradients_equal_finite_differences(model):

@@ -1,0 +1,48 @@
+"""Models fitted to the first 120 steps of the shared history, then forecasting the others: seconds, memory, scores."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+from benchmarks.timing import memory_before, peak_memory
+
+JOBS = (
+    ("hmm", "em"),
+    ("hierarchical", "em"),
+    ("hierarchical", "svi"),
+    ("beta", "map"),
+    ("hierarchical:num_states=3", "nuts"),
+)
+
+
+def run() -> list[dict[str, object]]:
+    rows = []
+    for job in JOBS:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows.append(pool.apply(_measure, job))
+    return rows
+
+
+def _measure(text: str, method: str) -> dict[str, object]:
+    import warnings
+
+    import promptdyn
+    from promptdyn.models import MODELS
+
+    warnings.simplefilter("ignore", promptdyn.ConvergenceWarning)
+    history = promptdyn.read_history("docs/data/arithmetic_grpo_history.parquet")
+    before = memory_before()
+    fit = promptdyn.fit(MODELS.parse_one(text), history.before(120), method, observed="trained")
+    peak = peak_memory() - before
+    (score,) = promptdyn.compare({text: fit}, history, fit_steps=120).scores
+    return {
+        "docs/data, 120 steps": text,
+        "method": method,
+        "s": round(fit.seconds, 1),
+        "memory taken MB": round(peak),
+        "log loss": round(score.log_loss, 4),
+        "AUROC": round(score.auroc, 4),
+        "precision": round(score.precision, 4),
+        "calibration": round(score.calibration_error, 4),
+        "verdict": fit.verdict,
+    }
