@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
 from promptdyn.history import RewardHistory
 from promptdyn.models import BetaState, Chain, DiscreteHMM, HierarchicalHMM, emissions
@@ -72,6 +73,18 @@ CONFIGS = {
     "own program": TwoState(),
     "own program with clusters": TwoState(cluster="family"),
 }
+
+
+# Plainer cases of others in the table.
+PLAINER = ("hmm without exposure", "beta", "own program")
+
+
+def in_brief(models, names=None):
+    """Models to parametrise by: the suite runs these names, by default all but the plainer; `long` runs all."""
+    kept = [name for name in models if name not in PLAINER] if names is None else names
+    return [
+        pytest.param(model, id=name, marks=[] if name in kept else pytest.mark.long) for name, model in models.items()
+    ]
 
 
 def small_history(seed: int = 0, num_prompts: int = 5, num_steps: int = 4) -> RewardHistory:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import promptdyn
+from promptdyn.cli import main
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.report import write_report
@@ -149,7 +150,7 @@ def test_import_fit_and_report_work_on_one_another(history_path, tmp_path):
         (["compare", "{history}", "--models", "bad.npz"], "bad.npz: not a promptdyn fit file"),
     ],
 )
-def test_bad_input_is_one_line_exit_code_2_and_no_file(history_path, tmp_path, arguments, message):
+def test_bad_input_is_one_line_exit_code_2_and_no_file(history_path, tmp_path, monkeypatch, capsys, arguments, message):
     header = "step,prompt_id,num_rollouts,num_successes\n"
     (tmp_path / "bad.csv").write_text(header + "0,a,8,3\n1,a,8,9\n")
     (tmp_path / "missing.csv").write_text("step,prompt_id\n0,a\n")
@@ -158,12 +159,16 @@ def test_bad_input_is_one_line_exit_code_2_and_no_file(history_path, tmp_path, a
     (tmp_path / "bad.npz").write_bytes(b"not a fit")
     (tmp_path / "folder").mkdir()
     before = set(tmp_path.iterdir())
-    done = promptdyn_command(*(argument.format(history=history_path) for argument in arguments), cwd=tmp_path)
-    assert done.returncode == 2
-    lines = [line for line in done.stderr.splitlines() if line.startswith("promptdyn: ")]
-    assert len(lines) == 1, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["promptdyn", *(argument.format(history=history_path) for argument in arguments)])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 2
+    told = capsys.readouterr().err
+    lines = [line for line in told.splitlines() if line.startswith("promptdyn: ")]
+    assert len(lines) == 1, told
     assert message in lines[0]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in told
     assert set(tmp_path.iterdir()) == before
 
 

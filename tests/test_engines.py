@@ -11,7 +11,7 @@ import torch
 from scipy.stats import beta
 
 import promptdyn
-from configs import CONFIGS, OneRate, OwnSpeed, small_history
+from configs import CONFIGS, OneRate, OwnSpeed, in_brief, small_history
 from promptdyn.errors import ConvergenceWarning, InputError
 from promptdyn.evaluation.forecast import walk
 from promptdyn.history import RewardHistory
@@ -44,7 +44,7 @@ def somewhere(made, seed=0):
     return {name: value + 0.3 * rng.standard_normal(value.shape) for name, value in start.items()}
 
 
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("model", in_brief(MODELS))
 def test_log_joint_and_gradient_agree_between_backends_and_with_finite_differences(model):
     ours, theirs = (density(model, SMALL, backend) for backend in BACKENDS)
     values = somewhere(ours)
@@ -59,7 +59,7 @@ def test_log_joint_and_gradient_agree_between_backends_and_with_finite_differenc
         assert np.sum(slope[name] * direction) == pytest.approx((ahead - behind) / (2 * step), rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("model", in_brief(MODELS))
 def test_expected_counts_agree_between_backends(model):
     ours, theirs = (density(model, SMALL, backend) for backend in BACKENDS)
     params = ours.constrain(somewhere(ours))
@@ -79,7 +79,7 @@ def test_expected_counts_agree_between_backends(model):
     assert ours.log_marginals(params).sum() == pytest.approx(log_marginal)
 
 
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("model", in_brief(MODELS))
 def test_em_climbs_and_map_reaches_its_mode_in_both_backends(model):
     tight = {"tolerance": 1e-8, "max_iterations": 2000}
     # Expected counts agree between backends, so EM in one of them tells of both; empirical Bayes goes elsewhere.
@@ -116,7 +116,7 @@ def test_the_same_seed_draws_the_same(engine, backend):
     np.testing.assert_array_equal(again, first)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.long)])
 def test_mini_batches_stand_for_the_whole_pool(backend):
     model = CONFIGS["own program with clusters"]
     whole, parts = (
@@ -306,7 +306,7 @@ def test_pyro_leaves_the_users_parameters_and_generator_alone():
 @pytest.mark.parametrize(
     ("backend", "guide"),
     [
-        ("numpyro", "AutoDelta"),
+        pytest.param("numpyro", "AutoDelta", marks=pytest.mark.long),
         ("numpyro", "AutoLowRankMultivariateNormal"),
         ("pyro", "AutoDelta"),
         ("pyro", "AutoMultivariateNormal"),

@@ -49,7 +49,7 @@ CASES = [
         (3, 5, "ternary"),
         (4, 1, "binomial"),
     ]
-    for num_exposures in (1, 2, 3)
+    for num_exposures in (1, 3)
     for num_clusters in (1, 3)
 ]
 # Above the number of states whose sums are unrolled.
@@ -88,8 +88,8 @@ def test_recursions_equal_the_sum_over_paths(case, seed):
     np.testing.assert_allclose(counts.emission, emission, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", [*CASES[2:4], *LARGE], ids=str)
-@pytest.mark.parametrize("num_lanes", [1, 2, 100])
+@pytest.mark.parametrize("case", [CASES[3], *LARGE], ids=str)
+@pytest.mark.parametrize("num_lanes", [1, 100])
 def test_packed_cells_say_what_all_steps_say(case, num_lanes, monkeypatch):
     markov, symbols, exposure, places = random_case(4, *case)
     num_steps, num_gaps = 30, 3
@@ -135,7 +135,7 @@ def test_packed_cells_say_what_all_steps_say(case, num_lanes, monkeypatch):
             np.testing.assert_allclose(slope, other, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("case", [CASES[3], CASES[9], CASES[14], LARGE[1]], ids=str)
+@pytest.mark.parametrize("case", [CASES[3], CASES[6], CASES[9], LARGE[1]], ids=str)
 def test_gradients_equal_finite_differences(case):
     markov, symbols, exposure, places = random_case(3, *case)
     sequences = Sequences.packed(symbols, exposure, places)

@@ -14,7 +14,7 @@ from numpyro.infer.util import log_density
 from pyro import poutine
 
 from brute_force import path_sums
-from configs import CONFIGS, OwnSpeed, small_history
+from configs import CONFIGS, OwnSpeed, in_brief, small_history
 from promptdyn.errors import InputError
 from promptdyn.models import DPS, Chain, DiscreteHMM, Pool, emissions
 from promptdyn.models.base import cluster_of
@@ -58,7 +58,7 @@ def by_paths(model, params) -> float:
     return total + log_prior(model, params)
 
 
-@pytest.fixture(params=PROGRAMS.values(), ids=PROGRAMS.keys())
+@pytest.fixture(params=in_brief(PROGRAMS))
 def model(request):
     return request.param
 
@@ -103,18 +103,16 @@ def test_log_densities_agree(model):
     np.testing.assert_allclose(-loss, truth, rtol=1e-9)
 
 
-BRIEF = ["hmm", "beta-binomial hmm", "hierarchical hmm", "own program with clusters", "a chain per prompt"]
+# What takes long.
+BRIEF = ["beta-binomial hmm", "hierarchical hmm", "own program with clusters", "a chain per prompt"]
 
 
 @pytest.mark.filterwarnings("ignore")  # funsor's own
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in BRIEF else pytest.mark.long) for name in PROGRAMS]
-)
-def test_numpyro_enumerates_to_the_same(name):
+@pytest.mark.parametrize("model", in_brief(PROGRAMS, BRIEF))
+def test_numpyro_enumerates_to_the_same(model):
     from numpyro.contrib.funsor import enum
     from numpyro.contrib.funsor import log_density as enumerated_density
 
-    model = PROGRAMS[name]
     params = somewhere(model)
     with jax.enable_x64(True):
         # Left of the four axes that plates take.
@@ -123,6 +121,7 @@ def test_numpyro_enumerates_to_the_same(name):
         np.testing.assert_allclose(summed, by_paths(model, params), rtol=1e-9)
 
 
+@pytest.mark.parametrize("model", in_brief(PROGRAMS, BRIEF))
 def test_gradients_equal_finite_differences(model):
     """In the unconstrained space that engines climb in, through both backends."""
     params = somewhere(model)

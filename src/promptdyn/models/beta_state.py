@@ -91,7 +91,7 @@ class BetaState:
             drift = real("drift_by_cluster", 0.0, 0.5)[:, None]
             fast = real("fast_by_cluster", 0.0, 1.0) if several else None
         log_spread = log_spread + real("log_spread", 0.3, 0.5)
-        begin = (1.0 - EVEN) * _normal(xp, (x - level[:, None]) / xp.exp(log_spread)[:, None]) + EVEN / len(grid)
+        begin = (1.0 - EVEN) * _normal(xp, x, level[:, None], xp.exp(log_spread)[:, None]) + EVEN / len(grid)
 
         idle = _moves(
             xp,
@@ -137,11 +137,13 @@ def _sigmoid(xp: Any, x: Any) -> Any:
     return 1.0 / (1.0 + xp.exp(-x))
 
 
-def _normal(xp: Any, z: Any) -> Any:
+def _normal(xp: Any, x: Any, mean: Any, scale: Any) -> Any:
     """(cluster x) a normal density on the grid, as probabilities."""
-    log_density = -0.5 * z**2
-    density = xp.exp(log_density - xp.max(log_density, axis=-1, keepdims=True))
-    return density / xp.sum(density, axis=-1, keepdims=True)
+    # Over its value where it is largest, without the slope of a maximum, which compiled programs may get wrong by
+    # comparing a value with itself computed otherwise.
+    off = mean - xp.clip(mean, -REACH, REACH)
+    density = xp.exp(0.5 * (off**2 - (x - mean) ** 2) / scale**2) + np.finfo(float).tiny
+    return density / xp.sum(density, axis=-1)[:, None]
 
 
 def _moves(xp: Any, log_rate: Any, log_odds: Any) -> Any:

@@ -28,8 +28,8 @@ __all__ = ["HierarchicalHMM"]
 
 # Prior scales of how far rows of clusters go: of transitions, and of first states, which differ more.
 SCALE, SCALE_INITIAL = 0.5, 1.0
-# What keeps the logarithm of a probability that the pool has given up finite.
-FLOOR = 1e-9
+# What a probability that the pool has given up keeps, and the largest tilt.
+FLOOR, LARGEST = 1e-9, 100.0
 # Scale at which offsets no longer matter.
 SMALLEST = 1e-6
 # Rounds of each M-step, and Newton steps in each, no longer than so.
@@ -122,8 +122,8 @@ class HierarchicalHMM:
         scale = ppl.sample("scale", dist.HalfNormal(SCALE))
         scale_initial = ppl.sample("scale_initial", dist.HalfNormal(SCALE_INITIAL))
 
-        initial = _softmax(xp, xp.log(pool_initial + FLOOR) + scale_initial * offset_initial)
-        transition = _softmax(xp, xp.log(pool_transition + FLOOR)[:, None] + scale * offset)
+        initial = _tilted(xp, pool_initial, scale_initial * offset_initial)
+        transition = _tilted(xp, pool_transition[:, None], scale * offset)
         rates = ordered_rates(ppl, num_states)
         if num_kinds > 1:
             # One chain of states (kind, state) that never leaves its kind.
@@ -164,9 +164,11 @@ class HierarchicalHMM:
         }
 
 
-def _softmax(xp: Any, x: Any) -> Any:
-    odds = xp.exp(x - xp.max(x, axis=-1, keepdims=True))
-    return odds / xp.sum(odds, axis=-1, keepdims=True)
+def _tilted(xp: Any, pool: Any, tilt: Any) -> Any:
+    """(... state) softmax(log pool + tilt)."""
+    # Bounded instead of taken relative to its maximum, the slope of which compiled programs may get wrong.
+    odds = (pool + FLOOR) * xp.exp(xp.clip(tilt, -LARGEST, LARGEST))
+    return odds / xp.sum(odds, axis=-1)[..., None]
 
 
 def _pooled(
@@ -186,7 +188,7 @@ def _pooled(
     total = counts.sum(axis=-1, keepdims=True)
 
     def rows(tilt: Floats) -> Floats:
-        return np.asarray(_softmax(np, np.log(pool + FLOOR) + tilt))
+        return np.asarray(_tilted(np, pool, tilt))
 
     tilt = scale * offset
     for _ in range(ROUNDS):
