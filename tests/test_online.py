@@ -50,6 +50,7 @@ FILTERS = {
     "hmm with clusters": frozen(DiscreteHMM(num_states=5, cluster="family"), ("x", "y")),
     "hmm with two exposures": frozen(DiscreteHMM(num_states=3, num_exposures=2, emission="beta_binomial")),
     "ternary hmm": frozen(DiscreteHMM(num_states=3, emission="ternary", noise=0.1)),
+    "ternary hmm by moments": DiscountedBeta(frozen(DiscreteHMM(num_states=3, emission="ternary"))),
     "by moments": DiscountedBeta(frozen(DiscreteHMM(num_states=4, cluster="family"), ("x", "y"))),
 }
 

@@ -30,7 +30,8 @@ class SVI:
         guide: one of `GUIDES`; default "AutoNormal". "AutoDelta" finds a mode instead.
         num_steps: optimiser steps, at least 40; default 1500.
         learning_rate: of Adam, falling tenfold (exponentially) over the run; default 0.05.
-        batch_size: prompts a step, each once per pass over the history; default 512, or all where there are fewer.
+        batch_size: prompts a step, about, each once per pass over the history; default 512, or all where there are
+            fewer.
         num_draws: posterior draws to return; default 500.
 
     Raises:

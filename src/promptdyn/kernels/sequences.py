@@ -84,7 +84,7 @@ class Sequences:
         Args:
             symbols, exposure: (step prompt).
             places: (prompt,) of each prompt on the chain's cluster axes; None where one entry serves all.
-            num_lanes: lanes to aim for; there are fewer if no prompt's cells would fit in one, and more cannot help.
+            num_lanes: lanes to aim for; there are fewer where a lane must be longer to hold the prompt seen most.
             order: (prompt,) in which prompts are laid out; default as they stand.
         """
         num_prompts = symbols.shape[1]
@@ -164,7 +164,7 @@ class Sequences:
             yield self.lanes(slice(begin, begin + size))
 
     def batches(self, num_lanes: int, seed: int) -> Iterator[Sequences]:
-        """For ever so many lanes in random order; those left over at the end of a pass wait for the next."""
+        """Without end, so many lanes at a time in random order; those left over in a pass wait for the next."""
         rng = np.random.default_rng(seed)
         while True:
             order = rng.permutation(self.num_lanes)

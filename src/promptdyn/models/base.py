@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -35,6 +36,7 @@ __all__ = [
     "Statistics",
     "check_chain",
     "check_decay",
+    "check_whole",
     "cluster_of",
     "with_clusters",
 ]
@@ -231,6 +233,13 @@ def check_decay(decay: float, model: str) -> None:
     """Raise InputError unless 0 < decay <= 1."""
     if not 0.0 < decay <= 1.0:
         raise InputError(f"{model}: decay={decay} is outside (0, 1]; 1 never forgets, 0.5 halves old counts each step")
+
+
+def check_whole(model: Any, setting: str, least: int) -> None:
+    """Raise InputError unless a model's setting is a whole number, at least so large."""
+    value = getattr(model, setting)
+    if not isinstance(value, Integral) or value < least:
+        raise InputError(f"{type(model).__name__}: {setting}={value} must be a whole number, at least {least}")
 
 
 def probability_vector(values: ArrayLike, length: int, name: str) -> Floats:

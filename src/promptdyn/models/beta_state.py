@@ -16,14 +16,12 @@ where the pool began; l seldom switches. Kernels are matrix exponentials of the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from promptdyn.errors import InputError
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Chain, Pool
+from promptdyn.models.base import PPL, Chain, Pool, check_whole
 
 __all__ = ["BetaState"]
 
@@ -68,10 +66,8 @@ class BetaState:
     fitted_by = "map"
 
     def __post_init__(self) -> None:
-        for setting, least in (("num_states", 3), ("num_speeds", 1)):
-            value = getattr(self, setting)
-            if not isinstance(value, Integral) or value < least:
-                raise InputError(f"BetaState: {setting}={value} must be a whole number, at least {least}")
+        check_whole(self, "num_states", 3)
+        check_whole(self, "num_speeds", 1)
 
     def program(self, ppl: PPL, pool: Pool) -> Chain:
         """The generative model."""
@@ -108,7 +104,7 @@ class BetaState:
         idle = (1.0 - jump) * idle + jump * xp.mean(begin, axis=0)
 
         def trained(when: str, rate: tuple[float, float], drift: Any) -> Any:
-            """An informative group moves a prompt in its own way, and then the prompt idles."""
+            """A step trained on moves a prompt in a way of its own, and then the prompt idles."""
             log_rate = real(f"{when}_rate", *rate)
             if several:
                 log_rate = log_rate + real(f"{when}_rate_speed", 0.0, 1.0) * log_speed

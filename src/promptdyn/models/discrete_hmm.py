@@ -14,14 +14,13 @@ between the success rates are a Dirichlet simplex, which keeps the states in ord
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from promptdyn.errors import InputError
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Chain, Emission, Floats, Params, Pool, Statistics
+from promptdyn.models.base import PPL, Chain, Emission, Floats, Params, Pool, Statistics, check_whole
 
 __all__ = ["DiscreteHMM"]
 
@@ -67,14 +66,8 @@ class DiscreteHMM:
             raise InputError(f"DiscreteHMM: emission={self.emission!r} is none of {', '.join(EMISSIONS)}")
         if self.emission == "ternary" and self.num_states != 3:
             raise InputError(f"DiscreteHMM: num_states={self.num_states}, but the ternary emission has 3 states")
-        if not isinstance(self.num_states, Integral) or self.num_states < 2:
-            raise InputError(f"DiscreteHMM: num_states={self.num_states} must be a whole number, at least 2")
-        if self.num_exposures not in (1, 2, 3):
-            raise InputError(f"DiscreteHMM: num_exposures={self.num_exposures} is none of 1, 2, 3")
-        if not 0.0 < self.stickiness < 1.0:
-            raise InputError(f"DiscreteHMM: stickiness={self.stickiness} is outside (0, 1)")
-        if not 0.0 < self.concentration < np.inf:
-            raise InputError(f"DiscreteHMM: concentration={self.concentration} must be finite and above 0")
+        check_whole(self, "num_states", 2)
+        check_rows(self)
         if not 0.0 <= self.noise < 1.0:
             raise InputError(f"DiscreteHMM: noise={self.noise} is outside [0, 1)")
         if self.noise > 0.0 and self.emission != "ternary":
@@ -123,6 +116,17 @@ class DiscreteHMM:
             "initial": initial / initial.sum(axis=-1, keepdims=True),
             "transition": transition / transition.sum(axis=-1, keepdims=True),
         }
+
+
+def check_rows(model: Any) -> None:
+    """Raise InputError unless a model's exposures, stickiness and concentration make a prior of rows."""
+    name = type(model).__name__
+    if model.num_exposures not in (1, 2, 3):
+        raise InputError(f"{name}: num_exposures={model.num_exposures} is none of 1, 2, 3")
+    if not 0.0 < model.stickiness < 1.0:
+        raise InputError(f"{name}: stickiness={model.stickiness} is outside (0, 1)")
+    if not 0.0 < model.concentration < np.inf:
+        raise InputError(f"{name}: concentration={model.concentration} must be finite and above 0")
 
 
 def sticky_walk(num_states: int, stickiness: float) -> Floats:

@@ -14,15 +14,13 @@ how probable kinds and first states are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from promptdyn.errors import InputError
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Chain, Floats, Params, Pool, Statistics
-from promptdyn.models.discrete_hmm import ordered_rates, sticky_walk
+from promptdyn.models.base import PPL, Chain, Floats, Params, Pool, Statistics, check_whole
+from promptdyn.models.discrete_hmm import check_rows, ordered_rates, sticky_walk
 
 __all__ = ["HierarchicalHMM"]
 
@@ -74,16 +72,9 @@ class HierarchicalHMM:
     name = "hierarchical"
 
     def __post_init__(self) -> None:
-        for setting, least in (("num_states", 2), ("num_kinds", 1)):
-            value = getattr(self, setting)
-            if not isinstance(value, Integral) or value < least:
-                raise InputError(f"HierarchicalHMM: {setting}={value} must be a whole number, at least {least}")
-        if self.num_exposures not in (1, 2, 3):
-            raise InputError(f"HierarchicalHMM: num_exposures={self.num_exposures} is none of 1, 2, 3")
-        if not 0.0 < self.stickiness < 1.0:
-            raise InputError(f"HierarchicalHMM: stickiness={self.stickiness} is outside (0, 1)")
-        if not 0.0 < self.concentration < np.inf:
-            raise InputError(f"HierarchicalHMM: concentration={self.concentration} must be finite and above 0")
+        check_whole(self, "num_states", 2)
+        check_whole(self, "num_kinds", 1)
+        check_rows(self)
 
     @property
     def _initial_weight(self) -> Floats:
@@ -127,8 +118,8 @@ class HierarchicalHMM:
         rates = ordered_rates(ppl, num_states)
         if num_kinds > 1:
             # One chain of states (kind, state) that never leaves its kind.
-            apart = xp.asarray(np.eye(num_kinds)[:, None, :, None])
-            transition = transition[:, :, :, None] * apart
+            own = xp.asarray(np.eye(num_kinds)[:, None, :, None])
+            transition = transition[:, :, :, None] * own
             size = num_kinds * num_states
             transition = xp.reshape(transition, (self.num_exposures, 1, size, size))
             rates = xp.concat([rates] * num_kinds)

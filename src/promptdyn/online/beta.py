@@ -83,13 +83,15 @@ class DiscountedBeta(BetaForecasts):
 
     def __init__(self, chain: FrozenChain) -> None:
         self.name, self._chain = chain.name, chain
-        rates, group = np.unique(chain.rates, return_inverse=True)
+        # States that always fail, or never do, are as far out as the tables reach.
+        end = 1.0 / (1.0 + np.exp(REACH))
+        rates, group = np.unique(np.clip(chain.rates, end, 1.0 - end), return_inverse=True)
         logits = np.log(rates / (1.0 - rates))
         x = logits[group]
         num_clusters = max(len(chain.initial), chain.transition.shape[1])
         initial = np.broadcast_to(chain.initial, (num_clusters, len(x)))
         self._mean = initial @ x
-        self._variance = initial @ x**2 - self._mean**2
+        self._variance = np.maximum(initial @ x**2 - self._mean**2, np.exp(LOG_VARIANCE[0]))
 
         # From each state: by how much a step moves the logit in the mean, and the variance that it adds.
         moved = chain.transition @ x
