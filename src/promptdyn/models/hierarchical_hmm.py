@@ -45,8 +45,8 @@ class HierarchicalHMM:
     Its chain has `num_kinds * num_states` states, kind by kind. EM's M-step is empirical Bayes: offsets at their mode,
     and scales and the pool's rows as they make the marginal likelihood large, with the offsets integrated out by
     Laplace's method. (At the mode of all sites at once, which "map" finds, scales are much too large.) Its log joint
-    need not rise. Where most steps are unobserved it takes expected counts for more than they tell, and scales come out
-    somewhat small; "svi" and "nuts" have no such bias.
+    need not rise. Where many steps are unobserved it takes expected counts for more than they tell, and scales come out
+    somewhat small.
 
     Attributes:
         num_states: states of a prompt, at least 2; default 12.
