@@ -49,7 +49,7 @@ def test_settings_are_read_as_what_they_are():
     made = MODELS.parse_one("hmm:num_exposures=1,cluster=007,num_states=4")
     assert (made.num_exposures, made.cluster, made.num_states) == (1, "007", 4)
     assert MODELS.parse_one("dps:prior_initial=0.5+0.3+0.2").describe()["prior_initial"] == [0.5, 0.3, 0.2]
-    assert MODELS.parse("dps,some.npz", load=str.upper)["some.npz"] == "SOME.NPZ"
+    assert MODELS.parse("dps,some.npz", load=lambda path, cls: (path, cls))["some.npz"] == ("some.npz", None)
 
 
 @pytest.mark.parametrize(

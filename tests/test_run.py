@@ -108,6 +108,7 @@ def test_the_demo_ends_with_its_table_and_report(tmp_path):
         ({"model": "nowhere/at-all"}, "model 'nowhere/at-all' cannot be loaded"),
         ({"dataset": "gone.parquet"}, "dataset 'gone.parquet': no such file"),
         ({"reward": "exact"}, "reward 'exact' is neither"),
+        ({"reward": "promptdyn.training.tasks:FAMILIES"}, "is a dict: name a function"),
         ({"reward": "promptdyn.training.tasks:missing"}, "reward 'promptdyn.training.tasks:missing'"),
         ({"dynamics": "hmm"}, "must be fitted first"),
         ({"dynamics": "fit.npz"}, "fit.npz: no such file"),

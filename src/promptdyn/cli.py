@@ -82,7 +82,9 @@ def import_(
 def fit(
     history_path: HistoryPath,
     out: Annotated[Path, typer.Option(help="Where to write the fit (.npz).")],
-    model: Annotated[str, typer.Option(help="Model and settings, as in hmm:num_states=6,cluster=task.")] = "hmm",
+    model: Annotated[
+        str, typer.Option(help="Model and settings: hmm:num_states=6,cluster=task; yours: FILE.py:CLASS.")
+    ] = "hmm",
     fit_steps: Annotated[int | None, typer.Option(help="Fit on this many first steps only; default all.")] = None,
     observed: Observed = "all",
     method: Annotated[
@@ -125,7 +127,7 @@ def fit(
 def compare(
     history_path: HistoryPath,
     models: Annotated[
-        str, typer.Option(help="Models, comma-separated, with settings after a colon; or fits (.npz).")
+        str, typer.Option(help="Models, settings after a colon; FILE.py:CLASS for yours; fits (.npz).")
     ] = "dps,mopps,hmm",
     fit_steps: Annotated[int | None, typer.Option(help="First steps, for fitting only; default half.")] = None,
     observed: Observed = "trained",
@@ -221,7 +223,9 @@ def train(
     reward: Annotated[
         str, typer.Option(help="'exact_answer', MODULE:FUNCTION or FILE.py:FUNCTION (a TRL reward function).")
     ] = "exact_answer",
-    dynamics: Annotated[str, typer.Option(help="Forecasting model, as in dps:decay=0.7, or a fit (.npz).")] = "dps",
+    dynamics: Annotated[
+        str, typer.Option(help="What forecasts: dps:decay=0.7, FILE.py:CLASS, or a fit (.npz).")
+    ] = "dps",
     policy: Annotated[str, typer.Option(help="top, thompson, gumbel, top_entropy or uniform.")] = "top",
     score: Annotated[
         str, typer.Option(help="What a prompt is worth: informative, reward_variance, ...")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +12,21 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
-from promptdyn.models.base import Dynamics
+from promptdyn.models.base import Dynamics, cluster_of
 from promptdyn.models.emissions import outcome_of
-from promptdyn.online import OnlineFilter
+from promptdyn.online import OnlineFilter, OnlineModel
 
-__all__ = ["Forecast", "Track", "forecast", "online_over", "split", "track", "walk"]
+__all__ = [
+    "Forecast",
+    "Track",
+    "check_filters",
+    "forecast",
+    "online_filter",
+    "online_over",
+    "split",
+    "track",
+    "walk",
+]
 
 
 class Forecast(NamedTuple):
@@ -44,8 +55,14 @@ def check_filters(model: Any) -> None:
     """Raise InputError unless the model can filter: a `Fit`, or one that learns online."""
     if isinstance(model, Dynamics):
         raise InputError(f"model {model.name!r} must be fitted first: give a fit (.npz) made by `promptdyn fit`")
-    if not hasattr(model, "online"):
+    if not isinstance(model, (Fit, OnlineModel)):
         raise InputError(f"{model!r} is no dynamics model: give a Fit, or a model that learns online")
+
+
+def online_filter(model: Any, prompt_ids: list[str], clusters: Any = None) -> OnlineFilter:
+    """A fresh online filter of a `Fit` or of a model that learns online; raises as they do, and as `check_filters`."""
+    check_filters(model)
+    return (model.online if isinstance(model, Fit) else partial(OnlineFilter, model))(prompt_ids, clusters)
 
 
 def online_over(model: Any, history: RewardHistory) -> OnlineFilter:
@@ -55,9 +72,8 @@ def online_over(model: Any, history: RewardHistory) -> OnlineFilter:
         InputError: the model must be fitted first, the history lacks its cluster column, or holds a cluster that the
             fit has not seen.
     """
-    check_filters(model)
-    cluster = getattr(model.model if isinstance(model, Fit) else model, "cluster", None)
-    return model.online(list(history.prompt_ids), None if cluster is None else history.labels(cluster))
+    cluster = cluster_of(model.model if isinstance(model, Fit) else model)
+    return online_filter(model, list(history.prompt_ids), None if cluster is None else history.labels(cluster))
 
 
 def split(history: RewardHistory, fit_steps: int) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from promptdyn.inference.svi import SVI
 from promptdyn.models import MODELS
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of, with_clusters
 from promptdyn.online import DiscountedBeta, FrozenChain, FrozenMixture, OnlineFilter
+from promptdyn.plugins import where
 from promptdyn.ppl import chain_at, load_backend
 from promptdyn.registry import Registry, describe
 from promptdyn.storage import read_state, write_state
@@ -200,15 +201,12 @@ class Fit:
         """Write to one .npz file (arrays and JSON, versioned, no pickle), atomically; draws are kept.
 
         Raises:
-            InputError: the path cannot be written, or the model is not in `MODELS`, so that `load` could not make it.
+            InputError: the path cannot be written; the model is no dataclass, or has a setting that is not a number, a
+                word, or a tuple of them.
         """
-        if type(self.model) not in MODELS.values():
-            raise InputError(
-                f"a fit of {type(self.model).__name__} cannot be saved: only models in promptdyn.models.MODELS can be "
-                "loaded again; use its .online() directly, or register it under a name of its own"
-            )
         values = {
-            "model": describe(self.model),
+            "model": describe(self.model, exact=True),
+            "declared": where(type(self.model)),
             **{name: list(getattr(self, name)) for name in _NAMES},
             **{name: getattr(self, name) for name in _PLAIN},
         }
@@ -216,24 +214,48 @@ class Fit:
         write_state(path, "fit", values, {**arrays, **{name: getattr(self, name) for name in _ARRAYS}})
 
     @classmethod
-    def load(cls, path: str | Path) -> Fit:
-        """Read a fit of one of the registered models; InputError says what is wrong with the file."""
+    def load(cls, path: str | Path, model: type[Dynamics] | None = None) -> Fit:
+        """Read a fit.
+
+        Args:
+            path: what `save` wrote.
+            model: class of the model that was fitted. Default: the one of its name in `MODELS`, where your own has a
+                place once it is registered (`MODELS.register`). A file never says what code to run.
+
+        Raises:
+            InputError: no such file, damaged, of another model, or of one that is not registered.
+        """
         values, arrays = read_state(path, "fit")
-        try:
-            settings: dict[str, Any] = values.pop("model")
-            settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-            model = MODELS.create(settings.pop("name"), settings)
+        with _whole(path):
+            described: dict[str, Any] = values["model"]
+            name, declared = str(described["name"]), str(values.get("declared", "FILE.py:CLASS"))
+        if model is not None:
+            if MODELS.register(model).name != name:
+                raise InputError(f"{path}: a fit of model {name!r}, not of {model.name!r}")
+        elif name not in MODELS:
+            raise InputError(
+                f"{path}: a fit of model {name!r}, which is not registered: on the command line write "
+                f"{declared}@{path}, in Python first MODELS.register({declared.rpartition(':')[2]})"
+            )
+        with _whole(path):
             kept: dict[str, Any] = {name: values[name] for name in _PLAIN}
             kept |= {name: tuple(values[name]) for name in _NAMES}
             parts: dict[str, Any] = {name: arrays.pop(name) for name in _ARRAYS} | {name: {} for name in _DICTS}
             for key, array in arrays.items():
                 part, _, name = key.partition("/")
                 parts[part][name] = array
-            made = cls(model=model, **kept, **parts)
+            made = cls(model=MODELS.made_of(described), **kept, **parts)
             _ = made.chain  # checks the parameters
             return made
-        except (KeyError, TypeError, AttributeError, InputError) as error:
-            raise InputError(f"{path}: not a whole fit ({error}): fit again") from None
+
+
+@contextmanager
+def _whole(path: str | Path) -> Iterator[None]:
+    """Say of what a file lacks, or holds that is none, that the fit is not whole."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, InputError) as error:
+        raise InputError(f"{path}: not a whole fit ({error}): fit again") from None
 
 
 # How a fit's attributes are kept.

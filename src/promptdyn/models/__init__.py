@@ -1,7 +1,7 @@
 """Dynamics models: one file each. A new one is a file here, its export, and its place in `MODELS`."""
 
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Chain, Dynamics, Emission, Params, Pool, Statistics
+from promptdyn.models.base import PPL, Chain, Dynamics, Emission, Params, Pool, Statistics, lacks
 from promptdyn.models.beta_bernoulli import BetaBernoulli
 from promptdyn.models.beta_state import BetaState
 from promptdyn.models.discrete_hmm import DiscreteHMM
@@ -26,4 +26,4 @@ __all__ = [
     "emissions",
 ]
 
-MODELS = Registry("model", DPS, BetaBernoulli, DiscreteHMM, HierarchicalHMM, BetaState)
+MODELS = Registry("model", DPS, BetaBernoulli, DiscreteHMM, HierarchicalHMM, BetaState, lacks=lacks)

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory, RewardHistory
-from promptdyn.online import OnlineFilter
+from promptdyn.online import OnlineFilter, OnlineModel
 
 __all__ = [
     "PPL",
@@ -38,6 +38,7 @@ __all__ = [
     "check_decay",
     "check_whole",
     "cluster_of",
+    "lacks",
     "with_clusters",
 ]
 
@@ -139,6 +140,17 @@ class Statistics(NamedTuple):
     transition: Floats  # (exposure cluster state state)
     emission: Floats  # (state symbol)
     counts: NDArray[np.int32]  # (symbol, 2): num_rollouts, num_successes of each symbol
+
+
+def lacks(cls: type[Any]) -> str:
+    """What a class has not that a model of either kind needs, in words; "" where nothing is missing."""
+    if callable(getattr(cls, "program", None)):
+        return ""
+    methods = [name for name, value in vars(OnlineModel).items() if callable(value) and not name.startswith("_")]
+    missing = [name for name in methods if not callable(getattr(cls, name, None))]
+    if not missing:
+        return ""
+    return f"is no model: give it program(self, ppl, pool) or, of the methods of OnlineModel, {', '.join(missing)}"
 
 
 def cluster_of(model: Any) -> str | tuple[str, ...] | None:

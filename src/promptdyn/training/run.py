@@ -6,8 +6,6 @@ task and policy, and of any Hugging Face model and dataset.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,11 +20,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
 from promptdyn.errors import InputError
-from promptdyn.evaluation.forecast import check_filters
+from promptdyn.evaluation.forecast import online_filter
 from promptdyn.history import RewardHistory, cross
 from promptdyn.inference import Fit
 from promptdyn.models import MODELS
 from promptdyn.models.base import cluster_of
+from promptdyn.plugins import load_object
 from promptdyn.selection import Selector
 from promptdyn.training import policy, tasks
 from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer, prompt_ids
@@ -47,7 +46,8 @@ class RunSettings:
             of a Hugging Face dataset; rows hold "prompt", and what the reward function needs.
         reward: "exact_answer" (completion equals the column "answer"), "MODULE:FUNCTION" or "FILE.py:FUNCTION",
             a reward function as TRL knows them.
-        dynamics: model that forecasts, as in "dps:decay=0.7", or a fit saved by `Fit.save` (.npz).
+        dynamics: model that forecasts, as in "dps:decay=0.7", or a fit saved by `Fit.save` (.npz; of a model of your
+            own "FILE.py:CLASS@FIT.npz").
         policy: selection policy, as in "top" or "gumbel:temperature=0.05".
         score: what a prompt is worth, see `promptdyn.selection.scores`.
         success_threshold: a rollout succeeds when its reward is at least this.
@@ -190,18 +190,17 @@ class _Progress(TrainerCallback):
 
 def _online(dynamics: str, dataset: Dataset) -> Any:
     model = MODELS.parse_one(dynamics, load=Fit.load)
-    check_filters(model)
     ids = prompt_ids(dataset)
-    cluster = cluster_of(model.model) if isinstance(model, Fit) else None
+    cluster = cluster_of(model.model if isinstance(model, Fit) else model)
     if cluster is None:
-        return model.online(ids)
+        return online_filter(model, ids)
     columns = [cluster] if isinstance(cluster, str) else list(cluster)
     for column in columns:
         if column not in dataset.column_names:
             raise InputError(
                 f"{dynamics}: needs the column {column!r}, the dataset has {', '.join(dataset.column_names)}"
             )
-    return model.online(ids, cross([dataset[column] for column in columns]))
+    return online_filter(model, ids, cross([dataset[column] for column in columns]))
 
 
 def _model(name: str) -> tuple[Any, Any]:
@@ -241,19 +240,7 @@ def _dataset(settings: RunSettings) -> Dataset:
 def _reward(name: str) -> Callable[..., list[float]]:
     if name == "exact_answer":
         return tasks.exact_answer
-    place, separator, function = name.rpartition(":")
-    if not separator:
-        raise InputError(f"reward {name!r} is neither 'exact_answer' nor MODULE:FUNCTION nor FILE.py:FUNCTION")
-    try:
-        if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-        found: Callable[..., list[float]] = getattr(module, function)
-    except (ImportError, FileNotFoundError, AttributeError) as error:
-        raise InputError(f"reward {name!r}: {error}") from None
+    found: Callable[..., list[float]] = load_object(name, "reward")
+    if not callable(found):
+        raise InputError(f"reward {name!r} is a {type(found).__name__}: name a function")
     return found
