@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from promptdyn import models
     from promptdyn.errors import ConvergenceWarning, InputError
-    from promptdyn.evaluation import compare
+    from promptdyn.evaluation import compare, simulate
     from promptdyn.history import RewardHistory
     from promptdyn.inference import Fit, fit
     from promptdyn.online import OnlineFilter
@@ -31,6 +31,7 @@ __all__ = [
     "models",
     "program",
     "read_history",
+    "simulate",
 ]
 
 _HOME = {
@@ -44,6 +45,7 @@ _HOME = {
     "fit": "inference",
     "program": "ppl",
     "read_history": "readers",
+    "simulate": "evaluation",
 }
 
 

@@ -1,4 +1,4 @@
-"""What people type: `promptdyn import | fit | compare | report | train | demo`. Holds no logic of its own."""
+"""What people type: `promptdyn import | fit | simulate | compare | report | train | demo`. No logic."""
 
 from __future__ import annotations
 
@@ -121,6 +121,41 @@ def fit(
     _show([row], json_path, {**row, "verdict": result.verdict, "diagnostics": result.diagnostics})
     console.print(result.verdict, style=None if result.converged else "yellow", markup=False)
     console.print(f"wrote {out}")
+
+
+@app.command()
+def simulate(
+    source: Annotated[str, typer.Argument(help="A fit (.npz), or a model and its settings, drawn from its prior.")],
+    out: Annotated[Path, typer.Argument(help="History file to write (Parquet).")],
+    like: Annotated[Path | None, typer.Option(help="History whose prompts, steps and groups are taken.")] = None,
+    num_prompts: Annotated[int, typer.Option(help="Pool size.")] = 500,
+    num_steps: Annotated[int, typer.Option(help="Training steps.")] = 100,
+    prompts_per_step: Annotated[int | None, typer.Option(help="Groups a step; default the whole pool.")] = None,
+    num_generations: Annotated[int, typer.Option(help="Rollouts a group.")] = 8,
+    truth: Annotated[Path | None, typer.Option(help="Also write the parameters, as a fit (.npz).")] = None,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    json_path: JsonPath = None,
+) -> None:
+    """Draw a history from a model run forward."""
+    from promptdyn.evaluation import simulate as run_forward
+    from promptdyn.inference import Fit
+
+    _check_targets(out, truth, json_path)
+    drawn = run_forward(
+        MODELS.parse_one(source, load=Fit.load),
+        num_prompts=num_prompts,
+        num_steps=num_steps,
+        prompts_per_step=prompts_per_step,
+        num_generations=num_generations,
+        like=None if like is None else read_history(like),
+        seed=seed,
+    )
+    drawn.history.to_parquet(out)
+    if truth is not None:
+        drawn.truth.save(truth)
+    summary = drawn.history.summary()
+    _show([{"history": name.replace("_", " "), "": fact} for name, fact in summary.items()], json_path, summary)
+    console.print(f"wrote {out}" + (f" and {truth}" if truth else ""))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Judging models: one-step-ahead forecasts of a history and their scores."""
+"""Judging models: one-step-ahead forecasts of a history and their scores, and histories whose truth is known."""
 
 from promptdyn.evaluation.compare import Comparison, Score, compare
 from promptdyn.evaluation.forecast import Forecast, Track, forecast, track
@@ -11,12 +11,14 @@ from promptdyn.evaluation.scores import (
     precision_at,
     reliability,
 )
+from promptdyn.evaluation.simulation import Simulation, simulate
 
 __all__ = [
     "Comparison",
     "Forecast",
     "Reliability",
     "Score",
+    "Simulation",
     "Track",
     "auroc",
     "brier",
@@ -26,5 +28,6 @@ __all__ = [
     "log_loss",
     "precision_at",
     "reliability",
+    "simulate",
     "track",
 ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 
-__all__ = ["FrozenChain", "FrozenState"]
+__all__ = ["FrozenChain", "FrozenState", "draw_states"]
 
 # Multiply-adds per call of a matrix product over prompts. Below this OpenBLAS stays on one thread: its workers would
 # spin against the training process's own, which can make a product of 6 ms last 500. A block also fits the cache.
@@ -156,7 +156,7 @@ class FrozenChain:
         """(prompt,) forecast P(0 < k < n); given `rng`, that of a state drawn from the belief."""
         if rng is None:
             return self._mix(state.belief, num_rollouts, slice(1, 2))[0]
-        drawn = _draw(state.belief, rng)
+        drawn = draw_states(state.belief, rng)
         distinct, index = np.unique(np.broadcast_to(num_rollouts, drawn.shape), return_inverse=True)
         return np.stack([self._outcome_by_state(int(n))[1] for n in distinct])[index.reshape(-1), drawn]
 
@@ -175,7 +175,7 @@ class FrozenChain:
         """(prompt,) forecast success rate; given `rng`, that of a state drawn from the belief."""
         if rng is None:
             return _product(self.rates[None], state.belief)[0]
-        return self.rates[_draw(state.belief, rng)]
+        return self.rates[draw_states(state.belief, rng)]
 
 
 def _blocks(belief: NDArray, num_rows: int) -> Iterator[slice]:
@@ -192,8 +192,8 @@ def _product(matrix: NDArray, belief: NDArray) -> NDArray[np.float64]:
     return out
 
 
-def _draw(belief: NDArray, rng: np.random.Generator) -> NDArray[np.intp]:
-    """(prompt,) one state per prompt, by inverting the cumulative belief."""
+def draw_states(belief: NDArray, rng: np.random.Generator) -> NDArray[np.intp]:
+    """(prompt,) one of the first axis per prompt, by inverting the cumulative (state prompt) probabilities."""
     uniform = rng.random(belief.shape[1])
     cumulative = np.zeros(belief.shape[1])
     drawn = np.zeros(belief.shape[1], np.intp)

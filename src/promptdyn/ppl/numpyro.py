@@ -123,9 +123,9 @@ class Program:
     def prior(self, num_draws: int, seed: int) -> Params:
         """site -> (draw ...) drawn from the program run forward."""
         with jax.enable_x64(True):
-            drawn = Predictive(lambda: self.model.program(NumPyro(), self.pool), num_samples=num_draws)(
-                jax.random.key(seed)
-            )
+            draw = Predictive(lambda: self.model.program(NumPyro(), self.pool), num_samples=num_draws)
+            # Compiled whole: operation by operation it would take seconds.
+            drawn = jax.jit(draw)(jax.random.key(seed))
         return {name: np.asarray(drawn[name]) for name in self.start}
 
 

@@ -1,0 +1,158 @@
+"""Histories drawn from a model run forward: to recover what is known, to plan how much to log, to check a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn.errors import InputError
+from promptdyn.history import RewardHistory
+from promptdyn.inference.fit import Fit
+from promptdyn.models.base import Dynamics, Pool, cluster_of, with_clusters
+from promptdyn.online.chain import draw_states
+from promptdyn.ppl import load_backend
+
+__all__ = ["Simulation", "simulate"]
+
+
+class Simulation(NamedTuple):
+    """A history whose truth is known."""
+
+    history: RewardHistory
+    states: NDArray[np.intp]  # (step prompt) latent state of each of the history's prompts in each of its steps
+    truth: Fit  # the parameters that it was drawn at: no forecast beats its own, but by luck
+
+
+def simulate(
+    source: Fit | Dynamics,
+    *,
+    num_prompts: int = 500,
+    num_steps: int = 100,
+    prompts_per_step: int | None = None,
+    num_generations: int = 8,
+    clusters: Mapping[str, Sequence[str]] | None = None,
+    like: RewardHistory | None = None,
+    seed: int = 0,
+    backend: str = "numpyro",
+) -> Simulation:
+    """Run a model forward over a pool of prompts.
+
+    In each step prompts drawn at random are rolled out and trained on, and every prompt moves by its exposure: idle,
+    trained on, or trained on by a group that came out without variance.
+
+    Args:
+        source: a fit, at its parameters; or a model, at parameters drawn from its prior.
+        num_prompts: size of the pool; default 500.
+        num_steps: training steps; default 100.
+        prompts_per_step: groups a step; default the whole pool.
+        num_generations: rollouts a group; default 8.
+        clusters: column -> (prompt,) labels. Default: the clusters of a fit, dealt out in turn.
+        like: a history whose prompts, labels, steps and groups are taken instead of all of the above, so that only
+            success counts are drawn.
+        seed: of parameters, groups, states and counts; default 0.
+        backend: "numpyro" (default) or "pyro", what draws a model's parameters.
+
+    Raises:
+        InputError: a size below 1, more groups a step than prompts, labels that do not fit the pool or the fit, or a
+            model that learns online and has no program.
+    """
+    model = source.model if isinstance(source, Fit) else source
+    if not isinstance(model, Dynamics):
+        raise InputError(f"{type(model).__name__} has no program to run forward: it learns online and needs no fit")
+    rng = np.random.default_rng(seed)
+    if like is None:
+        if clusters is None:
+            clusters = _dealt(source, num_prompts) if isinstance(source, Fit) else {}
+        like = _design(num_prompts, num_steps, prompts_per_step, num_generations, clusters, rng)
+    truth = source if isinstance(source, Fit) else _drawn(model, like, seed, backend)
+    cluster = cluster_of(truth.model)
+    ids = list(like.prompt_ids)
+    chain: Any = truth.frozen()
+    state = chain.init(ids if truth.prompt_ids else [None] * len(ids) if cluster is None else like.labels(cluster))
+    steps = like.steps
+    bounds = np.searchsorted(like.step, np.append(steps, steps[-1] + 1))
+    num_successes = np.zeros_like(like.num_successes)
+    states = np.empty((len(steps), len(ids)), np.intp)
+    for t in range(len(steps)):
+        rows = slice(bounds[t], bounds[t + 1])
+        prompts, n = like.prompt[rows], like.num_rollouts[rows]
+        states[t] = draw_states(state.belief, rng)
+        # What the filter would believe if it saw the states.
+        state.belief[:] = np.arange(len(state.belief))[:, None] == states[t]
+        k = num_successes[rows] = _counts(chain.log_emission, states[t, prompts], n, rng)
+        chain.step(state, prompts, k, n, like.trained[rows])
+    return Simulation(replace(like, num_successes=num_successes), states, truth)
+
+
+def _counts(log_emission: Any, states: NDArray, num_rollouts: NDArray, rng: np.random.Generator) -> NDArray[np.int32]:
+    """(group,) k of n rollouts in the states given."""
+    k = np.zeros(len(states), np.int32)
+    for n in np.unique(num_rollouts):
+        chances = np.exp(log_emission(np.stack([np.full(n + 1, n), np.arange(n + 1)], axis=1)))
+        of_n = num_rollouts == n
+        k[of_n] = draw_states(chances[states[of_n]].T, rng)
+    return k
+
+
+def _drawn(model: Dynamics, like: RewardHistory, seed: int, backend: str) -> Fit:
+    """The model at parameters drawn from its prior, for the pool of a history."""
+    if cluster_of(model) == "auto" and not like.clusters:
+        model = replace(model, cluster=None)  # type: ignore[type-var]
+    model = with_clusters(model, like)
+    dense = like.dense(cluster_of(model))
+    program = load_backend(backend).Program(model, Pool.of(dense))
+    own = program.axis == "prompt"
+    return Fit(
+        model,
+        {name: value[0] for name, value in program.prior(1, seed).items()},
+        dense.cluster_names,
+        verdict="parameters drawn from the prior",
+        prompt_ids=tuple(map(str, dense.prompt_ids)) if own else (),
+        prompt_clusters=dense.cluster if own else np.zeros(0, np.int32),
+    )
+
+
+def _dealt(fit: Fit, num_prompts: int) -> dict[str, list[str]]:
+    """The fit's cluster column(s), its clusters dealt out to prompts in turn."""
+    cluster = cluster_of(fit.model)
+    if cluster is None:
+        return {}
+    columns = [cluster] if isinstance(cluster, str) else list(cluster)
+    labels = [[name] if len(columns) == 1 else name.split("|") for name in fit.cluster_names]
+    dealt = [labels[i % len(labels)] for i in range(num_prompts)]
+    return {column: [label[place] for label in dealt] for place, column in enumerate(columns)}
+
+
+def _design(
+    num_prompts: int,
+    num_steps: int,
+    prompts_per_step: int | None,
+    num_generations: int,
+    clusters: Mapping[str, Sequence[str]],
+    rng: np.random.Generator,
+) -> RewardHistory:
+    """Groups of a history, without successes."""
+    sizes = {"num_prompts": num_prompts, "num_steps": num_steps, "num_generations": num_generations}
+    groups = num_prompts if prompts_per_step is None else prompts_per_step
+    for name, size in {**sizes, "prompts_per_step": groups}.items():
+        if size < 1:
+            raise InputError(f"{name}={size} must be at least 1")
+    if groups > num_prompts:
+        raise InputError(f"prompts_per_step={groups} of num_prompts={num_prompts}: there are not so many")
+    for column, labels in clusters.items():
+        if len(labels) != num_prompts:
+            raise InputError(f"clusters: column {column!r} has {len(labels)} labels for {num_prompts} prompts")
+    chosen = np.concatenate([np.sort(rng.choice(num_prompts, groups, replace=False)) for _ in range(num_steps)])
+    return RewardHistory(
+        prompt_ids=np.array([f"p{i}" for i in range(num_prompts)], object),
+        prompt=chosen.astype(np.int32),
+        step=np.repeat(np.arange(num_steps, dtype=np.int32), groups),
+        num_rollouts=np.full(len(chosen), num_generations, np.int32),
+        num_successes=np.zeros(len(chosen), np.int32),
+        trained=np.ones(len(chosen), bool),
+        clusters={column: np.array([str(label) for label in labels], object) for column, labels in clusters.items()},
+    )
