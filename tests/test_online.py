@@ -1,6 +1,5 @@
 """The online filter's contract, for every model: what it forecasts, refuses, saves and restores."""
 
-import json
 from dataclasses import replace
 
 import jax
@@ -15,6 +14,7 @@ from promptdyn.kernels import jax as kernels
 from promptdyn.models import DPS, MODELS, BetaBernoulli, DiscreteHMM, Dynamics, Pool, emissions
 from promptdyn.online import DiscountedBeta, FrozenChain, OnlineFilter
 from promptdyn.ppl import load_backend
+from promptdyn.testing import check_online
 
 IDS = ["a", "b", "c", "d", "e", "f"]
 LABELS = ["x", "y", "x", "y", "x", "y"]
@@ -68,72 +68,8 @@ def drive(online: OnlineFilter, num_steps: int, seed: int = 0) -> None:
         online.step(seen, rng.integers(0, n + 1), n, trained=rng.random(3) < 0.7)
 
 
-def test_forecasts_are_probabilities(model):
-    online = OnlineFilter(model, IDS, LABELS)
-    for _ in range(4):
-        drive(online, 3)
-        np.testing.assert_allclose(online.belief.sum(axis=1), 1.0)
-        outcome = online.outcome(8)
-        assert outcome.shape == (6, 3)
-        assert (outcome >= 0).all()
-        np.testing.assert_allclose(outcome.sum(axis=1), 1.0)
-        np.testing.assert_allclose(online.informative(8), outcome[:, 1])
-        assert ((online.success_rate() >= 0) & (online.success_rate() <= 1)).all()
-
-
-def test_num_rollouts_may_differ_between_prompts(model):
-    online = OnlineFilter(model, IDS, LABELS)
-    drive(online, 5)
-    n = np.array([2, 8, 2, 16, 8, 4])
-    for i in range(6):
-        np.testing.assert_allclose(online.informative(n)[i], online.informative(int(n[i]))[i])
-        np.testing.assert_allclose(online.outcome(n)[i], online.outcome(int(n[i]))[i])
-    rows = np.array([4, 1])
-    np.testing.assert_allclose(online.informative(8, rows=rows), online.informative(8)[rows])
-
-
-def test_posterior_draws_average_to_the_forecast(model):
-    online = OnlineFilter(model, IDS, LABELS)
-    drive(online, 5)
-    rng = np.random.default_rng(3)
-    draws = np.mean([online.informative(8, rng) for _ in range(4000)], axis=0)
-    np.testing.assert_allclose(draws, online.informative(8), atol=0.04)
-    rates = np.mean([online.success_rate(rng) for _ in range(4000)], axis=0)
-    np.testing.assert_allclose(rates, online.success_rate(), atol=0.04)
-
-
-def test_results_are_not_views_of_the_state(model):
-    online = OnlineFilter(model, IDS, LABELS)
-    before = [online.belief, online.informative(8), online.outcome(8), online.success_rate()]
-    copies = [array.copy() for array in before]
-    drive(online, 3)
-    for array, copy in zip(before, copies, strict=True):
-        np.testing.assert_array_equal(array, copy)
-
-
-def test_state_round_trip_continues_identically(model):
-    online = OnlineFilter(model, IDS, LABELS)
-    drive(online, 4)
-    online.add(["late"], ["y"])
-    state = online.state_dict()
-    json.dumps({key: value for key, value in state.items() if key != "arrays"})
-    again = OnlineFilter(model, IDS, LABELS)
-    again.load_state_dict(state)
-    assert again.prompt_ids == [*IDS, "late"]
-    for filters in (online, again):
-        drive(filters, 4, seed=9)
-    np.testing.assert_array_equal(online.belief, again.belief)
-    assert online.steps == again.steps == 8
-
-
-def test_prompts_may_join_later(model):
-    joined = OnlineFilter(model, IDS[:4], LABELS[:4])
-    joined.add(IDS[4:], LABELS[4:])
-    together = OnlineFilter(model, IDS, LABELS)
-    np.testing.assert_array_equal(joined.belief, together.belief)
-    drive(joined, 3)
-    drive(together, 3)
-    np.testing.assert_array_equal(joined.belief, together.belief)
+def test_filters_pass_the_kit(model):
+    check_online(model, LABELS)
 
 
 @pytest.mark.parametrize(
@@ -204,14 +140,6 @@ def test_bad_counts_are_named_and_nothing_is_absorbed(model, arguments, message)
         online.step(*arguments)
     np.testing.assert_array_equal(online.belief, before)
     assert online.steps == 2
-
-
-def test_a_step_without_groups_lets_every_prompt_age(model):
-    online = OnlineFilter(model, IDS, LABELS)
-    drive(online, 1)
-    online.step([], [], 8)
-    assert online.steps == 2
-    np.testing.assert_allclose(online.belief.sum(axis=1), 1.0)
 
 
 def test_bad_pools_are_named():

@@ -105,15 +105,8 @@ def _drawn(model: Dynamics, like: RewardHistory, seed: int, backend: str) -> Fit
     model = with_clusters(model, like)
     dense = like.dense(cluster_of(model))
     program = load_backend(backend).Program(model, Pool.of(dense))
-    own = program.axis == "prompt"
-    return Fit(
-        model,
-        {name: value[0] for name, value in program.prior(1, seed).items()},
-        dense.cluster_names,
-        verdict="parameters drawn from the prior",
-        prompt_ids=tuple(map(str, dense.prompt_ids)) if own else (),
-        prompt_clusters=dense.cluster if own else np.zeros(0, np.int32),
-    )
+    params = {name: value[0] for name, value in program.prior(1, seed).items()}
+    return Fit.at(program, params, dense, verdict="parameters drawn from the prior")
 
 
 def _dealt(fit: Fit, num_prompts: int) -> dict[str, list[str]]:

@@ -26,7 +26,7 @@ from promptdyn.models import MODELS
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of, with_clusters
 from promptdyn.online import DiscountedBeta, FrozenChain, FrozenMixture, OnlineFilter
 from promptdyn.plugins import where
-from promptdyn.ppl import chain_at, load_backend
+from promptdyn.ppl import Program, chain_at, load_backend
 from promptdyn.registry import Registry, describe
 from promptdyn.storage import read_state, write_state
 
@@ -76,6 +76,19 @@ class Fit:
     prompt_ids: tuple[str, ...] = ()
     prompt_clusters: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     dense: DenseHistory | None = None
+
+    @classmethod
+    def at(cls, program: Program, params: Params, pool: DenseHistory, **attributes: Any) -> Fit:
+        """A fit of a program at known parameters, for the clusters (and own chains) of a history's prompts."""
+        own = program.axis == "prompt"
+        return cls(
+            model=program.model,
+            params=params,
+            cluster_names=pool.cluster_names,
+            prompt_ids=tuple(map(str, pool.prompt_ids)) if own else (),
+            prompt_clusters=pool.cluster if own else np.zeros(0, np.int32),
+            **attributes,
+        )
 
     def __repr__(self) -> str:
         return f"Fit({self.model!r}, {self.method['name']}, {self.num_observed} groups, {self.verdict})"
@@ -229,10 +242,10 @@ class Fit:
         with _whole(path):
             described: dict[str, Any] = values["model"]
             name, declared = str(described["name"]), str(values.get("declared", "FILE.py:CLASS"))
-        if model is not None:
-            if MODELS.register(model).name != name:
-                raise InputError(f"{path}: a fit of model {name!r}, not of {model.name!r}")
-        elif name not in MODELS:
+        registry = MODELS if model is None else Registry("model", model)
+        if model is not None and model.name != name:
+            raise InputError(f"{path}: a fit of model {name!r}, not of {model.name!r}")
+        if name not in registry:
             raise InputError(
                 f"{path}: a fit of model {name!r}, which is not registered: on the command line write "
                 f"{declared}@{path}, in Python first MODELS.register({declared.rpartition(':')[2]})"
@@ -244,7 +257,7 @@ class Fit:
             for key, array in arrays.items():
                 part, _, name = key.partition("/")
                 parts[part][name] = array
-            made = cls(model=MODELS.made_of(described), **kept, **parts)
+            made = cls(model=registry.made_of(described), **kept, **parts)
             _ = made.chain  # checks the parameters
             return made
 
@@ -316,11 +329,10 @@ def fit(
         result = engine.run(density, seed, report)
     if not result.converged:
         warnings.warn(f"{engine.name} of {model.name!r}: {result.verdict}", ConvergenceWarning, stacklevel=2)
-    own = density.program.axis == "prompt"
-    return Fit(
-        model=model,
-        params=result.params,
-        cluster_names=dense.cluster_names,
+    return Fit.at(
+        density.program,
+        result.params,
+        dense,
         log_marginal=float(density.log_marginals(result.params).sum()),
         num_observed=len(visible),
         method={**describe(engine), "backend": backend, "seed": seed},
@@ -331,8 +343,6 @@ def fit(
         seconds=time.perf_counter() - begun,
         draws=result.draws,
         sample_stats=result.sample_stats,
-        prompt_ids=tuple(map(str, dense.prompt_ids)) if own else (),
-        prompt_clusters=dense.cluster if own else np.zeros(0, np.int32),
         dense=dense,
     )
 

@@ -123,8 +123,9 @@ class Dynamics(Protocol):
     """A dynamics model: settings, and one method that is its generative program.
 
     Optional attributes: `cluster`, the column(s) of the history whose levels are the pool's clusters, or "auto"
-    (`with_clusters`); `fitted_by`, the method that `fit` takes where none is named; and `maximise(statistics, params)`,
-    the closed form of EM's M-step for some or all of its sites.
+    (`with_clusters`); `fitted_by`, the method that `fit` takes where none is named; `maximise(statistics, params)`, the
+    closed form of EM's M-step for some or all of its sites; and `empirical_bayes`, true where that goes by the
+    likelihood of some sites with others summed out, so that EM need not raise the log joint.
     """
 
     name: str

@@ -70,6 +70,7 @@ class HierarchicalHMM:
     concentration: float = 10.0
 
     name = "hierarchical"
+    empirical_bayes = True
 
     def __post_init__(self) -> None:
         check_whole(self, "num_states", 2)

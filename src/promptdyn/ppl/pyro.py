@@ -153,7 +153,7 @@ class Program:
 
 
 def _tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(np.asarray(value))  # a copy: torch would share it
+    return value if isinstance(value, Tensor) else torch.tensor(np.array(value))  # a copy, which torch does not share
 
 
 def _start(site: dict[str, Any]) -> Tensor:
