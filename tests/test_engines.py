@@ -23,13 +23,12 @@ from promptdyn.models.base import cluster_of
 from promptdyn.ppl import BACKENDS
 
 MODELS = {**CONFIGS, "a chain per prompt": OwnSpeed()}
-SMALL = small_history()
 HISTORY = small_history(1, num_prompts=30, num_steps=20)
 QUICK = {
     "em": {},
     "map": {},
     "svi": {"num_steps": 400, "num_draws": 400},
-    "nuts": {"num_warmup": 100, "num_draws": 300, "num_chains": 1},
+    "nuts": {"num_warmup": 60, "num_draws": 150, "num_chains": 1},
 }
 
 

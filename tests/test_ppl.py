@@ -104,7 +104,7 @@ def test_log_densities_agree(model):
 
 
 # What takes long.
-BRIEF = ["beta-binomial hmm", "hierarchical hmm", "own program with clusters", "a chain per prompt"]
+BRIEF = ["own program with clusters", "a chain per prompt"]
 
 
 @pytest.mark.filterwarnings("ignore")  # funsor's own
