@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 # The CPU build of torch; on macOS the ordinary wheel is the CPU build already.
 TORCH  := $(if $(filter Linux,$(shell uname -s)),torch==2.13.0+cpu,torch==2.13.0)
 
-.PHONY: demo test test-long lint bench clean
+.PHONY: demo test test-long lint bench sbc clean
 
 demo: $(READY)
 	$(BIN)/promptdyn demo --out runs/demo
@@ -24,6 +24,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+sbc: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/sbc.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -8,6 +8,7 @@ import numpyro
 import pyro
 import pytest
 import torch
+from arviz_base.io_numpyro import infer_dims
 from jax.flatten_util import ravel_pytree
 from numpyro.infer import MCMC, NUTS, Predictive
 from numpyro.infer.util import log_density
@@ -182,6 +183,7 @@ def test_run_forward_it_draws_counts_of_the_groups_that_were_rolled_out(backend)
             belief = belief @ chain.transition[min(exposure, 1), place]
 
 
+@pytest.mark.long  # docs/models.md runs SVI of NumPyro's own
 def test_a_user_can_run_his_own_nuts():
     model = CONFIGS["own program with clusters"]
     with jax.enable_x64(True):
@@ -190,6 +192,13 @@ def test_a_user_can_run_his_own_nuts():
         draws = mcmc.get_samples()
     assert draws["learn"].shape == (50, 2)
     assert np.isfinite(draws["rate"]).all()
+
+
+def test_arviz_reads_the_axes_of_a_program():
+    with jax.enable_x64(True):
+        dims = infer_dims(program(CONFIGS["hmm with clusters"], HISTORY))
+    assert dims["transition"] == ["exposure", "cluster_2", "state"]
+    assert dims["num_successes"] == ["prompt"]
 
 
 def test_render_model_draws_the_sites():

@@ -37,7 +37,9 @@ class NumPyro:
         self.names = Names()
 
     def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> Any:
-        return numpyro.sample(self.names.site(name), distribution, infer={} if init is None else {"init": init})
+        # As numbers: others compare a trace's metadata, and arrays do not compare as one.
+        infer = {} if init is None else {"init": init.tolist() if isinstance(init, np.ndarray) else init}
+        return numpyro.sample(self.names.site(name), distribution, infer=infer)
 
     def plate(self, name: str, size: int) -> AbstractContextManager:
         return numpyro.plate(self.names.plate(name), size)
