@@ -72,7 +72,8 @@ def folder(tmp_path, monkeypatch):
     for registry in (MODELS, POLICIES):
         monkeypatch.setattr(registry, "_classes", dict(registry._classes))
     yield tmp_path
-    sys.modules.pop("chance", None)
+    for name in ("chance", "mine"):
+        sys.modules.pop(name, None)
 
 
 def test_a_file_of_ones_own_can_be_named(folder):
@@ -88,6 +89,10 @@ def test_a_file_of_ones_own_can_be_named(folder):
     assert load_object("mine.py:chars", "reward")(None, ["a", "ab"]) == [0.0, 1.0]
     assert load_object("chance:START", "setting") == 0.4
     assert where(MODELS["mine"]) == f"{folder}/mine.py:OneRate"
+    # The same file under its module's name is the same model, not one that would take its place.
+    imported = MODELS.register(load_object("mine:OneRate", "model"))
+    assert where(MODELS["mine"]) == "mine:OneRate"
+    assert MODELS["mine"] is imported
 
 
 FAULTS = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from promptdyn.errors import InputError
 
-__all__ = ["load_object", "where"]
+__all__ = ["load_object", "same_text", "where"]
 
 # Modules made of files have names of their own: a file random.py must not stand in for the module.
 PREFIX = "promptdyn_file_"
@@ -51,6 +51,16 @@ def where(thing: Any) -> str:
     if file and (place.startswith(PREFIX) or place == "__main__"):
         place = file
     return f"{place}:{thing.__qualname__}"
+
+
+def same_text(one: Any, other: Any) -> bool:
+    """Whether two classes or functions come of the same text: a cell run again, a file run under two names."""
+
+    def home(thing: Any) -> tuple[str, str]:
+        module = sys.modules.get(thing.__module__)
+        return getattr(module, "__file__", None) or thing.__module__, thing.__qualname__
+
+    return home(one) == home(other)
 
 
 def _of_file(place: str, text: str, kind: str) -> ModuleType:

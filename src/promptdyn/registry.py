@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from promptdyn.errors import InputError
-from promptdyn.plugins import load_object, where
+from promptdyn.plugins import load_object, same_text, where
 
 __all__ = ["Registry", "describe"]
 
@@ -95,7 +95,7 @@ class Registry(Mapping[str, type[Any]]):
         return len(self._classes)
 
     def register(self, cls: Class) -> Class:
-        """Enter a class of your own, also as a decorator; declared anew, as in a notebook, it replaces itself.
+        """Enter a class of your own, also as a decorator. Declared anew, as in a notebook, it replaces itself.
 
         Raises:
             InputError: it is no dataclass, has no name that can be written in a text, lacks what is needed, or another
@@ -112,7 +112,7 @@ class Registry(Mapping[str, type[Any]]):
         if missing := self._lacks(cls):
             raise InputError(f"{label} {missing}")
         there = self._classes.get(name, cls)
-        if where(there) != where(cls):
+        if not same_text(there, cls):
             raise InputError(f"{label} has the name of {where(there)}, {name!r}: give it another")
         self._classes[name] = cls
         return cls
