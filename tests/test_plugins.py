@@ -177,6 +177,8 @@ def test_a_fit_of_ones_own_is_saved_and_loaded(folder, monkeypatch):
         Fit.load("fit.npz")
     with pytest.raises(InputError, match="a fit of model 'two_state', not of 'one_rate'"):
         Fit.load("fit.npz", OneRate)
+    with pytest.raises(InputError, match="register the class, not what it makes"):
+        Fit.load("fit.npz", TwoState())
     given = Fit.load("fit.npz", TwoState)
     MODELS.register(TwoState)
     for again in (given, Fit.load("fit.npz")):

@@ -119,6 +119,7 @@ def test_truth_is_recovered_and_forecasts_best():
         (OneRate(), {"num_prompts": 3, "clusters": {"task": ["a"]}}, "column 'task' has 1 labels for 3 prompts"),
         (TwoState("family"), {}, "cluster column 'family' is not in the history"),
         (CLUSTERED, {"clusters": {"family": ["z"] * 500}}, "cluster 'z' is none of those fitted"),
+        (CLUSTERED, {"like": small_history().before(0)}, "like: the history has no rows"),
         (DPS(), {}, "DPS has no program to run forward"),
     ],
 )

@@ -68,6 +68,8 @@ def simulate(
         if clusters is None:
             clusters = _dealt(source, num_prompts) if isinstance(source, Fit) else {}
         like = _design(num_prompts, num_steps, prompts_per_step, num_generations, clusters, rng)
+    if len(like) == 0:
+        raise InputError("like: the history has no rows to draw counts for")
     truth = source if isinstance(source, Fit) else _drawn(model, like, seed, backend)
     cluster = cluster_of(truth.model)
     ids = list(like.prompt_ids)
@@ -100,8 +102,6 @@ def _counts(log_emission: Any, states: NDArray, num_rollouts: NDArray, rng: np.r
 
 def _drawn(model: Dynamics, like: RewardHistory, seed: int, backend: str) -> Fit:
     """The model at parameters drawn from its prior, for the pool of a history."""
-    if cluster_of(model) == "auto" and not like.clusters:
-        model = replace(model, cluster=None)  # type: ignore[type-var]
     model = with_clusters(model, like)
     dense = like.dense(cluster_of(model))
     program = load_backend(backend).Program(model, Pool.of(dense))

@@ -23,7 +23,7 @@ from promptdyn.inference.map import MAP
 from promptdyn.inference.nuts import NUTS
 from promptdyn.inference.svi import SVI
 from promptdyn.models import MODELS
-from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of, with_clusters
+from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of, lacks, with_clusters
 from promptdyn.online import DiscountedBeta, FrozenChain, FrozenMixture, OnlineFilter
 from promptdyn.plugins import where
 from promptdyn.ppl import Program, chain_at, load_backend
@@ -242,9 +242,11 @@ class Fit:
         with _whole(path):
             described: dict[str, Any] = values["model"]
             name, declared = str(described["name"]), str(values.get("declared", "FILE.py:CLASS"))
-        registry = MODELS if model is None else Registry("model", model)
-        if model is not None and model.name != name:
-            raise InputError(f"{path}: a fit of model {name!r}, not of {model.name!r}")
+        registry = MODELS
+        if model is not None:
+            registry = Registry("model", lacks=lacks)
+            if registry.register(model).name != name:
+                raise InputError(f"{path}: a fit of model {name!r}, not of {model.name!r}")
         if name not in registry:
             raise InputError(
                 f"{path}: a fit of model {name!r}, which is not registered: on the command line write "
