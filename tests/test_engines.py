@@ -15,8 +15,7 @@ from configs import CONFIGS, PLAINER, OneRate, OwnSpeed, in_brief, small_history
 from promptdyn.errors import ConvergenceWarning, InputError
 from promptdyn.evaluation.forecast import walk
 from promptdyn.history import RewardHistory
-from promptdyn.inference import EM, MAP, NUTS, SVI
-from promptdyn.inference import numpyro as jax_engines
+from promptdyn.inference import EM, MAP, NUTS, SVI, engine
 from promptdyn.inference.engine import load_density
 from promptdyn.models import HierarchicalHMM
 from promptdyn.models.base import cluster_of
@@ -106,7 +105,7 @@ def test_mini_batches_stand_for_the_whole_pool(backend):
 def test_long_histories_are_summed_chunk_by_chunk(monkeypatch):
     model = CONFIGS["hmm with clusters"]
     whole = density(model, HISTORY, "numpyro")
-    monkeypatch.setattr(jax_engines, "CHUNK", 7)
+    monkeypatch.setattr(engine, "LARGEST_CHUNK", 100)
     parts = density(model, HISTORY, "numpyro")
     values = somewhere(whole)
     joint, slope = whole.joint(values)
@@ -114,6 +113,11 @@ def test_long_histories_are_summed_chunk_by_chunk(monkeypatch):
     assert joint_of_parts == pytest.approx(joint)
     for name in slope:
         np.testing.assert_allclose(slope_of_parts[name], slope[name], rtol=1e-9)
+    params = whole.program.start
+    np.testing.assert_allclose(parts.log_marginals(params), whole.log_marginals(params))
+    (counts, *_), (counts_of_parts, *_) = whole.expected(params), parts.expected(params)
+    for one, other in zip(counts[:3], counts_of_parts[:3], strict=True):
+        np.testing.assert_allclose(other, one)
 
 
 @pytest.fixture(scope="module")

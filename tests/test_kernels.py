@@ -206,7 +206,7 @@ def test_lanes_hold_every_observation_once(num_prompts, num_clusters):
         np.testing.assert_array_equal(left[: steps[-1]], exposure[: steps[-1], prompt])
     # Little stands empty, and parts are the whole.
     assert laid.symbols.size <= 2 * held.sum() + 20
-    assert sum(part.num_draws for part in laid.chunks(laid.symbols.size // 3)) == laid.num_draws
+    assert sum(part.num_draws for part in laid.chunks(3)) == laid.num_draws
     batches = laid.batches(1, seed=0)
     assert sum(next(batches).num_draws for _ in range(laid.num_lanes)) == laid.num_draws
 

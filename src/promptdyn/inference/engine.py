@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from promptdyn.inference.svi import SVI
 
 __all__ = [
-    "CHUNK",
     "Density",
     "Engine",
     "Report",
     "Result",
     "at_least",
     "check_explained",
+    "chunks",
     "load_density",
     "mini_batches",
 ]
@@ -39,8 +39,9 @@ __all__ = [
 Floats = NDArray[np.float64]
 Values = dict[str, Floats]
 """Sites as real numbers, by the bijection to each one's support."""
-CHUNK = 1 << 24
-"""Numbers to hold filtered beliefs in at a time: what is larger is summed in parts."""
+# Numbers to hold filtered beliefs in at a time: what is larger is summed in parts. From so many on it pays to sum in
+# two, side by side. Never by how many cores there are: a fit is the same wherever it is made.
+LARGEST_CHUNK, SPLIT = 1 << 24, 1 << 18
 Report = Callable[[int, int, Mapping[str, float]], None]
 """Called while an engine runs with what is done, of how much, and the numbers that one watches."""
 
@@ -127,6 +128,12 @@ def load_density(backend: str) -> Callable[[Dynamics, DenseHistory], Density]:
         raise InputError(f"backend={backend!r} is none of {', '.join(BACKENDS)}")
     made: Callable[[Dynamics, DenseHistory], Density] = import_module(f"promptdyn.inference.{backend}").Density
     return made
+
+
+def chunks(sequences: Sequences, num_states: int) -> list[Sequences]:
+    """A history in the parts to sum over."""
+    numbers = sequences.symbols.size * num_states
+    return list(sequences.chunks(max(-(-numbers // LARGEST_CHUNK), 1 + (numbers > SPLIT))))
 
 
 def check_explained(dense: DenseHistory, explained: float, num_draws: int, log_marginals: Floats) -> None:

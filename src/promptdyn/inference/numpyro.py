@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from numpyro import handlers
 from numpyro.infer import NUTS, SVI, Trace_ELBO, autoguide, init_to_value
 
 from promptdyn.history import DenseHistory
-from promptdyn.inference.engine import CHUNK, Values, check_explained, mini_batches
+from promptdyn.inference.engine import Values, check_explained, chunks, mini_batches
 from promptdyn.kernels.jax import Markov, Sequences, expected_counts, log_marginal
 from promptdyn.models.base import Dynamics, Params, Pool, Statistics
 from promptdyn.ppl.numpyro import NumPyro, Program
@@ -29,6 +31,7 @@ __all__ = ["Density"]
 Floats = NDArray[np.float64]
 # Iterations of a sampler between two reports.
 WINDOW = 10
+_THREADS = ThreadPoolExecutor(os.cpu_count(), "promptdyn-chunk")
 
 
 class _Table:
@@ -110,8 +113,16 @@ class Density:
         self._table = _Table(self.program, dense.counts)
         self._sequences = Sequences.packed(dense.symbols, dense.exposure, self.program.places)
         with jax.enable_x64(True):
-            chunks = self._sequences.chunks(CHUNK // self.program.num_states)
-            self._chunks = [jax.device_put(chunk) for chunk in chunks]
+            self._chunks = jax.device_put(chunks(self._sequences, self.program.num_states))
+
+    def _each_chunk(self, function: Callable[[Sequences], Any]) -> list[Any]:
+        """A function of every chunk, side by side: a kernel's loop over cells takes one core."""
+
+        def run(chunk: Sequences) -> Any:
+            with jax.enable_x64(True):  # known to one thread only
+                return jax.device_get(function(chunk))
+
+        return list(map(run, self._chunks) if len(self._chunks) == 1 else _THREADS.map(run, self._chunks))
 
     def unconstrain(self, params: Mapping[str, Any]) -> Values:
         """Sites as real numbers."""
@@ -127,7 +138,7 @@ class Density:
         """The log joint and its gradient."""
         with jax.enable_x64(True):
             markov, log_prior = _chain_of_values(self._table, values)
-            parts = [_slopes(markov, chunk) for chunk in self._chunks]
+            parts = self._each_chunk(partial(_slopes, markov))
             slopes = jax.tree.map(lambda *each: sum(each), *(part[0] for part in parts))
             log_marginals = np.sum([part[1] for part in parts], axis=0)
             explained = sum(jnp.sum(slope * part) for slope, part in zip(slopes[:2], markov[:2], strict=True))
@@ -138,7 +149,7 @@ class Density:
         """Expected counts, log marginal, log prior."""
         with jax.enable_x64(True):
             markov, log_prior = _chain(self._table, params)
-            parts = [jax.device_get(expected_counts(markov, chunk)) for chunk in self._chunks]
+            parts = self._each_chunk(partial(expected_counts, markov))
         initial, transition, emission, log_marginals = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
         explained = initial.sum() + transition.sum()
         check_explained(self.dense, explained, self._sequences.num_draws, log_marginals)
@@ -158,7 +169,7 @@ class Density:
         """(prompt,)."""
         with jax.enable_x64(True):
             markov, _ = _chain(self._table, params)
-            return np.sum([log_marginal(markov, chunk) for chunk in self._chunks], axis=0)
+            return np.sum(self._each_chunk(partial(log_marginal, markov)), axis=0)
 
     def svi(
         self, settings: SVISettings, seed: int, report: Callable[[int, float], None]

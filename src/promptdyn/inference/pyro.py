@@ -16,7 +16,7 @@ from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
 from promptdyn.history import DenseHistory
-from promptdyn.inference.engine import CHUNK, Values, check_explained, mini_batches
+from promptdyn.inference.engine import Values, check_explained, chunks, mini_batches
 from promptdyn.kernels.sequences import Sequences
 from promptdyn.kernels.torch import log_marginal
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, Statistics
@@ -39,8 +39,7 @@ class Density:
         self.dense = dense
         self.program = Program(model, Pool.of(dense))
         self._sequences = Sequences.packed(dense.symbols, dense.exposure, self.program.places)
-        chunks = self._sequences.chunks(CHUNK // self.program.num_states)
-        self._chunks = list(chunks)
+        self._chunks = chunks(self._sequences, self.program.num_states)
 
     def _markov(self, chain: Chain) -> Markov:
         return chain.initial, chain.transition, chain.emission.log_prob(self.dense.counts, array_api_compat.torch)

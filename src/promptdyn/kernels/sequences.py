@@ -74,7 +74,7 @@ class Sequences:
         symbols: NDArray[np.integer],
         exposure: NDArray[np.integer],
         places: NDArray | None = None,
-        num_lanes: int = 128,
+        num_lanes: int = 256,
         order: NDArray[np.integer] | None = None,
     ) -> Sequences:
         """Cells for observations only, prompts one after another in about `num_lanes` lanes of one length.
@@ -156,12 +156,19 @@ class Sequences:
         parts = (self.symbols[:, chosen], self.moves[:, chosen], self.level, self.gap, self.place, owner)
         return Sequences(*parts, self.num_prompts, self.longest_gap)
 
-    def chunks(self, num_cells: int) -> Iterator[Sequences]:
-        """All lanes in parts of about `num_cells` cells, of at most two sizes so that a kernel compiles twice."""
-        parts = min(-(-self.symbols.size // num_cells), self.num_lanes)
-        size = -(-self.num_lanes // parts)
-        for begin in range(0, self.num_lanes, size):
-            yield self.lanes(slice(begin, begin + size))
+    def chunks(self, number: int) -> Iterator[Sequences]:
+        """All lanes of packed sequences in so many parts of one size, so that a kernel compiles once.
+
+        Lanes that the last part has too few of are empty ones.
+        """
+        number = min(number, self.num_lanes)
+        size = -(-self.num_lanes // number)
+        missing = size * number - self.num_lanes
+        symbols, moves = (np.pad(part, ((0, 0), (0, missing))) for part in (self.symbols, self.moves))
+        owner = np.pad(self.owner, ((0, 0), (0, missing)), constant_values=self.num_prompts)
+        filled = Sequences(symbols, moves, self.level, self.gap, self.place, owner, self.num_prompts, self.longest_gap)
+        for begin in range(0, size * number, size):
+            yield filled.lanes(slice(begin, begin + size))
 
     def batches(self, num_lanes: int, seed: int) -> Iterator[Sequences]:
         """Without end, so many lanes at a time in random order; those left over in a pass wait for the next."""
