@@ -15,7 +15,7 @@ from configs import CONFIGS, PLAINER, OneRate, OwnSpeed, in_brief, small_history
 from promptdyn.errors import ConvergenceWarning, InputError
 from promptdyn.evaluation.forecast import walk
 from promptdyn.history import RewardHistory
-from promptdyn.inference import EM, MAP, NUTS, SVI, engine
+from promptdyn.inference import EM, MAP, NUTS, SVI
 from promptdyn.inference.engine import load_density
 from promptdyn.models import HierarchicalHMM
 from promptdyn.models.base import cluster_of
@@ -105,7 +105,7 @@ def test_mini_batches_stand_for_the_whole_pool(backend):
 def test_long_histories_are_summed_chunk_by_chunk(monkeypatch):
     model = CONFIGS["hmm with clusters"]
     whole = density(model, HISTORY, "numpyro")
-    monkeypatch.setattr(engine, "LARGEST_CHUNK", 100)
+    monkeypatch.setattr("promptdyn.inference.engine.LARGEST_CHUNK", 100)
     parts = density(model, HISTORY, "numpyro")
     values = somewhere(whole)
     joint, slope = whole.joint(values)
