@@ -11,11 +11,11 @@ import time
 import numpy as np
 
 from benchmarks.timing import timed
-from promptdyn.models import DPS, BetaBernoulli, emissions
+from promptdyn.models import DPS, BetaBernoulli, InformativeRate, emissions
 from promptdyn.online import DiscountedBeta, FrozenChain, OnlineFilter
 from promptdyn.selection import Selector
 
-NUM_PROMPTS, BATCH, NUM_GENERATIONS = 1_000_000, 1_024, 8
+NUM_PROMPTS, NUM_CLUSTERS, BATCH, NUM_GENERATIONS = 1_000_000, 1_000, 1_024, 8
 LOOP_PROMPTS = 10_000
 
 
@@ -29,16 +29,24 @@ def run() -> list[dict[str, object]]:
         chain = np.full((1, num_states), 1 / num_states), np.stack([sticky, sticky])[:, None]
         return FrozenChain("hmm", *chain, emissions.Binomial(rates).log_prob)
 
-    rows = []
-    for name, model in {
+    labels = [f"cluster-{i}" for i in rng.integers(0, NUM_CLUSTERS, NUM_PROMPTS)]
+    pooled = {
+        "rate of 1,000 clusters, proportional": InformativeRate(cluster="cluster"),
+        "MoPPS pooled over 1,000 clusters, proportional": BetaBernoulli(cluster="cluster"),
+        "DPS pooled over 1,000 clusters, proportional": DPS(cluster="cluster"),
+    }
+    alone = {
         "DPS (transitions per prompt)": DPS(),
         "MoPPS": BetaBernoulli(),
         "fixed HMM, 3 states": frozen(3),
         "fixed HMM, 8 states": frozen(8),
         "grid of 50 states": frozen(50),
         "the same by its moments": DiscountedBeta(frozen(50)),
-    }.items():
-        selector = Selector(OnlineFilter(model, ids), num_generations=NUM_GENERATIONS)
+    }
+    rows = []
+    for name, model in {**pooled, **alone}.items():
+        policy = "proportional" if name in pooled else "top"
+        selector = Selector(OnlineFilter(model, ids, labels), policy, num_generations=NUM_GENERATIONS)
         selector.online.step(ids, rng.integers(0, NUM_GENERATIONS + 1, NUM_PROMPTS), NUM_GENERATIONS)
         rewards = (rng.random((BATCH, NUM_GENERATIONS)) < rng.random((BATCH, 1))).astype(float)
         chosen = selector.select(BATCH)

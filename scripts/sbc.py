@@ -33,6 +33,8 @@ MODELS = {
     "BetaState": BetaState(num_states=9, cluster="task"),
 }
 NUM_DRAWS, THINNING = 100, 4
+# Every simulation loads compiled code anew, which is dropped after so many: a process may map only so much.
+BATCH = 20
 
 
 def design(num_prompts: int = 40, num_steps: int = 20, seed: int = 0) -> promptdyn.RewardHistory:
@@ -60,16 +62,19 @@ def ranks(model: object, num_simulations: int, seed: int) -> dict[str, np.ndarra
             condition(observed, {"num_successes": num_successes})()
 
     dense = design().dense()
-    found = simuk.SBC(
-        NUTS(program, target_accept_prob=0.9),
-        num_simulations=num_simulations,
-        sample_kwargs={"num_warmup": 300, "num_samples": NUM_DRAWS * THINNING, "thinning": THINNING},
-        seed=seed,
-        data_dir={"num_successes": dense.counts[dense.symbols, 1].T},
-    )
-    found.run_simulations()
-    group = found.simulations["prior_sbc"]
-    return {name: np.asarray(group[name])[0] for name in group.data_vars}
+    parts = []
+    for begin in range(0, num_simulations, BATCH):
+        found = simuk.SBC(
+            NUTS(program, target_accept_prob=0.9),
+            num_simulations=min(BATCH, num_simulations - begin),
+            sample_kwargs={"num_warmup": 300, "num_samples": NUM_DRAWS * THINNING, "thinning": THINNING},
+            seed=seed * num_simulations + begin,
+            data_dir={"num_successes": dense.counts[dense.symbols, 1].T},
+        )
+        found.run_simulations()
+        parts.append(found.simulations["prior_sbc"])
+        jax.clear_caches()
+    return {name: np.concatenate([np.asarray(part[name])[0] for part in parts]) for name in parts[0].data_vars}
 
 
 def scores(found: list) -> dict[str, float]:
@@ -109,7 +114,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     file = DOCS / "sbc.json"
     results = json.loads(file.read_text()) if file.exists() else {}
-    # simuk makes a sampler for each simulation: compiled once, it is read from here.
+    # What is compiled for one simulation is read from here for the next.
     with tempfile.TemporaryDirectory() as cache:
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -23,7 +23,9 @@ def test_every_model_meets_one_of_the_two_contracts(name):
     assert (again.describe() if isinstance(model, OnlineModel) else describe(again)) == {"name": name, **described}
     if isinstance(model, OnlineModel):
         state = model.init([None] * 3)
-        assert all(field.shape[-1] == 3 for field in state)
+        assert all(
+            field.shape[-1] == 3 for name, field in state._asdict().items() if name not in getattr(model, "shared", ())
+        )
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -55,7 +57,7 @@ def test_settings_are_read_as_what_they_are():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gp", "model 'gp' is none of dps, mopps, hmm"),
+        ("gp", "model 'gp' is none of dps, mopps, rate, hmm"),
         ("dps:tau=1", "model 'dps' has no setting 'tau'; it has decay, prior_transition, prior_initial"),
         ("decay=1", "'decay=1' comes before any name"),
         ("dps,dps", "'dps' is given twice"),

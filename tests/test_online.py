@@ -11,7 +11,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.inference import Fit
 from promptdyn.kernels import jax as kernels
-from promptdyn.models import DPS, MODELS, BetaBernoulli, DiscreteHMM, Dynamics, Pool, emissions
+from promptdyn.models import DPS, MODELS, BetaBernoulli, DiscreteHMM, Dynamics, InformativeRate, Pool, emissions
 from promptdyn.online import DiscountedBeta, FrozenChain, OnlineFilter
 from promptdyn.ppl import load_backend
 from promptdyn.testing import check_online
@@ -45,6 +45,9 @@ def ready(model):
 FILTERS = {
     **{f"registered {name}": ready(MODELS.create(name)) for name in MODELS},
     "mopps": BetaBernoulli(decay=0.9),
+    "mopps with clusters": BetaBernoulli(0.7, cluster="family", step_decay=0.95),
+    "rate with clusters": InformativeRate(cluster="family"),
+    "dps with clusters": DPS(cluster="family"),
     "hmm": frozen(DiscreteHMM(num_states=4)),
     "hmm without exposure": frozen(DiscreteHMM(num_states=4, num_exposures=1)),
     "hmm with clusters": frozen(DiscreteHMM(num_states=5, cluster="family"), ("x", "y")),
@@ -157,6 +160,8 @@ def test_bad_pools_are_named():
         OnlineFilter(FILTERS["hmm with clusters"], ["a"], ["z"])
     with pytest.raises(InputError, match="cluster None is none of those fitted"):
         OnlineFilter(FILTERS["hmm with clusters"], ["a"])
+    with pytest.raises(InputError, match="'dps' pools by cluster='family', but prompt 1 of 2 has no label"):
+        OnlineFilter(FILTERS["dps with clusters"], ["a", "b"], ["x", None])
 
 
 def test_states_of_other_models_and_pools_are_refused():
@@ -192,8 +197,8 @@ def test_states_that_are_not_whole_are_refused(model):
     name = next(iter(state["arrays"]))
     for change, message in [
         ({"arrays": {}}, "is not the .* array it should be"),
-        ({"arrays": {**state["arrays"], name: state["arrays"][name][..., :3]}}, f"{name!r} is not the .* array"),
-        ({"clusters": LABELS[:2]}, "array it should be"),
+        ({"arrays": {**state["arrays"], name: state["arrays"][name][..., :-1]}}, f"{name!r} is not the .* array"),
+        ({"clusters": LABELS[:2]}, "the state has 2 clusters for 6 prompts"),
     ]:
         with pytest.raises(InputError, match=message):
             online.load_state_dict({**state, **change})

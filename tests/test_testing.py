@@ -127,16 +127,16 @@ class FaultyOnline(BetaBernoulli):
 
     def init(self, clusters):
         state = super().init(clusters)
-        return state._replace(alpha=state.alpha[:, None] + np.zeros(2)) if self.fault == "axis" else state
+        return state._replace(own=state.own[..., None] + np.zeros(2)) if self.fault == "axis" else state
 
     def step(self, state, rows, num_successes, num_rollouts, trained):
         state = super().step(state, rows, num_successes, num_rollouts, trained)
         if self.fault == "order":
-            state.alpha[0] += 1.0
+            state.own[0, 0] += 1.0
         if self.fault == "late":
-            state.alpha[:] += 0.1 * (len(state.alpha) > 5)
+            state.own[:] += 0.1 * (state.own.shape[1] > 5)
         if self.fault == "empty" and not len(rows):
-            state.alpha[:] = np.nan
+            state.own[:] = np.nan
         return state
 
     def outcome(self, state, num_rollouts):
@@ -158,13 +158,12 @@ class FaultyOnline(BetaBernoulli):
         if self.fault == "above":
             return 1.5 * super().success_rate(state, rng)
         if self.fault == "view":
-            state.beta[:] = state.alpha
-            return np.minimum(state.alpha, 1.0, out=state.alpha)
+            return np.minimum(state.own[0], 1.0, out=state.own[0])
         return super().success_rate(state, rng)
 
 
 FAULTS_ONLINE = {
-    "axis": r"field 'alpha' of the state of 6 prompts has shape \(6, 2\): its last axis is prompt",
+    "axis": r"field 'own' of the state of 6 prompts has shape \(2, 6, 2\): its last axis is prompt",
     "sum": "outcome adds up to .*, not to 1",
     "some": "informative is up to .* off the chance of the outcome 'some'",
     "shape": r"outcome has shape \(6, 3\), not \(3, 6\)",

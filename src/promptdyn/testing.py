@@ -115,10 +115,12 @@ def check_online(model: OnlineModel, clusters: Sequence[str] = ("a", "b")) -> No
     labels = [clusters[i % len(clusters)] for i in range(len(IDS))]
     json.dumps(model.describe())
     state = model.init(labels)
-    for field, array in zip(state._fields, state, strict=True):
+    shared = getattr(model, "shared", ())
+    for field, array in state._asdict().items():
         say(
-            np.shape(array)[-1:] == (len(IDS),),
-            f"field {field!r} of the state of {len(IDS)} prompts has shape {np.shape(array)}: its last axis is prompt",
+            field in shared or np.shape(array)[-1:] == (len(IDS),),
+            f"field {field!r} of the state of {len(IDS)} prompts has shape {np.shape(array)}: its last axis is prompt, "
+            "unless the model's `shared` names it",
         )
     online = OnlineFilter(model, IDS, labels)
     for seed in range(4):

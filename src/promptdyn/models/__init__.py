@@ -7,6 +7,7 @@ from promptdyn.models.beta_state import BetaState
 from promptdyn.models.discrete_hmm import DiscreteHMM
 from promptdyn.models.dps import DPS
 from promptdyn.models.hierarchical_hmm import HierarchicalHMM
+from promptdyn.models.informative_rate import InformativeRate
 from promptdyn.registry import Registry
 
 __all__ = [
@@ -20,10 +21,11 @@ __all__ = [
     "Dynamics",
     "Emission",
     "HierarchicalHMM",
+    "InformativeRate",
     "Params",
     "Pool",
     "Statistics",
     "emissions",
 ]
 
-MODELS = Registry("model", DPS, BetaBernoulli, DiscreteHMM, HierarchicalHMM, BetaState, lacks=lacks)
+MODELS = Registry("model", DPS, BetaBernoulli, InformativeRate, DiscreteHMM, HierarchicalHMM, BetaState, lacks=lacks)

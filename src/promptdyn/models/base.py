@@ -242,10 +242,10 @@ class Conjugate:
         return OnlineFilter(self, prompt_ids, clusters)
 
 
-def check_decay(decay: float, model: str) -> None:
+def check_decay(decay: float, model: str, setting: str = "decay") -> None:
     """Raise InputError unless 0 < decay <= 1."""
     if not 0.0 < decay <= 1.0:
-        raise InputError(f"{model}: decay={decay} is outside (0, 1]; 1 never forgets, 0.5 halves old counts each step")
+        raise InputError(f"{model}: {setting}={decay} is outside (0, 1]; 1 never forgets, 0.5 halves old counts")
 
 
 def check_whole(model: Any, setting: str, least: int) -> None:

@@ -1,4 +1,4 @@
-"""MoPPS, model predictive prompt selection (arXiv 2507.04632): a discounted Beta posterior per prompt.
+"""MoPPS, model predictive prompt selection (arXiv 2507.04632): a discounted Beta posterior per prompt, also pooled.
 
 Each prompt has a success rate r ~ Beta(alpha, beta). When its group of n rollouts shows k successes,
 
@@ -8,6 +8,10 @@ Each prompt has a success rate r ~ Beta(alpha, beta). When its group of n rollou
 and prompts that were not rolled out keep theirs. Published selection takes the prompts whose Thompson draw of r is
 nearest to 1/2: policy "thompson" on the score "half_solved". (The score "informative" of a draw, 1 - r^n - (1 - r)^n,
 falls with |r - 1/2| too, but with large n it is 1 to machine precision over much of the pool.)
+
+With clusters a prompt's prior is what its cluster shows: Beta(s m, s (1 - m)), where m is the success rate of all the
+cluster's rollouts, decayed at every step, under the prior Beta(alpha_0, beta_0). A prompt that was never rolled out
+then has its cluster's forecast, and one that was moves away from it as its own counts say.
 """
 
 from __future__ import annotations
@@ -21,24 +25,31 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.models.base import Conjugate, check_decay
-from promptdyn.online import BetaForecasts
+from promptdyn.online import BetaForecasts, cluster_codes
+from promptdyn.registry import describe
 
 __all__ = ["BetaBernoulli", "BetaCounts"]
 
 
 class BetaCounts(NamedTuple):
-    alpha: NDArray[np.float64]  # (prompt,)
-    beta: NDArray[np.float64]  # (prompt,)
+    own: NDArray[np.float64]  # (2 prompt) successes and failures, discounted, when last seen
+    weight: NDArray[np.float64]  # (prompt,) what forgetting has left of them since
+    pooled: NDArray[np.float64]  # (2 cluster) successes and failures of the cluster, decayed
+    cluster: NDArray[np.int32]  # (prompt,) codes
 
 
 @dataclass(frozen=True)
 class BetaBernoulli(BetaForecasts, Conjugate):
-    """Discounted Beta-Bernoulli model of MoPPS.
+    """Discounted Beta-Bernoulli model: MoPPS, and pooled over clusters.
 
     Attributes:
-        decay: share of the old counts kept when a prompt is seen again, in (0, 1]. Published: 1.0 for MATH
-            (the default), 0.5 for Countdown and Geometry3k.
-        prior_alpha, prior_beta: the Beta prior, both > 0; default Beta(1, 1).
+        decay: share of a prompt's counts kept when it is seen again, in (0, 1]. Published: 1.0 for MATH (the default),
+            0.5 for Countdown and Geometry3k.
+        prior_alpha, prior_beta: the Beta prior, both > 0; default Beta(1, 1). With clusters it is that of their rates.
+        cluster: column(s) whose labels are clusters that share a success rate. Default None: prompts on their own.
+        strength: with clusters, rollouts that the cluster's rate is worth to each prompt, above 0; default 4.
+        cluster_decay: share of a cluster's counts kept from one step to the next, in (0, 1]; default 0.9.
+        step_decay: share of a prompt's own counts kept from one step to the next, in (0, 1]; default 1, as published.
 
     Raises:
         InputError: a setting is out of range, naming it.
@@ -47,29 +58,38 @@ class BetaBernoulli(BetaForecasts, Conjugate):
     decay: float = 1.0
     prior_alpha: float = 1.0
     prior_beta: float = 1.0
+    cluster: str | tuple[str, ...] | None = None
+    strength: float = 4.0
+    cluster_decay: float = 0.9
+    step_decay: float = 1.0
 
     name = "mopps"
+    shared = ("pooled",)
 
     def __post_init__(self) -> None:
-        check_decay(self.decay, "BetaBernoulli")
-        for setting in ("prior_alpha", "prior_beta"):
+        for setting in ("decay", "cluster_decay", "step_decay"):
+            check_decay(getattr(self, setting), "BetaBernoulli", setting)
+        for setting in ("prior_alpha", "prior_beta", "strength"):
             if not 0 < getattr(self, setting) < np.inf:
                 raise InputError(f"BetaBernoulli: {setting}={getattr(self, setting)} must be finite and above 0")
 
     def describe(self) -> dict[str, Any]:
         """Name and settings, JSON-able."""
-        return {
-            "name": self.name,
-            "decay": self.decay,
-            "prior_alpha": self.prior_alpha,
-            "prior_beta": self.prior_beta,
-        }
+        return describe(self)
 
     def init(self, clusters: Sequence[str | None]) -> BetaCounts:
-        """Fresh prompts at the prior. Clusters are not used."""
-        return BetaCounts(
-            np.full(len(clusters), float(self.prior_alpha)), np.full(len(clusters), float(self.prior_beta))
-        )
+        """Fresh prompts at the prior; InputError where the model has clusters and a label is missing."""
+        codes, num_clusters = cluster_codes(self, clusters)
+        return BetaCounts(np.zeros((2, len(codes))), np.ones(len(codes)), np.zeros((2, num_clusters)), codes)
+
+    def betas(self, state: BetaCounts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(prompt,) alpha and (prompt,) beta of the success rate."""
+        own = state.own if self.step_decay == 1.0 else state.own * state.weight
+        if self.cluster is None:
+            return own[0] + self.prior_alpha, own[1] + self.prior_beta
+        alpha, beta = state.pooled[0] + self.prior_alpha, state.pooled[1] + self.prior_beta
+        scale = self.strength / (alpha + beta)
+        return own[0] + (scale * alpha)[state.cluster], own[1] + (scale * beta)[state.cluster]
 
     def step(
         self,
@@ -79,8 +99,14 @@ class BetaBernoulli(BetaForecasts, Conjugate):
         num_rollouts: NDArray,
         trained: NDArray[np.bool_],
     ) -> BetaCounts:
-        """Discount and add the counts of the prompts seen, in place; `trained` is not used."""
-        old, new = self.decay, 1.0 - self.decay
-        state.alpha[rows] = old * state.alpha[rows] + new * self.prior_alpha + num_successes
-        state.beta[rows] = old * state.beta[rows] + new * self.prior_beta + (num_rollouts - num_successes)
+        """Discount and add the counts of the prompts seen and of their clusters, in place; `trained` is not used."""
+        own, weight, pooled, cluster = state
+        counts = np.stack([num_successes, num_rollouts - num_successes])
+        own[:, rows] = self.decay * weight[rows] * own[:, rows] + counts
+        if self.step_decay < 1.0:
+            weight *= self.step_decay
+            weight[weight < 1e-20] = 0.0  # below rounding error, and denormal numbers are slow
+            weight[rows] = 1.0
+        pooled *= self.cluster_decay
+        np.add.at(pooled.T, cluster[rows], counts.T)
         return state

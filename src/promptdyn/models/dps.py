@@ -1,4 +1,4 @@
-"""Dynamics-Predictive Sampling (arXiv 2603.10887, ICLR 2026), exactly as published.
+"""Dynamics-Predictive Sampling (arXiv 2603.10887, ICLR 2026), exactly as published, and pooled over clusters.
 
 Each prompt on its own is a three-state chain (0 unsolved, 1 partly solved, 2 solved), observed without noise
 through its group of rollouts: none, some or all succeeded. The transition matrix of each prompt has a
@@ -7,6 +7,9 @@ Dirichlet prior on every row and is learned online with exponential forgetting.
 The paper updates the Dirichlet counts of every prompt at every step, alpha <- d * alpha + (1 - d) * alpha_0 +
 xi. Here only the learned part D = alpha - alpha_0 at the prompt's last observation is stored, with a weight
 d^age: the same numbers at a fraction of the memory traffic.
+
+With clusters the prior is learned: a prompt's rows are shrunk to its cluster's mean rows, those of a Dirichlet of prior
+alpha_0 that counts the transitions xi of all its prompts, decayed at every step. They are worth `strength` transitions.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from promptdyn.errors import InputError
 from promptdyn.models.base import Conjugate, check_decay, probability_vector
 from promptdyn.models.emissions import outcome_of
+from promptdyn.online import cluster_codes
 
 __all__ = ["DPS", "DPSState"]
 
@@ -40,6 +44,8 @@ class DPSState(NamedTuple):
     weight: NDArray[np.float64]  # (prompt,) what forgetting has left of `learned`
     posterior: NDArray[np.float64]  # (state prompt) P(z_t | y_{0:t}) of the step last absorbed
     belief: NDArray[np.float64]  # (state prompt) P(z_{t+1} | y_{0:t})
+    pooled: NDArray[np.float64]  # (current next cluster) transition counts of the cluster above its prior, decayed
+    cluster: NDArray[np.int32]  # (prompt,) codes
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,9 @@ class DPS(Conjugate):
         prior_transition: Dirichlet prior counts: one number for all, a name ("uniform", "progress",
             "stability", "local"), or a (3, 3) matrix [current, next].
         prior_initial: "uniform" or three probabilities.
+        cluster: column(s) whose labels are clusters that share transitions. Default None: prompts on their own.
+        strength: with clusters, transitions that the cluster's rows are worth to each prompt, above 0; default 4.
+        cluster_decay: share of a cluster's counts kept from one step to the next, in (0, 1]; default 0.98.
 
     Raises:
         InputError: a setting is out of range, naming it.
@@ -60,12 +69,19 @@ class DPS(Conjugate):
     decay: float = 0.7
     prior_transition: float | str | ArrayLike = 1.0
     prior_initial: str | ArrayLike = "uniform"
+    cluster: str | tuple[str, ...] | None = None
+    strength: float = 4.0
+    cluster_decay: float = 0.98
 
     name = "dps"
+    shared = ("pooled",)
     num_states = 3
 
     def __post_init__(self) -> None:
-        check_decay(self.decay, "DPS")
+        for setting in ("decay", "cluster_decay"):
+            check_decay(getattr(self, setting), "DPS", setting)
+        if not 0 < self.strength < np.inf:
+            raise InputError(f"DPS: strength={self.strength} must be finite and above 0")
         _ = self._prior, self._initial  # both are checked where they are built
 
     @property
@@ -100,13 +116,25 @@ class DPS(Conjugate):
             "decay": self.decay,
             "prior_transition": self._prior.tolist(),
             "prior_initial": self._initial.tolist(),
+            "cluster": list(self.cluster) if isinstance(self.cluster, tuple) else self.cluster,
+            "strength": self.strength,
+            "cluster_decay": self.cluster_decay,
         }
 
     def init(self, clusters: Sequence[str | None]) -> DPSState:
-        """Fresh prompts: nothing learned, initial belief. Clusters are not used (published DPS has none)."""
-        num_prompts = len(clusters)
-        belief = np.repeat(self._initial[:, None], num_prompts, axis=1)
-        return DPSState(np.zeros((3, 3, num_prompts)), np.zeros(num_prompts), belief.copy(), belief)
+        """Nothing learned, initial belief; InputError where the model has clusters and a label is missing."""
+        codes, num_clusters = cluster_codes(self, clusters)
+        belief = np.repeat(self._initial[:, None], len(codes), axis=1)
+        learned, pooled = np.zeros((3, 3, len(codes))), np.zeros((3, 3, num_clusters))
+        return DPSState(learned, np.zeros(len(codes)), belief.copy(), belief, pooled, codes)
+
+    def _shrunk_to(self, pooled: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(current next cluster) prior counts of a cluster's prompts."""
+        prior = self._prior[:, :, None]
+        if self.cluster is None:
+            return prior
+        counts = prior + pooled
+        return self.strength * counts / counts.sum(axis=1, keepdims=True)
 
     def step(
         self,
@@ -117,12 +145,12 @@ class DPS(Conjugate):
         trained: NDArray[np.bool_],
     ) -> DPSState:
         """One step of the paper's recursion (posterior, counts, forecast), in place; `trained` is not used."""
-        learned, weight, posterior, belief = state
-        prior = self._prior[:, :, None]
+        learned, weight, posterior, belief, pooled, cluster = state
+        prior = self._shrunk_to(pooled)
         observed = outcome_of(num_rollouts, num_successes)
 
         # xi(current, next) ∝ posterior_{t-1}(current) E[Phi](current, next) 1[next = observed]
-        alpha = prior + weight[rows] * learned[:, :, rows]
+        alpha = prior[:, :, cluster[rows]] + weight[rows] * learned[:, :, rows]
         into = alpha[:, observed, np.arange(len(rows))] / alpha.sum(axis=1)
         xi = posterior[:, rows] * into
         total = xi.sum(axis=0)
@@ -137,11 +165,15 @@ class DPS(Conjugate):
         weight[rows] = 1.0
         posterior[:] = belief
         posterior[:, rows] = np.arange(3)[:, None] == observed
+        if self.cluster is not None:
+            pooled *= self.cluster_decay
+            np.add.at(pooled.transpose(1, 2, 0), (observed, cluster[rows]), xi.T)
+            prior = self._shrunk_to(pooled)
 
         for start in range(0, weight.size, BLOCK):
             block = slice(start, start + BLOCK)
             alpha = learned[:, :, block] * weight[block]
-            alpha += prior
+            alpha += prior if self.cluster is None else prior[:, :, cluster[block]]
             share = posterior[:, block] / alpha.sum(axis=1)
             alpha *= share[:, None]
             alpha.sum(axis=0, out=belief[:, block])

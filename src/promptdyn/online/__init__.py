@@ -2,8 +2,17 @@
 
 from promptdyn.online.beta import BetaForecasts, DiscountedBeta
 from promptdyn.online.chain import FrozenChain
+from promptdyn.online.clusters import cluster_codes
 from promptdyn.online.filter import OnlineFilter
 from promptdyn.online.mixture import FrozenMixture
 from promptdyn.online.protocol import OnlineModel
 
-__all__ = ["BetaForecasts", "DiscountedBeta", "FrozenChain", "FrozenMixture", "OnlineFilter", "OnlineModel"]
+__all__ = [
+    "BetaForecasts",
+    "DiscountedBeta",
+    "FrozenChain",
+    "FrozenMixture",
+    "OnlineFilter",
+    "OnlineModel",
+    "cluster_codes",
+]

@@ -15,6 +15,10 @@ __all__ = ["BetaForecasts", "DiscountedBeta", "DiscountedState"]
 
 Floats = NDArray[np.float64]
 NUM_BINS = 10
+# Up to so many rollouts products of their number cannot overflow.
+FEW_ROLLOUTS = 16
+# Prompts at a time: what is worked on stays in the CPU's cache.
+BLOCK = 4096
 # Logits that tables reach to, and their cells: what a chain does at a logit changes slowly with it.
 REACH, CELLS = 9.0, 1024
 # The table from moments of a logit to a Beta.
@@ -38,13 +42,15 @@ class BetaForecasts:
     def outcome(self, state: Any, num_rollouts: int | NDArray) -> Floats:
         """(outcome prompt): beta-binomial chances of k = 0, 0 < k < n, k = n."""
         alpha, beta = self.betas(state)
-        none, every = _all_of(beta, alpha, num_rollouts), _all_of(alpha, beta, num_rollouts)
+        none, every = _all_or_none(alpha, beta, num_rollouts)
         return np.stack([none, np.maximum(1.0 - none - every, 0.0), every])
 
     def informative(self, state: Any, num_rollouts: int | NDArray, rng: np.random.Generator | None = None) -> Floats:
         """(prompt,) E[1 - r^n - (1 - r)^n]; given `rng`, that of one Thompson draw of r per prompt."""
         if rng is None:
-            return self.outcome(state, num_rollouts)[1]
+            none, every = _all_or_none(*self.betas(state), num_rollouts)
+            none += every
+            return np.maximum(np.subtract(1.0, none, out=none), 0.0, out=none)
         rate = rng.beta(*self.betas(state))
         return 1.0 - rate**num_rollouts - (1.0 - rate) ** num_rollouts
 
@@ -54,13 +60,37 @@ class BetaForecasts:
         return alpha / (alpha + beta) if rng is None else rng.beta(alpha, beta)
 
 
-def _all_of(alpha: Floats, beta: Floats, num_rollouts: int | NDArray) -> Floats:
-    """(prompt,) E[r^n] under Beta(alpha, beta): the product of (alpha + i) / (alpha + beta + i) for i < n."""
-    n = np.broadcast_to(num_rollouts, alpha.shape)
-    chance = np.ones_like(alpha)
-    for i in range(int(n.max(initial=0))):
-        chance *= np.where(i < n, (alpha + i) / (alpha + beta + i), 1.0)
-    return chance
+def _all_or_none(alpha: Floats, beta: Floats, num_rollouts: int | NDArray) -> tuple[Floats, Floats]:
+    """(prompt,) E[(1 - r)^n] and (prompt,) E[r^n] under Beta(alpha, beta)."""
+    if isinstance(num_rollouts, np.ndarray) or num_rollouts > FEW_ROLLOUTS:
+        from scipy.special import betaln
+
+        whole = betaln(alpha, beta)
+        return np.exp(betaln(alpha, beta + num_rollouts) - whole), np.exp(betaln(alpha + num_rollouts, beta) - whole)
+    none, every = np.empty_like(alpha), np.empty_like(alpha)
+    for start in range(0, alpha.size, BLOCK):
+        block = slice(start, start + BLOCK)
+        whole = _rising(alpha[block] + beta[block], num_rollouts)
+        np.divide(_rising(beta[block], num_rollouts), whole, out=none[block])
+        np.divide(_rising(alpha[block], num_rollouts), whole, out=every[block])
+    return none, every
+
+
+def _rising(x: Floats, n: int) -> Floats:
+    """x (x + 1) ... (x + n - 1), many times as fast as by Gamma functions.
+
+    Factors are taken in pairs from both ends: (x + i) (x + n - 1 - i) = u + i (n - 1 - i) with u = x (x + n - 1).
+    """
+    if n < 2:
+        return x**n
+    pair = x + (n - 1.0)
+    pair *= x
+    product = pair.copy()
+    for i in range(1, n // 2):
+        product *= pair + i * (n - 1.0 - i)
+    if n % 2:
+        product *= x + (n - 1.0) / 2.0
+    return product
 
 
 class DiscountedState(NamedTuple):

@@ -88,11 +88,12 @@ class OnlineFilter:
 
     def add(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None) -> None:
         """Let new prompts join the pool, at their initial belief. Raises InputError as the constructor does."""
-        fresh = self.model.init([None] * len(prompt_ids) if clusters is None else list(clusters))
+        fresh = self.model.init([*self._clusters, *([None] * len(prompt_ids) if clusters is None else clusters)])
         self._register(prompt_ids, clusters)
-        self._state = type(self._state)(
-            *(np.concatenate(pair, axis=-1) for pair in zip(self._state, fresh, strict=True))
-        )
+        # Those here already, and their clusters, come first.
+        for field, mine in zip(fresh, self._state, strict=True):
+            field[..., : mine.shape[-1]] = mine
+        self._state = fresh
 
     def step(
         self,
@@ -154,7 +155,10 @@ class OnlineFilter:
         return self.model.belief(self._state).T
 
     def _at(self, rows: NDArray[np.intp] | slice) -> Any:
-        return type(self._state)(*(field[..., rows] for field in self._state))
+        fields = self._state._asdict()
+        for name in fields.keys() - set(getattr(self.model, "shared", ())):
+            fields[name] = fields[name][..., rows]
+        return type(self._state)(**fields)
 
     def outcome(self, num_rollouts: int | NDArray, rows: NDArray[np.intp] | slice = slice(None)) -> NDArray[np.float64]:
         """(prompt outcome) forecast chances that none, some, all of `num_rollouts` rollouts succeed next step.
@@ -217,11 +221,12 @@ class OnlineFilter:
                 f"prompt {differ!r} is not where it was; build the filter with the same ids in the same order"
             )
         clusters, fields = list(state["clusters"]), {}
-        for name, mine_now in self._state._asdict().items():
+        if len(clusters) != len(saved):
+            raise InputError(f"the state has {len(clusters)} clusters for {len(saved)} prompts: start without it")
+        for name, fresh in self.model.init(clusters)._asdict().items():
             array = state["arrays"].get(name)
-            shape = (*mine_now.shape[:-1], len(saved))
-            if array is None or array.shape != shape or array.dtype != mine_now.dtype or len(clusters) != len(saved):
-                raise InputError(f"the state's {name!r} is not the {shape} array it should be: start without it")
+            if array is None or array.shape != fresh.shape or array.dtype != fresh.dtype:
+                raise InputError(f"the state's {name!r} is not the {fresh.shape} array it should be: start without it")
             fields[name] = array.copy()
         self._row = {prompt_id: i for i, prompt_id in enumerate(saved)}
         self._ids, self._clusters = saved, clusters

@@ -22,6 +22,9 @@ class OnlineModel(Protocol):
 
     A state is a NamedTuple of arrays whose last axis is `prompt`; `step` may update it in place, so whatever
     the other methods return are arrays of its own. Beliefs are always about the *next* step, P(z_{t+1} | y_{0:t}).
+
+    Optional attributes: `cluster`, the column(s) of a history whose labels `init` is given, and `shared`, the names of
+    the state's fields whose last axis is not `prompt` but `cluster`, in the order in which labels first appear.
     """
 
     name: str

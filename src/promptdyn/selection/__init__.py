@@ -1,6 +1,6 @@
 """Selection: what a prompt is worth (scores), which to take (policies), and the `Selector` a trainer holds."""
 
-from promptdyn.selection.policies import POLICIES, Gumbel, Policy, Thompson, Top, TopEntropy, Uniform
+from promptdyn.selection.policies import POLICIES, Gumbel, Policy, Proportional, Thompson, Top, TopEntropy, Uniform
 from promptdyn.selection.scores import SCORES, Score
 from promptdyn.selection.selector import Observation, Selector
 
@@ -10,6 +10,7 @@ __all__ = [
     "Gumbel",
     "Observation",
     "Policy",
+    "Proportional",
     "Score",
     "Selector",
     "Thompson",

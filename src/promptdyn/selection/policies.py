@@ -6,6 +6,8 @@ Equal priorities are drawn at random by the caller's generator, never by positio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import mul
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +18,22 @@ from promptdyn.online import OnlineFilter
 from promptdyn.registry import Registry
 from promptdyn.selection.scores import Score
 
-__all__ = ["POLICIES", "Gumbel", "Policy", "Thompson", "Top", "TopEntropy", "Uniform", "entropy", "take"]
+__all__ = [
+    "POLICIES",
+    "Gumbel",
+    "Policy",
+    "Proportional",
+    "Thompson",
+    "Top",
+    "TopEntropy",
+    "Uniform",
+    "entropy",
+    "take",
+]
+
+MOST_FACTORS = 8
+# Odds of what scores 0: the least that can be divided by.
+LEAST_ODDS = 1e-300
 
 
 @runtime_checkable
@@ -78,6 +95,42 @@ class Gumbel:
 
 
 @dataclass(frozen=True)
+class Proportional:
+    """Draw without replacement with odds score^power: the better gets more, all get some.
+
+    The draw is an exponential race, equal to Gumbel top-k on power * log(score) (Efraimidis and Spirakis 2006). It
+    needs scores that are not negative, such as "informative"; prompts that score 0 come last.
+
+    Attributes:
+        power: finite and above 0; 1 draws in proportion to the score. Default 3.
+    """
+
+    power: float = 3.0
+
+    name = "proportional"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.power < np.inf:
+            raise InputError(f"policy 'proportional': power={self.power} must be finite and above 0")
+
+    def priorities(
+        self, online: OnlineFilter, score: Score, num_rollouts: int, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        worth = score(online, num_rollouts, None)
+        if worth.min() < 0:
+            raise InputError(
+                f"policy 'proportional' needs scores of at least 0, and score {getattr(score, '__name__', score)} gave "
+                f"{worth.min():.3g}: use 'informative' or 'reward_variance', or policy 'gumbel'"
+            )
+        # A power that is whole is a product: ten times as fast as the general one.
+        whole = self.power <= MOST_FACTORS and self.power == int(self.power)
+        odds = reduce(mul, [worth] * int(self.power)) if whole else worth**self.power
+        race = rng.standard_exponential(online.num_prompts)
+        race /= np.maximum(odds, LEAST_ODDS)
+        return np.negative(race, out=race)
+
+
+@dataclass(frozen=True)
 class TopEntropy:
     """Highest expected score plus a bonus for uncertainty: `weight` times the entropy of the outcome forecast.
 
@@ -111,7 +164,7 @@ class Uniform:
         return np.zeros(online.num_prompts)
 
 
-POLICIES = Registry("policy", Top, Thompson, Gumbel, TopEntropy, Uniform)
+POLICIES = Registry("policy", Proportional, Top, Thompson, Gumbel, TopEntropy, Uniform)
 
 
 def entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""What a prompt is worth: functions from the belief to one number per prompt, higher is better."""
+"""What a prompt is worth: functions from the belief to one number per prompt, 0 or more, higher is better."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def reward_variance(
 
 
 def half_solved(online: OnlineFilter, num_rollouts: int, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-    """-|p - 1/2|: prompts nearest to a success rate of one half."""
-    return -np.abs(online.success_rate(rng) - 0.5)
+    """1 - |2 p - 1|: 1 at a success rate of one half, 0 at none and all."""
+    return 1.0 - np.abs(2.0 * online.success_rate(rng) - 1.0)
 
 
 SCORES: dict[str, Score] = {score.__name__: score for score in (informative, reward_variance, half_solved)}
