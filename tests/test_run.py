@@ -63,6 +63,25 @@ def test_a_fit_with_clusters_chooses_live(tmp_path):
     assert len(second.history) == 12
 
 
+def test_a_run_learns_its_dynamics_on_the_fly(tmp_path):
+    settings = RunSettings(
+        tmp_path,
+        dynamics="hmm:num_states=3,cluster=task",
+        refit_every=2,
+        policy="proportional",
+        max_steps=3,
+        save_steps=3,
+        **SMALL,
+    )
+    result = run(settings, progress=lambda *_: None)
+    assert len(result.history) == 18
+    saved = next(tmp_path.glob("checkpoint-3/selector.npz"))
+    with np.load(saved) as file:
+        assert any(name.startswith("online/fit/params/") for name in file.files)
+    with pytest.raises(InputError, match="is no program"):
+        run(dataclasses.replace(settings, dynamics="dps"))
+
+
 def test_any_model_dataset_and_reward_can_be_named(tmp_path):
     model, tokenizer = policy.load_policy()
     model.save_pretrained(tmp_path / "model")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from promptdyn.errors import ConvergenceWarning, InputError
     from promptdyn.evaluation import compare, simulate
     from promptdyn.history import RewardHistory
-    from promptdyn.inference import Fit, fit
+    from promptdyn.inference import Fit, Refitted, fit
     from promptdyn.online import OnlineFilter
     from promptdyn.ppl import program
     from promptdyn.readers import read_history
@@ -24,6 +24,7 @@ __all__ = [
     "Fit",
     "InputError",
     "OnlineFilter",
+    "Refitted",
     "RewardHistory",
     "Selector",
     "compare",
@@ -39,6 +40,7 @@ _HOME = {
     "Fit": "inference",
     "InputError": "errors",
     "OnlineFilter": "online",
+    "Refitted": "inference",
     "RewardHistory": "history",
     "Selector": "selection",
     "compare": "evaluation",

@@ -261,7 +261,10 @@ def train(
     dynamics: Annotated[
         str, typer.Option(help="What forecasts: dps:decay=0.7, FILE.py:CLASS, or a fit (.npz).")
     ] = "dps",
-    policy: Annotated[str, typer.Option(help="top, thompson, gumbel, top_entropy or uniform.")] = "top",
+    refit_every: Annotated[
+        int, typer.Option(help="Steps after which a program (hmm:cluster=task) is fitted again on the run; 0: never.")
+    ] = 0,
+    policy: Annotated[str, typer.Option(help="proportional, top, thompson, gumbel, top_entropy or uniform.")] = "top",
     score: Annotated[
         str, typer.Option(help="What a prompt is worth: informative, reward_variance, ...")
     ] = "informative",

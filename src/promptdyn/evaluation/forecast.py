@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
-from promptdyn.models.base import Dynamics, cluster_of
+from promptdyn.inference.refit import Refitted
+from promptdyn.models.base import Dynamics, cluster_of, with_clusters
 from promptdyn.models.emissions import outcome_of
 from promptdyn.online import OnlineFilter, OnlineModel
 
@@ -54,24 +56,30 @@ class Track(NamedTuple):
 def check_filters(model: Any) -> None:
     """Raise InputError unless the model can filter: a `Fit`, or one that learns online."""
     if isinstance(model, Dynamics):
-        raise InputError(f"model {model.name!r} must be fitted first: give a fit (.npz) made by `promptdyn fit`")
-    if not isinstance(model, (Fit, OnlineModel)):
-        raise InputError(f"{model!r} is no dynamics model: give a Fit, or a model that learns online")
+        raise InputError(
+            f"model {model.name!r} must be fitted first: give a fit (.npz) made by `promptdyn fit`, or let "
+            "a run refit it (`Refitted`, `train --refit-every`)"
+        )
+    if not isinstance(model, (Fit, Refitted, OnlineModel)):
+        raise InputError(f"{model!r} is no dynamics model: give a Fit, Refitted, or a model that learns online")
 
 
 def online_filter(model: Any, prompt_ids: list[str], clusters: Any = None) -> OnlineFilter:
-    """A fresh online filter of a `Fit` or of a model that learns online; raises as they do, and as `check_filters`."""
+    """A fresh online filter of a `Fit`, a `Refitted` or a model that learns online; raises as they do."""
     check_filters(model)
-    return (model.online if isinstance(model, Fit) else partial(OnlineFilter, model))(prompt_ids, clusters)
+    make = model.online if isinstance(model, (Fit, Refitted)) else partial(OnlineFilter, model)
+    return make(prompt_ids, clusters)
 
 
 def online_over(model: Any, history: RewardHistory) -> OnlineFilter:
-    """A fresh online filter over a history's pool, of a `Fit` or of a model that learns online.
+    """A fresh online filter over a history's pool, of a `Fit`, a `Refitted` or a model that learns online.
 
     Raises:
         InputError: the model must be fitted first, the history lacks its cluster column, or holds a cluster that the
             fit has not seen.
     """
+    if isinstance(model, Refitted):
+        model = replace(model, model=with_clusters(model.model, history))
     cluster = cluster_of(model.model if isinstance(model, Fit) else model)
     return online_filter(model, list(history.prompt_ids), None if cluster is None else history.labels(cluster))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -217,6 +217,10 @@ class Fit:
             InputError: the path cannot be written; the model is no dataclass, or has a setting that is not a number, a
                 word, or a tuple of them.
         """
+        write_state(path, "fit", *self.state())
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray]]:
+        """JSON-able values and arrays that `of_state` makes the fit of again, without what it was fitted on."""
         values = {
             "model": describe(self.model, exact=True),
             "declared": where(type(self.model)),
@@ -224,7 +228,7 @@ class Fit:
             **{name: getattr(self, name) for name in _PLAIN},
         }
         arrays = {f"{part}/{name}": array for part in _DICTS for name, array in getattr(self, part).items()}
-        write_state(path, "fit", values, {**arrays, **{name: getattr(self, name) for name in _ARRAYS}})
+        return values, {**arrays, **{name: getattr(self, name) for name in _ARRAYS}}
 
     @classmethod
     def load(cls, path: str | Path, model: type[Dynamics] | None = None) -> Fit:
@@ -253,15 +257,26 @@ class Fit:
                 f"{declared}@{path}, in Python first MODELS.register({declared.rpartition(':')[2]})"
             )
         with _whole(path):
-            kept: dict[str, Any] = {name: values[name] for name in _PLAIN}
-            kept |= {name: tuple(values[name]) for name in _NAMES}
-            parts: dict[str, Any] = {name: arrays.pop(name) for name in _ARRAYS} | {name: {} for name in _DICTS}
-            for key, array in arrays.items():
-                part, _, name = key.partition("/")
-                parts[part][name] = array
-            made = cls(model=registry.made_of(described), **kept, **parts)
-            _ = made.chain  # checks the parameters
-            return made
+            return cls.of_state(values, arrays, registry[name])
+
+    @classmethod
+    def of_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray], model: type[Dynamics]) -> Fit:
+        """A fit of what `state` gave and its model's class.
+
+        Raises:
+            InputError, KeyError, TypeError, AttributeError: something is missing, or not what it should be.
+        """
+        kept: dict[str, Any] = {name: values[name] for name in _PLAIN}
+        kept |= {name: tuple(values[name]) for name in _NAMES}
+        parts: dict[str, Any] = {name: arrays[name] for name in _ARRAYS} | {name: {} for name in _DICTS}
+        for key in arrays.keys() - set(_ARRAYS):
+            part, _, name = key.partition("/")
+            parts[part][name] = arrays[key]
+        registry = Registry("model")
+        registry.register(model)
+        made = cls(model=registry.made_of(values["model"]), **kept, **parts)
+        _ = made.chain  # checks the parameters
+        return made
 
 
 @contextmanager

@@ -115,7 +115,11 @@ class OnlineFilter:
         """
         rows = self.rows(prompt_ids, distinct=True)
         successes, rollouts, flags = self._checked(rows, num_successes, num_rollouts, trained)
-        self._state = self.model.step(self._state, rows, successes, rollouts, flags)
+        self._absorb(rows, successes, rollouts, flags)
+
+    def _absorb(self, *step: NDArray) -> None:
+        """A step's rows, successes, rollouts and flags, which are checked."""
+        self._state = self.model.step(self._state, *step)
         self.steps += 1
 
     def _checked(
@@ -223,12 +227,13 @@ class OnlineFilter:
         clusters, fields = list(state["clusters"]), {}
         if len(clusters) != len(saved):
             raise InputError(f"the state has {len(clusters)} clusters for {len(saved)} prompts: start without it")
-        for name, fresh in self.model.init(clusters)._asdict().items():
+        fresh = self.model.init(clusters)
+        for name, field in fresh._asdict().items():
             array = state["arrays"].get(name)
-            if array is None or array.shape != fresh.shape or array.dtype != fresh.dtype:
-                raise InputError(f"the state's {name!r} is not the {fresh.shape} array it should be: start without it")
+            if array is None or array.shape != field.shape or array.dtype != field.dtype:
+                raise InputError(f"the state's {name!r} is not the {field.shape} array it should be: start without it")
             fields[name] = array.copy()
         self._row = {prompt_id: i for i, prompt_id in enumerate(saved)}
         self._ids, self._clusters = saved, clusters
-        self._state = type(self._state)(**fields)
+        self._state = type(fresh)(**fields)
         self.steps = int(state["steps"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from trl import GRPOConfig
 from promptdyn.errors import InputError
 from promptdyn.evaluation.forecast import online_filter
 from promptdyn.history import RewardHistory, cross
-from promptdyn.inference import Fit
+from promptdyn.inference import Fit, Refitted
 from promptdyn.models import MODELS
 from promptdyn.models.base import cluster_of
 from promptdyn.plugins import load_object
@@ -48,6 +48,8 @@ class RunSettings:
             a reward function as TRL knows them.
         dynamics: model that forecasts, as in "dps:decay=0.7", or a fit saved by `Fit.save` (.npz; of a model of your
             own "FILE.py:CLASS@FIT.npz").
+        refit_every: steps after which `dynamics`, a program such as "hmm:cluster=task", is fitted again on the
+            run, in the background (`promptdyn.Refitted`); 0, the default: never.
         policy: selection policy, as in "top" or "gumbel:temperature=0.05".
         score: what a prompt is worth, see `promptdyn.selection.scores`.
         success_threshold: a rollout succeeds when its reward is at least this.
@@ -68,6 +70,7 @@ class RunSettings:
     dataset: str = "arithmetic"
     reward: str = "exact_answer"
     dynamics: str = "dps"
+    refit_every: int = 0
     policy: str = "top"
     score: str = "informative"
     success_threshold: float = 0.5
@@ -121,7 +124,7 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
     reward = _reward(settings.reward)
     clusters = [name for name in ("task", "difficulty") if name in dataset.column_names]
     selector = Selector(
-        _online(settings.dynamics, dataset),
+        _online(settings, dataset, clusters),
         policy=settings.policy,
         score=settings.score,
         num_generations=settings.num_generations,
@@ -188,9 +191,14 @@ class _Progress(TrainerCallback):
             self.report(state.global_step, logs)
 
 
-def _online(dynamics: str, dataset: Dataset) -> Any:
+def _online(settings: RunSettings, dataset: Dataset, labels: list[str]) -> Any:
+    dynamics = settings.dynamics
     model = MODELS.parse_one(dynamics, load=Fit.load)
     ids = prompt_ids(dataset)
+    if settings.refit_every:
+        if cluster_of(model) == "auto":
+            model = replace(model, cluster=tuple(labels) or None)
+        model = Refitted(model, every=settings.refit_every)
     cluster = cluster_of(model.model if isinstance(model, Fit) else model)
     if cluster is None:
         return online_filter(model, ids)

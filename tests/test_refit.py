@@ -1,0 +1,119 @@
+"""Models refitted while a run goes on: when they take over, what they then believe, and what a resumed run does."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import promptdyn
+from promptdyn import Selector
+from promptdyn.errors import InputError
+from promptdyn.inference import Refitted
+from promptdyn.models import DPS, BetaState, DiscreteHMM, InformativeRate
+from promptdyn.online import OnlineFilter
+
+IDS = [f"p{i}" for i in range(40)]
+# No prompt of "rare" is rolled out before the first fit.
+LABELS = ["easy" if i < 15 else "hard" if i < 36 else "rare" for i in range(40)]
+MODEL = DiscreteHMM(num_states=3, cluster="kind", num_exposures=2)
+
+
+def groups(step):
+    rng = np.random.default_rng(step)
+    seen = rng.choice(36 if step < 8 else 40, 6, replace=False)
+    return [IDS[i] for i in seen], rng.binomial(8, np.where(seen < 15, 0.9, 0.1)), rng.random(6) < 0.8
+
+
+def drive(online, begin, end):
+    for step in range(begin, end):
+        ids, successes, trained = groups(step)
+        online.step(ids, successes, 8, trained)
+
+
+def test_a_refitted_model_takes_over_at_its_step_and_a_resumed_run_chooses_the_same(tmp_path):
+    settings = {"method": "em", "backend": "pyro", "max_iterations": 4}
+    refitted = Refitted(MODEL, every=6, lag=2, settings=settings)
+
+    def fresh():
+        return Selector(refitted.online(IDS, LABELS), policy="proportional", seed=1)
+
+    selector = fresh()
+    online = selector.online
+    plain = OnlineFilter(InformativeRate(cluster="kind"), IDS, LABELS)
+    drive(online, 0, 7)
+    drive(plain, 0, 7)
+    # The first fit has begun, and is not yet asked.
+    assert online.fit is None
+    np.testing.assert_array_equal(online.outcome(8), plain.outcome(8))
+    selector.save(tmp_path / "begun.npz")
+
+    drive(online, 7, 9)
+    assert online.fit is not None
+    assert online.fit.num_observed == 36
+    assert online.fit.method["name"] == "em"
+    # What it believes is what the fit's own filter would, had it been there from the first step.
+    whole = online.fit.online(IDS, LABELS)
+    drive(whole, 0, 9)
+    np.testing.assert_allclose(online.belief, whole.belief, atol=1e-12)
+    selector.save(tmp_path / "fitted.npz")
+    drive(online, 9, 11)
+    first = [selector.select(5) for _ in range(3)]
+
+    for name, step in (("begun", 7), ("fitted", 9)):
+        resumed = fresh()
+        resumed.load(tmp_path / f"{name}.npz")
+        assert resumed.online.steps == step
+        drive(resumed.online, step, 11)
+        assert [resumed.select(5) for _ in range(3)] == first
+    with pytest.raises(InputError, match="saved by model"):
+        Selector(Refitted(MODEL, every=7).online(IDS, LABELS), policy="proportional").load(tmp_path / "fitted.npz")
+
+
+def test_a_fit_that_fails_is_told_and_the_run_goes_on():
+    online = Refitted(MODEL, every=2, lag=0, settings={"method": "guess"}).online(IDS, LABELS)
+    with pytest.warns(RuntimeWarning, match="step 2: the fit begun at step 2 failed: .*'guess'.*goes on without it"):
+        drive(online, 0, 3)
+    assert online.fit is None
+    assert online.steps == 3
+    assert np.isfinite(online.informative(8)).all()
+
+
+def test_steps_without_a_group_are_no_reason_to_fit():
+    online = Refitted(DiscreteHMM(num_states=2), every=1, lag=0).online(IDS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        online.step([], [], 8)
+    state = online.state_dict()
+    again = Refitted(DiscreteHMM(num_states=2), every=1, lag=0).online(IDS)
+    again.load_state_dict(state)
+    assert again.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Refitted(DPS()), "is no program: it learns online by itself"),
+        (lambda: Refitted(MODEL, every=10, lag=10), "every=10, lag=10: need every >= 1 and 0 <= lag < every"),
+        (lambda: Refitted(MODEL).online(IDS), "has cluster='kind': give each prompt its label"),
+        (lambda: Refitted(MODEL, start=DPS(cluster="kind")).online(IDS, [None] * 40), "prompt 0 of 40 has no label"),
+    ],
+)
+def test_bad_settings_are_named(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_models_that_another_process_cannot_find_are_refused():
+    class Mine(DiscreteHMM):
+        name = "mine"
+
+    with pytest.raises(InputError, match="Mine is declared in a cell, a script or a function"):
+        Refitted(Mine())
+
+
+@pytest.mark.long
+def test_a_refitted_model_is_compared_with_others():
+    history = promptdyn.read_history("docs/data/arithmetic_grpo_history.parquet").before(100)
+    models = {"refitted": Refitted(BetaState(), every=40), "dps": DPS(1.0)}
+    scores = {row.model: row for row in promptdyn.compare(models, history, fit_steps=50, observed="trained").scores}
+    assert scores["refitted"].log_loss < scores["dps"].log_loss
