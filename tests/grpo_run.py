@@ -150,7 +150,7 @@ def config(folder: Path, **settings: Any) -> GRPOConfig:
 
 
 def selector(**settings: Any) -> WatchedSelector:
-    defaults: dict[str, Any] = {"policy": "top", "num_generations": NUM_GENERATIONS, "seed": 5}
+    defaults: dict[str, Any] = {"num_generations": NUM_GENERATIONS, "seed": 5}
     return WatchedSelector(DPS(decay=0.7).online(prompt_ids(POOL)), **(defaults | settings))
 
 

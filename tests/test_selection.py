@@ -1,5 +1,8 @@
 """Selection: which prompts are taken, what rewards teach, and what is refused."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 from scipy.stats import chisquare
@@ -23,10 +26,26 @@ def taught(model=None, **settings) -> Selector:
 
 
 def test_top_takes_the_prompts_most_likely_informative():
-    selector = taught()
+    selector = taught(policy="top")
     assert set(selector.select(4)) == set(IDS[:4])
     assert set(selector.select(8)) == set(IDS[:4]) | set(IDS[8:])
     assert set(selector.select(4)) == set(IDS[:4])
+
+
+@pytest.mark.parametrize("policy", ["top", "proportional"])
+def test_top_says_when_it_takes_the_same_prompts_again_and_again(policy):
+    rng = np.random.default_rng(0)
+    selector = Selector(DPS().online([f"q{i}" for i in range(60)]), policy=policy, seed=1)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(120):
+            chosen = selector.select(4)
+            selector.observe(chosen, (rng.random((4, 8)) < 0.5).astype(float))
+    if policy == "top":
+        (warning,) = told
+        assert re.search("no new prompt for 50 steps, .* use 'proportional'", str(warning.message))
+    else:
+        assert not told
 
 
 def test_take_equals_a_full_sort_when_nothing_ties():
@@ -78,20 +97,21 @@ def test_gumbel_first_choice_follows_the_softmax_of_the_score():
 
 
 def test_proportional_first_choice_follows_the_power_of_the_score():
-    for power in (1.0, 2.5, 3.0):
-        selector = taught(BetaBernoulli(), policy=f"proportional:power={power}")
+    for power, uniform in ((1.0, 0.0), (2.5, 0.0), (3.0, 0.0), (3.0, 0.25), (2.5, 1.0)):
+        selector = taught(BetaBernoulli(), policy=f"proportional:power={power},uniform={uniform}")
         score = selector.online.informative(8)
         first = np.zeros(12)
         for _ in range(2000):
             first[IDS.index(selector.select(3)[0])] += 1
-        assert chisquare(first, 2000 * score**power / (score**power).sum()).pvalue > 1e-3
+        expected = (1 - uniform) * score**power / (score**power).sum() + uniform / 12
+        assert chisquare(first, 2000 * expected).pvalue > 1e-3
 
 
 def test_proportional_takes_prompts_that_score_nothing_last():
     def score(online, num_rollouts, rng):
         return (np.arange(online.num_prompts) < 4) * 1.0
 
-    selector = Selector(DPS().online(IDS), policy="proportional", score=score)
+    selector = Selector(DPS().online(IDS), policy="proportional:uniform=0", score=score)
     for _ in range(20):
         assert set(selector.select(6)[:4]) == set(IDS[:4])
 
@@ -156,7 +176,7 @@ def test_success_threshold_and_groups_of_different_length():
 
 
 def test_metrics_compare_the_forecast_with_what_came_true():
-    selector = taught()
+    selector = taught(policy="top")
     forecast = selector.online.informative(8)
     chosen = selector.select(4)
     selector.observe(chosen, [[0, 1]] * 3 + [[1, 1]])
@@ -253,7 +273,7 @@ def test_bad_state_files_are_named(tmp_path):
     with pytest.raises(InputError, match="damaged"):
         selector.load(path)
     selector.save(path)
-    with pytest.raises(InputError, match=r"saved with choice policy top\(\) .*, this one has policy thompson\(\)"):
+    with pytest.raises(InputError, match=r"saved with choice policy proportional.*, this one has policy thompson"):
         taught(policy="thompson").load(path)
     with pytest.raises(InputError, match="saved with num_generations 8, this one has 4"):
         taught(num_generations=4).load(path)

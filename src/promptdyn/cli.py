@@ -264,7 +264,9 @@ def train(
     refit_every: Annotated[
         int, typer.Option(help="Steps after which a program (hmm:cluster=task) is fitted again on the run; 0: never.")
     ] = 0,
-    policy: Annotated[str, typer.Option(help="proportional, top, thompson, gumbel, top_entropy or uniform.")] = "top",
+    policy: Annotated[
+        str, typer.Option(help="proportional, top, thompson, gumbel, top_entropy or uniform.")
+    ] = "proportional",
     score: Annotated[
         str, typer.Option(help="What a prompt is worth: informative, reward_variance, ...")
     ] = "informative",

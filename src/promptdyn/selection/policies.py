@@ -96,22 +96,27 @@ class Gumbel:
 
 @dataclass(frozen=True)
 class Proportional:
-    """Draw without replacement with odds score^power: the better gets more, all get some.
+    """Draw without replacement with odds score^power, and now and then anything: the better gets more, all get some.
 
     The draw is an exponential race, equal to Gumbel top-k on power * log(score) (Efraimidis and Spirakis 2006). It
     needs scores that are not negative, such as "informative"; prompts that score 0 come last.
 
     Attributes:
         power: finite and above 0; 1 draws in proportion to the score. Default 3.
+        uniform: share of the draws that take any prompt alike, from 0 to 1; default 1/8. What is thought solved, or out
+            of reach, is looked at again, and repaired where the policy forgets it.
     """
 
     power: float = 3.0
+    uniform: float = 0.125
 
     name = "proportional"
 
     def __post_init__(self) -> None:
         if not 0 < self.power < np.inf:
             raise InputError(f"policy 'proportional': power={self.power} must be finite and above 0")
+        if not 0 <= self.uniform <= 1:
+            raise InputError(f"policy 'proportional': uniform={self.uniform} is outside [0, 1]")
 
     def priorities(
         self, online: OnlineFilter, score: Score, num_rollouts: int, rng: np.random.Generator
@@ -125,7 +130,9 @@ class Proportional:
         # A power that is whole is a product: ten times as fast as the general one.
         whole = self.power <= MOST_FACTORS and self.power == int(self.power)
         odds = reduce(mul, [worth] * int(self.power)) if whole else worth**self.power
-        race = rng.standard_exponential(online.num_prompts)
+        if self.uniform:
+            odds = (1.0 - self.uniform) * odds + self.uniform * odds.mean()
+        race = rng.standard_exponential(worth.shape)
         race /= np.maximum(odds, LEAST_ODDS)
         return np.negative(race, out=race)
 

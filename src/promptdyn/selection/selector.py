@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ __all__ = ["Observation", "Selector"]
 
 # Prompts that the pool's mean belief entropy is measured on, evenly spaced.
 ENTROPY_SAMPLE = 10_000
+# Steps without a prompt that is new after which the choice has got stuck.
+STALLED = 50
 
 
 class Observation(NamedTuple):
@@ -37,8 +40,8 @@ class Selector:
 
     Args:
         online: filter over the pool (`model.online(ids)`, `fit.online(ids)`).
-        policy: which prompts to take: "top" (default), "thompson", "gumbel", "top_entropy", "uniform", with
-            settings as in "gumbel:temperature=0.05", or a `Policy`.
+        policy: which prompts to take: "proportional" (default), "thompson", "gumbel", "top", "top_entropy", "uniform",
+            with settings as in "gumbel:temperature=0.05", or a `Policy`.
         score: what a prompt is worth: "informative" (default), "reward_variance", "half_solved", or a function.
         num_generations: rollouts per prompt that forecasts are made for; default 8.
         success_threshold: a rollout succeeds when its reward is at least this; default 0.5.
@@ -51,7 +54,7 @@ class Selector:
     def __init__(
         self,
         online: OnlineFilter,
-        policy: str | Policy = "top",
+        policy: str | Policy = "proportional",
         score: str | Score = "informative",
         num_generations: int = 8,
         success_threshold: float = 0.5,
@@ -72,6 +75,7 @@ class Selector:
         self._rng = np.random.default_rng(seed)
         self._times_seen = np.zeros(online.num_prompts, np.int32)
         self._metrics: dict[str, float] = {}
+        self._steps_without_new = 0
 
     @property
     def prompt_ids(self) -> list[str]:
@@ -149,11 +153,25 @@ class Selector:
         self.online.step(seen, num_successes, num_rollouts)
 
         informative = (num_successes > 0) & (num_successes < num_rollouts)
-        self._times_seen[self.online.rows(seen)] += 1
+        rows = self.online.rows(seen)
+        self._watch_coverage(bool(np.any(self._times_seen[rows] == 0)))
+        self._times_seen[rows] += 1
         self._metrics["informative"] = float(informative.mean()) if len(seen) else float("nan")
         self._metrics["ungraded_groups"] = float(len(ids) - len(seen))
         self._metrics["observe_time_s"] = time.perf_counter() - start
         return Observation(seen, num_rollouts, num_successes, informative)
+
+    def _watch_coverage(self, new: bool) -> None:
+        """Warn once where `top` keeps to a few prompts: others are never learned of, and the policy forgets them."""
+        self._steps_without_new = 0 if new else self._steps_without_new + 1
+        coverage = np.count_nonzero(self._times_seen) / self.num_prompts
+        if self._steps_without_new == STALLED and self.policy.name == "top" and coverage < 0.5:
+            warnings.warn(
+                f"step {self.online.steps}: no new prompt for {STALLED} steps, {coverage:.0%} of the pool ever rolled "
+                "out: policy 'top' takes the same prompts again and again; use 'proportional'",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def metrics(self) -> dict[str, float]:
         """What happened in the last step, for a trainer's log.

@@ -50,7 +50,7 @@ class RunSettings:
             own "FILE.py:CLASS@FIT.npz").
         refit_every: steps after which `dynamics`, a program such as "hmm:cluster=task", is fitted again on the
             run, in the background (`promptdyn.Refitted`); 0, the default: never.
-        policy: selection policy, as in "top" or "gumbel:temperature=0.05".
+        policy: selection policy, as in "proportional" (the default) or "gumbel:temperature=0.05".
         score: what a prompt is worth, see `promptdyn.selection.scores`.
         success_threshold: a rollout succeeds when its reward is at least this.
         num_prompts: pool size, for embedded tasks.
@@ -71,7 +71,7 @@ class RunSettings:
     reward: str = "exact_answer"
     dynamics: str = "dps"
     refit_every: int = 0
-    policy: str = "top"
+    policy: str = "proportional"
     score: str = "informative"
     success_threshold: float = 0.5
     num_prompts: int = 1000

@@ -5,7 +5,7 @@ A GRPO script changes in three lines: the import, the selector, and the trainer'
     from promptdyn import Selector, models
     from promptdyn.training.trl import SelectionGRPOTrainer, prompt_ids
 
-    selector = Selector(models.DPS(decay=0.7).online(prompt_ids(dataset)), policy="top", num_generations=8)
+    selector = Selector(models.DPS(decay=0.7).online(prompt_ids(dataset)), num_generations=8)
     trainer = SelectionGRPOTrainer(
         model, reward_funcs, args=GRPOConfig(..., max_steps=500), train_dataset=dataset, selector=selector
     )
