@@ -13,7 +13,15 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+# Half a minute each, and on what other tests hold too.
+LONG = {"fitting.md", "free-form.md"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.long) if page.name in LONG else page for page in PAGES],
+    ids=lambda page: page.name,
+)
 def test_examples_run(page, tmp_path):
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
