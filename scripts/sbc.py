@@ -127,6 +127,8 @@ def main() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         for name in settings.models:
             kept = results.setdefault(name, {"seed": settings.seed, "draws": NUM_DRAWS, "simulations": 0, "ranks": {}})
+            if kept["seed"] != settings.seed:
+                parser.error(f"{file} holds {name} of seed {kept['seed']}: go on with it, or remove it")
             for begin in range(kept["simulations"], settings.simulations, BATCH):
                 end = min(begin + BATCH, settings.simulations)
                 for site, found in ranks(MODELS[name], begin, end, settings.seed).items():

@@ -13,8 +13,8 @@ from promptdyn.models import DPS, BetaState, DiscreteHMM, InformativeRate
 from promptdyn.online import OnlineFilter
 
 IDS = [f"p{i}" for i in range(40)]
-# No prompt of "rare" is rolled out before the first fit.
-LABELS = ["easy" if i < 15 else "hard" if i < 36 else "rare" for i in range(40)]
+# Labels need not be text; no prompt of the third is rolled out before the first fit.
+LABELS = [1 if i < 15 else 2 if i < 36 else 3 for i in range(40)]
 MODEL = DiscreteHMM(num_states=3, cluster="kind", num_exposures=2)
 
 

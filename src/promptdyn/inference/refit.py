@@ -42,9 +42,9 @@ CHILD = "import sys; from promptdyn.inference.refit import work; work(sys.argv[1
 class Refitted:
     """Dynamics that a run learns of itself: a model fitted again every so many steps on what the run has shown.
 
-    Until the first fit is there, and for what it needs no fit, `start` forecasts. A fit begun after step s takes over
-    after step s + lag, is waited for where it is late, and has seen the steps up to s: when it comes does not depend
-    on how fast the machine is, so a run, and a run resumed from any checkpoint, chooses the same every time.
+    Until the first fit is there `start` forecasts. A fit begun after step s takes over after step s + lag, and is
+    waited for where it is late: when it comes does not depend on how fast the machine is, so a run, and a run resumed
+    from any checkpoint, chooses the same every time.
 
     Attributes:
         model: what is fitted, a program; a class of your own must stand in a file, not in a notebook's cell.
@@ -144,20 +144,16 @@ class RefittedFilter(OnlineFilter):
     def _absorb(self, *step: NDArray) -> None:
         self._log.append(_Step(*step))
         super()._absorb(*step)
+        if self.steps % self.refitted.every == 0:
+            self._begin(self.steps)
         if self._job and self.steps >= self._job.at + self.refitted.steps_to_fit:
             self._exchange(self._job)
             self._job = None
-        if self.steps % self.refitted.every == 0:
-            self._begin(self.steps)
 
     def _begin(self, at: int) -> None:
         """Begin to fit the steps before `at`."""
-        if not any(len(step.rows) for step in self._log[:at]):
-            return
-        self._job = _Job(self, at)
-        if self.refitted.steps_to_fit == 0:
-            self._exchange(self._job)
-            self._job = None
+        if any(len(step.rows) for step in self._log[:at]):
+            self._job = _Job(self, at)
 
     def _exchange(self, job: _Job) -> None:
         """Let what was fitted take over, from the beliefs that it has after the steps since it was begun."""

@@ -47,7 +47,7 @@ class OnlineFilter:
     def _register(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None) -> None:
         """Enter new ids, all or none."""
         ids = [str(prompt_id) for prompt_id in prompt_ids]
-        labels = [None] * len(ids) if clusters is None else list(clusters)
+        labels = _labels(ids, clusters)
         if len(labels) != len(ids):
             raise InputError(f"{len(labels)} cluster labels for {len(ids)} prompts: give one label per prompt")
         new = {prompt_id: len(self._row) + i for i, prompt_id in enumerate(ids)}
@@ -88,7 +88,7 @@ class OnlineFilter:
 
     def add(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None) -> None:
         """Let new prompts join the pool, at their initial belief. Raises InputError as the constructor does."""
-        fresh = self.model.init([*self._clusters, *([None] * len(prompt_ids) if clusters is None else clusters)])
+        fresh = self.model.init([*self._clusters, *_labels(prompt_ids, clusters)])
         self._register(prompt_ids, clusters)
         # Those here already, and their clusters, come first.
         for field, mine in zip(fresh, self._state, strict=True):
@@ -237,3 +237,10 @@ class OnlineFilter:
         self._ids, self._clusters = saved, clusters
         self._state = type(fresh)(**fields)
         self.steps = int(state["steps"])
+
+
+def _labels(prompt_ids: Sequence[str], clusters: Sequence[Any] | None) -> list[str | None]:
+    """Cluster labels as text, like ids; None where there is none."""
+    if clusters is None:
+        return [None] * len(prompt_ids)
+    return [None if label is None else str(label) for label in clusters]

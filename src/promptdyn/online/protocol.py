@@ -33,7 +33,7 @@ class OnlineModel(Protocol):
         """JSON-able name and settings: a saved state is only loaded back into an equal model."""
 
     def init(self, clusters: Sequence[str | None]) -> Any:
-        """State of fresh prompts, one for each cluster label given."""
+        """State of fresh prompts, one for each cluster label given; that of a longer list begins alike."""
 
     def step(
         self,

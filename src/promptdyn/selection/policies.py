@@ -31,6 +31,7 @@ __all__ = [
     "take",
 ]
 
+# Up to this power, if whole, a product is faster.
 MOST_FACTORS = 8
 # Odds of what scores 0: the least that can be divided by.
 LEAST_ODDS = 1e-300
@@ -127,7 +128,6 @@ class Proportional:
                 f"policy 'proportional' needs scores of at least 0, and score {getattr(score, '__name__', score)} gave "
                 f"{worth.min():.3g}: use 'informative' or 'reward_variance', or policy 'gumbel'"
             )
-        # A power that is whole is a product: ten times as fast as the general one.
         whole = self.power <= MOST_FACTORS and self.power == int(self.power)
         odds = reduce(mul, [worth] * int(self.power)) if whole else worth**self.power
         if self.uniform:
