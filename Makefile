@@ -15,7 +15,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2
 
 test-long: $(READY)
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 -m "long or not long"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= $(BIN)/python -m pytest -n 2 -m "long or not long"
 
 lint: $(READY)
 	$(BIN)/ruff check .

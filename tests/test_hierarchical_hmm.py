@@ -51,7 +51,9 @@ def tilted(scale, num_groups, seed):
     return odds / odds.sum(axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize(("scale", "low", "high"), [(0.0, 0.0, 0.1), (1.0, 0.6, 1.2)])
+@pytest.mark.parametrize(
+    ("scale", "low", "high"), [pytest.param(0.0, 0.0, 0.1, marks=pytest.mark.long), (1.0, 0.6, 1.2)]
+)
 def test_the_scale_between_clusters_is_recovered_by_em_and_not_by_the_joint_mode(scale, low, high):
     groups = np.repeat(np.arange(16), 25)
     history = simulate(np.ones(3) / 3, tilted(scale, 16, 0), groups, 40, seed=1)
@@ -63,6 +65,7 @@ def test_the_scale_between_clusters_is_recovered_by_em_and_not_by_the_joint_mode
     assert mode.params["scale"] > 2.0
 
 
+@pytest.mark.long
 def test_pooling_forecasts_sparse_clusters_better_than_none_and_than_one_set_for_all():
     groups = np.repeat(np.arange(12), 20)
     truth = tilted(1.0, 12, 3)
@@ -166,6 +169,7 @@ def test_latent_kinds_are_a_mixture_of_chains():
         assert together == pytest.approx(logsumexp(parts), rel=1e-10)
 
 
+@pytest.mark.long
 def test_latent_kinds_are_found_and_their_number_shows_in_the_score():
     kinds = np.stack([[sticky_walk(3, 0.98)] * 3, [sticky_walk(3, 0.5)] * 3])
     groups = np.arange(300) % 2

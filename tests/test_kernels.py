@@ -56,8 +56,14 @@ CASES = [
 LARGE = [(kernels.UNROLLED_STATES + 1, 3, 2, 1, "binomial"), (kernels.UNROLLED_STATES + 1, 3, 3, 3, "binomial")]
 
 
-@pytest.mark.parametrize("case", CASES + LARGE, ids=str)
-@pytest.mark.parametrize("seed", range(2))
+# Few and many states, one set and one per exposure and cluster, a single step, either emission.
+BRIEF = [CASES[0], CASES[7], CASES[11], CASES[13], *LARGE]
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in BRIEF else pytest.mark.long) for case in CASES + LARGE], ids=str
+)
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_recursions_equal_the_sum_over_paths(case, seed):
     markov, symbols, exposure, places = random_case(seed, *case)
     whole = Sequences.whole(symbols, exposure, places)
@@ -88,8 +94,7 @@ def test_recursions_equal_the_sum_over_paths(case, seed):
     np.testing.assert_allclose(counts.emission, emission, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", [CASES[3], *LARGE], ids=str)
-@pytest.mark.parametrize("num_lanes", [1, 100])
+@pytest.mark.parametrize(("case", "num_lanes"), [(CASES[3], 1), (LARGE[0], 100), (LARGE[1], 1)], ids=str)
 def test_packed_cells_say_what_all_steps_say(case, num_lanes, monkeypatch):
     markov, symbols, exposure, places = random_case(4, *case)
     num_steps, num_gaps = 30, 3

@@ -105,11 +105,11 @@ def test_log_densities_agree(model):
 
 
 # What takes long.
-BRIEF = ["own program with clusters", "a chain per prompt"]
+BRIEF = ["a chain per prompt", "own program with clusters"]
 
 
 @pytest.mark.filterwarnings("ignore")  # funsor's own
-@pytest.mark.parametrize("model", in_brief(PROGRAMS, BRIEF))
+@pytest.mark.parametrize("model", in_brief(PROGRAMS, BRIEF[:1]))
 def test_numpyro_enumerates_to_the_same(model):
     from numpyro.contrib.funsor import enum
     from numpyro.contrib.funsor import log_density as enumerated_density
@@ -152,7 +152,7 @@ def test_gradients_equal_finite_differences(model):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_run_forward_it_draws_counts_of_the_groups_that_were_rolled_out(backend):
-    model, num_draws = CONFIGS["hmm with clusters"], 3000
+    model, num_draws = CONFIGS["hmm with clusters"], 1000
     params = somewhere(model)
     dense = HISTORY.dense("family")
     n = dense.counts[dense.symbols, 0].T

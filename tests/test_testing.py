@@ -11,7 +11,7 @@ from promptdyn.models import MODELS, BetaBernoulli, Chain, emissions
 from promptdyn.testing import check_model, check_online
 
 # The table's others are held to the same by tests of their own.
-BRIEF = ["hmm with clusters", "ternary hmm", "latent kinds", "a chain per prompt"]
+BRIEF = ["hmm with clusters", "a chain per prompt"]
 
 
 @pytest.mark.parametrize("model", in_brief({**CONFIGS, "a chain per prompt": OwnSpeed()}, BRIEF))

@@ -212,7 +212,7 @@ def report(
     from promptdyn.evaluation import compare as compare_models
     from promptdyn.evaluation.forecast import check_filters
     from promptdyn.inference import Fit
-    from promptdyn.report import write_report
+    from promptdyn.report import RUN, all_runs, write_report
 
     _check_targets(out)
     history = read_history(history_path)
@@ -225,6 +225,7 @@ def report(
         if not separator or name in baselines:
             raise InputError(f"baseline {text!r} is not NAME=HISTORY, with a name of its own")
         baselines[name] = read_history(path)
+    all_runs(RUN, history, baselines)  # before the long work
     with console.status("comparing") as status:
         comparison = compare_models(
             declared,

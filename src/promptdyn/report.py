@@ -22,8 +22,9 @@ from promptdyn.storage import atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Section", "write_report"]
+__all__ = ["Section", "all_runs", "write_report"]
 
+RUN = "this run"
 NUM_OFTEN = NUM_SPREAD = 4
 MAX_CLUSTERS_SHOWN = 6
 
@@ -38,13 +39,30 @@ class Section:
     figures: list[str] = field(default_factory=list)
 
 
+def all_runs(
+    name: str, history: RewardHistory, baselines: Mapping[str, RewardHistory] | None = None
+) -> dict[str, RewardHistory]:
+    """The run and those beside it, by name, where a report can be written about them.
+
+    Raises:
+        InputError: a history without trained rows, or a baseline with the name of the run.
+    """
+    if name in (baselines or {}):
+        raise InputError(f"a baseline cannot be called {name!r} as the run itself: choose another name")
+    runs = {name: history, **(baselines or {})}
+    for key, run in runs.items():
+        if not run.trained.any():
+            raise InputError(f"{key}: no row of the history was trained on: a report is about trained prompts")
+    return runs
+
+
 def write_report(
     path: str | Path,
     history: RewardHistory,
     model: Any,
     *,
     title: str = "Prompt learning dynamics",
-    name: str = "this run",
+    name: str = RUN,
     baselines: Mapping[str, RewardHistory] | None = None,
     comparison: Comparison | None = None,
     fit: Fit | None = None,
@@ -74,12 +92,7 @@ def write_report(
         InputError: a history without trained rows, a baseline with the name of the run, a model that must be fitted
             first, or a path that cannot be written.
     """
-    if name in (baselines or {}):
-        raise InputError(f"a baseline cannot be called {name!r} as the run itself: choose another name")
-    runs = {name: history, **(baselines or {})}
-    for key, run in runs.items():
-        if not run.trained.any():
-            raise InputError(f"{key}: no row of the history was trained on: a report is about trained prompts")
+    runs = all_runs(name, history, baselines)
     visible = history.observed(observed)
     num_generations = int(np.median(visible.num_rollouts))
     seen_often = np.argsort(-np.bincount(visible.prompt, minlength=history.num_prompts), kind="stable")
