@@ -13,7 +13,20 @@ from promptdyn.models import MODELS
 ROOT = Path(promptdyn.__file__).parent
 # From the ground up. A room may import those before it, and itself.
 ROOMS = [
-    *["errors", "storage", "plugins", "registry", "_columns", "history", "readers", "online", "selection", "models"],
+    *[
+        "errors",
+        "storage",
+        "plugins",
+        "registry",
+        "_columns",
+        "history",
+        "clusters",
+        "features",
+        "readers",
+        "online",
+        "selection",
+        "models",
+    ],
     *["kernels", "ppl", "inference", "evaluation", "testing", "plots", "report", "training", "cli"],
 ]
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from promptdyn import models
+    from promptdyn import clusters, features, models
     from promptdyn.errors import ConvergenceWarning, InputError
     from promptdyn.evaluation import compare, simulate
     from promptdyn.history import RewardHistory
@@ -27,7 +27,9 @@ __all__ = [
     "Refitted",
     "RewardHistory",
     "Selector",
+    "clusters",
     "compare",
+    "features",
     "fit",
     "models",
     "program",
@@ -52,8 +54,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "models":
-        return import_module("promptdyn.models")
+    if name in ("clusters", "features", "models"):
+        return import_module(f"promptdyn.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'promptdyn' has no attribute {name!r}")
     return getattr(import_module(f"promptdyn.{_HOME[name]}"), name)

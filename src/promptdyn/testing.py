@@ -113,8 +113,14 @@ def check_online(model: OnlineModel, clusters: Sequence[str] = ("a", "b")) -> No
     """
     say = _teller(model)
     labels = [clusters[i % len(clusters)] for i in range(len(IDS))]
+    features = np.random.default_rng(0).normal(size=(len(IDS), 3)) if hasattr(model, "features") else None
+
+    def filters(chosen: slice) -> OnlineFilter:
+        return OnlineFilter(model, IDS[chosen], labels[chosen], None if features is None else features[chosen])
+
     json.dumps(model.describe())
-    state = model.init(labels)
+    online = filters(slice(None))
+    state = online._state
     shared = getattr(model, "shared", ())
     for field, array in state._asdict().items():
         say(
@@ -122,7 +128,6 @@ def check_online(model: OnlineModel, clusters: Sequence[str] = ("a", "b")) -> No
             f"field {field!r} of the state of {len(IDS)} prompts has shape {np.shape(array)}: its last axis is prompt, "
             "unless the model's `shared` names it",
         )
-    online = OnlineFilter(model, IDS, labels)
     for seed in range(4):
         _check_forecasts(online, say)
         before = _forecasts(online)
@@ -146,7 +151,7 @@ def check_online(model: OnlineModel, clusters: Sequence[str] = ("a", "b")) -> No
         "informative": lambda: online.informative(8, rng),
         "success_rate": lambda: online.success_rate(rng),
     }
-    for name, draw in asks.items():
+    for name, draw in asks.items() if not getattr(model, "at_mean", False) else ():
         draws, mean = np.array([draw() for _ in range(1000)]), _forecasts(online)[name]
         off = np.abs(draws.mean(axis=0) - mean) - 5.0 * draws.std(axis=0) / np.sqrt(len(draws))
         i = int(off.argmax())
@@ -154,19 +159,16 @@ def check_online(model: OnlineModel, clusters: Sequence[str] = ("a", "b")) -> No
 
     saved = online.state_dict()
     json.dumps({key: value for key, value in saved.items() if key != "arrays"})
-    again = OnlineFilter(model, IDS, labels)
+    again = filters(slice(None))
     again.load_state_dict(saved)
     _drive(online, 9)
     _drive(again, 9)
     _check_same(again, online, "after a saved state is loaded", say)
 
-    together, joined, turned = (
-        OnlineFilter(model, ids, chosen)
-        for ids, chosen in ((IDS, labels), (IDS[:4], labels[:4]), (IDS[::-1], labels[::-1]))
-    )
-    joined.add(IDS[4:], labels[4:])
-    for filters in (together, joined, turned):
-        _drive(filters, 3)
+    together, joined, turned = (filters(chosen) for chosen in (slice(None), slice(4), slice(None, None, -1)))
+    joined.add(IDS[4:], labels[4:], None if features is None else features[4:])
+    for each in (together, joined, turned):
+        _drive(each, 3)
     _check_same(joined, together, "where prompts joined later", say)
     _check_same(turned, together, "with the pool in another order", say)
     together.step([], [], 8)
@@ -200,14 +202,14 @@ def _check_forecasts(online: OnlineFilter, say: Say) -> None:
         total = found[name].sum(axis=1)
         say(np.allclose(total, 1.0), f"{name} adds up to {total[np.abs(total - 1).argmax()]:.6g}, not to 1")
     gap = np.abs(found["informative"] - found["outcome"][:, 1]).max()
-    say(gap < 1e-8, f"informative is up to {gap:.2g} off the chance of the outcome 'some'")
+    say(gap < 1e-6, f"informative is up to {gap:.2g} off the chance of the outcome 'some'")
 
 
 def _check_same(one: OnlineFilter, other: OnlineFilter, when: str, say: Say) -> None:
     """Two filters of the same prompts forecast the same."""
     rows = one.rows(other.prompt_ids)
     for (name, found), expected in zip(_forecasts(one).items(), _forecasts(other).values(), strict=True):
-        say(np.allclose(found[rows], expected, atol=1e-9), f"{name} differs {when}")
+        say(np.allclose(found[rows], expected, atol=1e-6), f"{name} differs {when}")
 
 
 def _drive(online: OnlineFilter, seed: int) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
+from promptdyn.features import from_columns
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
 from promptdyn.inference.refit import Refitted
@@ -64,11 +64,12 @@ def check_filters(model: Any) -> None:
         raise InputError(f"{model!r} is no dynamics model: give a Fit, Refitted, or a model that learns online")
 
 
-def online_filter(model: Any, prompt_ids: list[str], clusters: Any = None) -> OnlineFilter:
+def online_filter(model: Any, prompt_ids: list[str], clusters: Any = None, features: Any = None) -> OnlineFilter:
     """A fresh online filter of a `Fit`, a `Refitted` or a model that learns online; raises as they do."""
     check_filters(model)
-    make = model.online if isinstance(model, (Fit, Refitted)) else partial(OnlineFilter, model)
-    return make(prompt_ids, clusters)
+    if isinstance(model, (Fit, Refitted)):
+        return model.online(prompt_ids, clusters)
+    return OnlineFilter(model, prompt_ids, clusters, features)
 
 
 def online_over(model: Any, history: RewardHistory) -> OnlineFilter:
@@ -81,7 +82,23 @@ def online_over(model: Any, history: RewardHistory) -> OnlineFilter:
     if isinstance(model, Refitted):
         model = replace(model, model=with_clusters(model.model, history))
     cluster = cluster_of(model.model if isinstance(model, Fit) else model)
-    return online_filter(model, list(history.prompt_ids), None if cluster is None else history.labels(cluster))
+    labels = None if cluster is None else history.labels(cluster)
+    return online_filter(model, list(history.prompt_ids), labels, _features(model, history))
+
+
+def _features(model: Any, history: RewardHistory) -> NDArray[np.float32] | None:
+    """(prompt feature) of the label columns that the model reads; None where it reads no features."""
+    named = getattr(model, "features", None)
+    if named is None:
+        return None
+    columns = [named] if isinstance(named, str) else list(named)
+    for column in columns:
+        if column not in history.clusters:
+            raise InputError(
+                f"model {model.name!r} reads {column!r}, and a history has label columns alone "
+                f"({', '.join(history.clusters) or 'this one has none'}): name some, as in features:features=task"
+            )
+    return from_columns({column: history.clusters[column] for column in columns})
 
 
 def split(history: RewardHistory, fit_steps: int) -> int:

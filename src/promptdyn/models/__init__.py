@@ -6,6 +6,7 @@ from promptdyn.models.beta_bernoulli import BetaBernoulli
 from promptdyn.models.beta_state import BetaState
 from promptdyn.models.discrete_hmm import DiscreteHMM
 from promptdyn.models.dps import DPS
+from promptdyn.models.feature_rate import FeatureRate
 from promptdyn.models.hierarchical_hmm import HierarchicalHMM
 from promptdyn.models.informative_rate import InformativeRate
 from promptdyn.registry import Registry
@@ -20,6 +21,7 @@ __all__ = [
     "DiscreteHMM",
     "Dynamics",
     "Emission",
+    "FeatureRate",
     "HierarchicalHMM",
     "InformativeRate",
     "Params",
@@ -28,4 +30,6 @@ __all__ = [
     "emissions",
 ]
 
-MODELS = Registry("model", DPS, BetaBernoulli, InformativeRate, DiscreteHMM, HierarchicalHMM, BetaState, lacks=lacks)
+MODELS = Registry(
+    "model", DPS, BetaBernoulli, InformativeRate, FeatureRate, DiscreteHMM, HierarchicalHMM, BetaState, lacks=lacks
+)

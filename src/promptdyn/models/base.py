@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from promptdyn.clusters import few_levels_first
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory, RewardHistory
 from promptdyn.online import OnlineFilter, OnlineModel
@@ -45,8 +46,6 @@ __all__ = [
 Floats = NDArray[np.float64]
 Params = dict[str, Floats]
 MAX_EXPOSURES = 3
-# Prompts that clusters taken of themselves have in the mean, at least.
-PROMPTS_PER_CLUSTER = 8
 # Symbols that the emission of a chain is tried at.
 TRIED = np.array([(0, 0)] + [(n, k) for n in (1, 2, 8) for k in range(n + 1)])
 
@@ -166,11 +165,7 @@ def with_clusters(model: Any, history: RewardHistory) -> Any:
     """
     if cluster_of(model) != "auto" or "auto" in history.clusters:
         return model
-    chosen: list[str] = []
-    for column in sorted(history.clusters, key=lambda column: len(set(history.clusters[column]))):
-        if len(set(history.labels([*chosen, column]))) * PROMPTS_PER_CLUSTER <= history.num_prompts:
-            chosen.append(column)
-    return replace(model, cluster=tuple(sorted(chosen, key=list(history.clusters).index)) or None)
+    return replace(model, cluster=few_levels_first(history.clusters) or None)
 
 
 def check_chain(name: str, chain: Any, pool: Pool, tolerance: float = 1e-4) -> None:

@@ -25,13 +25,19 @@ class OnlineFilter:
         model: what filters; `DPS()`, `BetaBernoulli()`, or a fit's frozen model (use `Fit.online`).
         prompt_ids: (prompt,) unique ids; their order is the order of every (prompt, ...) result.
         clusters: (prompt,) labels, for models with parameters per cluster.
+        features: (prompt feature) numbers, for models that read features.
 
     Raises:
-        InputError: empty pool, an id twice, lengths that differ, or a cluster the model does not know.
+        InputError: empty pool, an id twice, lengths that differ, a cluster the model does not know, or features that
+            are missing, of no use to the model, or not finite.
     """
 
     def __init__(
-        self, model: OnlineModel, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None
+        self,
+        model: OnlineModel,
+        prompt_ids: Sequence[str],
+        clusters: Sequence[str | None] | None = None,
+        features: ArrayLike | None = None,
     ) -> None:
         self.model = model
         self.steps = 0
@@ -42,7 +48,31 @@ class OnlineFilter:
         if len(prompt_ids) == 0:
             raise InputError("the pool is empty: give at least one prompt id")
         self._register(prompt_ids, clusters)
-        self._state = model.init(self._clusters)
+        self._state = self._fresh(self._clusters, self._numbers(prompt_ids, features))
+
+    def _fresh(self, clusters: Sequence[str | None], features: NDArray[np.float32] | None) -> Any:
+        """State of a pool at its start; features only where the model reads them."""
+        model: Any = self.model
+        return model.init(clusters) if features is None else model.init(clusters, features)
+
+    def _numbers(self, prompt_ids: Sequence[str], features: ArrayLike | None) -> NDArray[np.float32] | None:
+        """(prompt feature) what the model reads of these prompts, None where it reads nothing; else InputError."""
+        if not hasattr(self.model, "features"):
+            if features is not None:
+                raise InputError(f"model {self.model.name!r} reads no features: leave them out")
+            return None
+        if features is None:
+            raise InputError(f"model {self.model.name!r} reads features: give (prompt feature) numbers")
+        given = np.asarray(features)
+        if given.dtype.kind not in "biuf" or given.ndim != 2 or len(given) != len(prompt_ids) or given.shape[1] == 0:
+            raise InputError(
+                f"features of shape {given.shape} and type {given.dtype} for {len(prompt_ids)} prompts: need one row "
+                "of numbers per prompt"
+            )
+        given = given.astype(np.float32)
+        for i in np.flatnonzero(~np.isfinite(given).all(axis=1))[:1]:
+            raise InputError(f"features of prompt {str(prompt_ids[i])!r} are not all finite: {given[i][:8]}")
+        return given
 
     def _register(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None) -> None:
         """Enter new ids, all or none."""
@@ -86,14 +116,41 @@ class OnlineFilter:
             raise InputError(f"step {self.steps}: prompt {twice!r} appears twice: merge its groups into one")
         return rows
 
-    def add(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None) -> None:
+    def add(
+        self,
+        prompt_ids: Sequence[str],
+        clusters: Sequence[str | None] | None = None,
+        features: ArrayLike | None = None,
+    ) -> None:
         """Let new prompts join the pool, at their initial belief. Raises InputError as the constructor does."""
-        fresh = self.model.init([*self._clusters, *_labels(prompt_ids, clusters)])
+        given = self._numbers(prompt_ids, features)
+        if given is not None:
+            given = np.concatenate([self._state.features.T, self._as_many(given)])
+        fresh = self._fresh([*self._clusters, *_labels(prompt_ids, clusters)], given)
         self._register(prompt_ids, clusters)
         # Those here already, and their clusters, come first.
         for field, mine in zip(fresh, self._state, strict=True):
             field[..., : mine.shape[-1]] = mine
         self._state = fresh
+
+    def refresh(self, features: ArrayLike) -> None:
+        """Read the pool's features (prompt feature) anew; what was learned of features stays.
+
+        Raises:
+            InputError: as the constructor, or another number of features than before.
+        """
+        given = self._numbers(self._ids, features)
+        assert given is not None
+        fresh = self._fresh(self._clusters, self._as_many(given))
+        for name in getattr(self.model, "shared", ()):
+            getattr(fresh, name)[:] = getattr(self._state, name)
+        self._state = fresh
+
+    def _as_many(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        there = len(self._state.features)
+        if features.shape[1] != there:
+            raise InputError(f"{features.shape[1]} features a prompt, where the pool has {there}: give as many")
+        return features
 
     def step(
         self,
@@ -192,6 +249,11 @@ class OnlineFilter:
         """Bytes held by the state's arrays."""
         return sum(field.nbytes for field in self._state)
 
+    @property
+    def _derived(self) -> tuple[str, ...]:
+        """Fields of the state that follow from its features."""
+        return getattr(self.model, "derived", ())
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue: JSON-able values, and arrays under "arrays"."""
         return {
@@ -199,7 +261,9 @@ class OnlineFilter:
             "steps": self.steps,
             "prompt_ids": self.prompt_ids,
             "clusters": list(self._clusters),
-            "arrays": {name: array.copy() for name, array in self._state._asdict().items()},
+            "arrays": {
+                name: array.copy() for name, array in self._state._asdict().items() if name not in self._derived
+            },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -227,9 +291,15 @@ class OnlineFilter:
         clusters, fields = list(state["clusters"]), {}
         if len(clusters) != len(saved):
             raise InputError(f"the state has {len(clusters)} clusters for {len(saved)} prompts: start without it")
-        fresh = self.model.init(clusters)
+        given = None
+        if hasattr(self.model, "features"):
+            features = state["arrays"].get("features")
+            if features is None or features.shape != (len(self._state.features), len(saved)):
+                raise InputError("the state's 'features' are not one column per prompt: start without it")
+            given = self._numbers(saved, features.T)
+        fresh = self._fresh(clusters, given)
         for name, field in fresh._asdict().items():
-            array = state["arrays"].get(name)
+            array = field if name in self._derived else state["arrays"].get(name)
             if array is None or array.shape != field.shape or array.dtype != field.dtype:
                 raise InputError(f"the state's {name!r} is not the {field.shape} array it should be: start without it")
             fields[name] = array.copy()

@@ -24,7 +24,13 @@ class OnlineModel(Protocol):
     the other methods return are arrays of its own. Beliefs are always about the *next* step, P(z_{t+1} | y_{0:t}).
 
     Optional attributes: `cluster`, the column(s) of a history whose labels `init` is given, and `shared`, the names of
-    the state's fields whose last axis is not `prompt` but `cluster`, in the order in which labels first appear.
+    the state's fields whose last axis is not `prompt` but `cluster`, in the order in which labels first appear, or
+    another that does not grow with the pool.
+
+    A model that reads features of the prompts has an attribute `features`, which says which: `init` is then given
+    (prompt feature) numbers after the labels, and the state has a field `features`, (feature prompt). `derived` names
+    the fields that follow from it and are therefore not saved. `at_mean`, where true, says that forecasts are those of
+    the parameters' mean, so that posterior draws need not average to them.
     """
 
     name: str

@@ -1,0 +1,263 @@
+"""Features of prompts, for `FeatureRate`: what the policy makes of them, or what a dataset's columns say.
+
+`PolicyReader` reads every prompt in one forward pass. `from_columns` takes numbers, embeddings and words. Both give
+(prompt feature) numbers, each feature of mean 0 and variance 1 over the pool.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import eigh
+
+from promptdyn.errors import InputError
+from promptdyn.storage import read_state, write_state
+
+__all__ = ["PolicyReader", "from_columns", "standardised"]
+
+Floats = NDArray[np.float32]
+# A feature that hardly differs between prompts is not blown up to variance 1.
+LEAST_SPREAD = 1e-6
+
+
+def standardised(values: ArrayLike) -> Floats:
+    """(prompt feature) values with mean 0 and variance 1; a feature that is the same for all prompts becomes 0."""
+    given = np.asarray(values, np.float64)
+    spread = given.std(axis=0)
+    centred = given - given.mean(axis=0)
+    return np.divide(centred, spread, out=np.zeros_like(given), where=spread > LEAST_SPREAD).astype(np.float32)
+
+
+def from_columns(columns: Mapping[str, Any], num_components: int = 16) -> Floats:
+    """Features from a dataset's columns.
+
+    Args:
+        columns: name -> (prompt,) numbers, vectors of numbers of one length (an embedding, of which principal
+            components are taken), or words (one feature per level).
+        num_components: principal components of a vector, at most; default 16.
+
+    Returns:
+        (prompt feature) standardised.
+
+    Raises:
+        InputError: no column, or one with a gap, with numbers that are not finite, or with vectors of several lengths.
+    """
+    if not columns:
+        raise InputError("no column to take features from: name one or more")
+    return np.concatenate([_of_column(name, list(column), num_components) for name, column in columns.items()], axis=1)
+
+
+def _of_column(name: str, column: list[Any], num_components: int) -> Floats:
+    for row in (row for row, value in enumerate(column) if value is None):
+        raise InputError(f"feature column {name!r} has a gap in row {row}: fill it, or name another column")
+    if any(isinstance(value, str) for value in column):
+        levels = sorted({str(value) for value in column})
+        if len(levels) * 2 > len(column):
+            raise InputError(f"feature column {name!r} has {len(levels)} words for {len(column)} prompts: too many")
+        return standardised(np.array([str(value) for value in column])[:, None] == np.array(levels))
+    try:
+        values = np.asarray(column, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"feature column {name!r} holds neither words, numbers, nor vectors of one length") from None
+    for row in np.unique(np.argwhere(~np.isfinite(values))[:, 0])[:1]:
+        raise InputError(f"feature column {name!r} holds a number that is not finite in row {row}")
+    if values.ndim > 2:
+        raise InputError(f"feature column {name!r} holds arrays of shape {values.shape[1:]}: flatten them")
+    if values.ndim == 1:
+        return standardised(values[:, None])
+    return _Axes.of(values, num_components).along(values)
+
+
+class _Axes(NamedTuple):
+    """Principal axes of a cloud of points, and the spread along them."""
+
+    centre: NDArray[np.float64]  # (dimension,)
+    axes: NDArray[np.float64]  # (dimension component)
+    spread: NDArray[np.float64]  # (component,)
+
+    @classmethod
+    def of(cls, points: NDArray, num_components: int) -> _Axes:
+        """The axes of most variance of (prompt dimension) points, each dimension standardised first."""
+        centre, scale = points.mean(axis=0), points.std(axis=0) + LEAST_SPREAD
+        cloud = (points - centre) / scale
+        size = cloud.shape[1]
+        kept = min(num_components, size, max(len(points) - 1, 1))
+        variance, axes = eigh(cloud.T @ cloud / len(cloud), subset_by_index=(size - kept, size - 1))
+        variance, axes = variance[::-1], axes[:, ::-1]
+        # Either sign would do: the entry that is largest is positive, wherever it is computed.
+        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(kept)])
+        return cls(centre, axes / scale[:, None], np.sqrt(np.maximum(variance, LEAST_SPREAD)))
+
+    def along(self, points: NDArray) -> Floats:
+        """(prompt component) of points, in units of the spread."""
+        return ((points - self.centre) @ self.axes / self.spread).astype(np.float32)
+
+
+class PolicyReader:
+    """The policy's own reading of prompts: one forward pass, nothing generated.
+
+    Features: principal components of the last layer's hidden state, of its mean over the prompt and of its last token;
+    entropy and largest log-probability of the first answer token; and the length in tokens. Axes and scales are those
+    of the first pool that is read, so that later readings, by a policy that has learned meanwhile, can be compared.
+
+    Args:
+        model: a causal language model of transformers, whole on each process (not sharded).
+        tokenizer: its tokenizer.
+        num_components: principal components of each hidden state; default 6.
+        batch_size: prompts at a time; default 64.
+        cache: file that keeps the first pool's features and axes: they are taken from it where it was written for the
+            same prompts and the same weights. Default none.
+        progress: called with prompts read and prompts in all. Default: a progress bar on stderr where it takes long.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        num_components: int = 6,
+        batch_size: int = 64,
+        cache: str | Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.num_components, self.batch_size, self.cache, self.progress = num_components, batch_size, cache, progress
+        self._axes: list[_Axes] = []  # of mean state, last state and the plain numbers
+
+    def read(self, prompts: Sequence[Any]) -> Floats:
+        """Features of prompts.
+
+        Args:
+            prompts: (prompt,) texts, or conversations as TRL knows them.
+
+        Returns:
+            (prompt feature), 2 num_components + 3 of them, fewer for pools that are smaller than that.
+
+        Raises:
+            InputError: no prompts, one that is empty or no text or conversation, or a model without hidden states.
+        """
+        if len(prompts) == 0:
+            raise InputError("no prompts to read: give at least one")
+        texts = [self._text(prompt, row) for row, prompt in enumerate(prompts)]
+        first = not self._axes
+        key = self._key(texts) if first and self.cache is not None else ""
+        if key and (found := self._kept(key)) is not None:
+            return found
+        parts = self._read(texts)
+        if first:
+            counts = (self.num_components, self.num_components, 0)
+            self._axes = [
+                _Axes.of(part, count) if count else _plain(part) for part, count in zip(parts, counts, strict=True)
+            ]
+        features = np.concatenate([axes.along(part) for axes, part in zip(self._axes, parts, strict=True)], axis=1)
+        if key:
+            self._keep(key, features)
+        return features
+
+    def _text(self, prompt: Any, row: int) -> str:
+        if isinstance(prompt, str) and prompt:
+            return prompt
+        if isinstance(prompt, list) and prompt and getattr(self.tokenizer, "chat_template", None):
+            return str(self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
+        if isinstance(prompt, list) and prompt:
+            raise InputError(f"prompt {row} is a conversation, and the tokenizer has no chat template: set one")
+        raise InputError(f"prompt {row} is {str(prompt)[:40]!r}: need a text or a conversation")
+
+    def _read(self, texts: list[str]) -> tuple[NDArray, NDArray, NDArray]:
+        """(prompt dimension) mean and last hidden states; (prompt 3) entropy, largest log-probability, length."""
+        import torch
+
+        model: Any = self.model
+        # Prompts of like length side by side, so that little is spent on padding.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        mean: list[Any] = []
+        last: list[Any] = []
+        numbers: list[Any] = []
+        side, training = self.tokenizer.padding_side, model.training
+        self.tokenizer.padding_side = "left"
+        model.eval()
+        try:
+            with torch.no_grad(), self._watched(len(texts)) as report:
+                for start in range(0, len(order), self.batch_size):
+                    batch = self.tokenizer(
+                        [texts[i] for i in order[start : start + self.batch_size]], return_tensors="pt", padding=True
+                    ).to(model.device)
+                    out = model(
+                        input_ids=batch["input_ids"],
+                        attention_mask=batch["attention_mask"],
+                        output_hidden_states=True,
+                        use_cache=False,
+                    )
+                    if not out.get("hidden_states"):
+                        raise InputError(
+                            f"{type(model).__name__} gives no hidden states: let features come from columns of the "
+                            "dataset (features:features=COLUMN), or cluster the prompts by labels"
+                        )
+                    states, mask = out["hidden_states"][-1].float(), batch["attention_mask"][..., None].float()
+                    length = mask.sum(dim=1)
+                    chances = torch.log_softmax(out["logits"][:, -1].float(), dim=-1)
+                    entropy = -(chances.exp() * chances.clamp(min=-1e4)).sum(dim=-1, keepdim=True)
+                    mean.append((states * mask).sum(dim=1) / length)
+                    last.append(states[:, -1])
+                    numbers.append(torch.cat([entropy, chances.max(dim=-1, keepdim=True).values, length], dim=1))
+                    report(min(start + self.batch_size, len(order)), len(order))
+        finally:
+            self.tokenizer.padding_side = side
+            model.train(training)
+        place = np.argsort(order)
+
+        def whole(parts: list[Any]) -> NDArray[np.float64]:
+            found: NDArray[np.float64] = torch.cat(parts).cpu().numpy().astype(np.float64)[place]
+            for row in np.unique(np.argwhere(~np.isfinite(found))[:, 0])[:1]:
+                raise InputError(f"the policy's reading of prompt {row} is not finite: are its weights sound?")
+            return found
+
+        return whole(mean), whole(last), whole(numbers)
+
+    @contextmanager
+    def _watched(self, total: int) -> Iterator[Callable[[int, int], None]]:
+        if self.progress is not None:
+            yield self.progress
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("reading prompts", total=total)
+            yield lambda done, of: bar.update(task, completed=done)
+
+    def _key(self, texts: list[str]) -> str:
+        """Of prompts, weights and settings: the beginning of each parameter tells policies apart."""
+        digest = hashlib.sha256(json.dumps([self.num_components, texts]).encode())
+        for name, parameter in self.model.named_parameters():
+            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+            digest.update(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def _kept(self, key: str) -> Floats | None:
+        """The features in the cache, whose axes are then taken too; None where it is of other prompts or weights."""
+        assert self.cache is not None
+        if not Path(self.cache).is_file():
+            return None
+        values, arrays = read_state(self.cache, "features")
+        if values.get("key") != key:
+            return None
+        self._axes = [_Axes(*(arrays[f"{field}_{i}"] for field in _Axes._fields)) for i in range(3)]
+        return arrays["features"]
+
+    def _keep(self, key: str, features: Floats) -> None:
+        assert self.cache is not None
+        arrays = {f"{field}_{i}": value for i, axes in enumerate(self._axes) for field, value in axes._asdict().items()}
+        write_state(self.cache, "features", {"key": key}, {**arrays, "features": features})
+
+
+def _plain(points: NDArray) -> _Axes:
+    """Each dimension for itself."""
+    spread = points.std(axis=0)
+    return _Axes(points.mean(axis=0), np.eye(points.shape[1]), np.where(spread > LEAST_SPREAD, spread, 1.0))
