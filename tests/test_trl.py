@@ -17,11 +17,12 @@ import pytest
 from datasets import Dataset, IterableDataset
 
 import grpo_run
-from grpo_run import NUM_GENERATIONS, POOL, WatchedTrainer
+from grpo_run import NUM_GENERATIONS, POOL, Grader, WatchedTrainer
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import DPS
 from promptdyn.selection.selector import Selector
+from promptdyn.training.recipes import Recipe
 from promptdyn.training.recording import HistoryRecorder
 from promptdyn.training.trl import SelectionGRPOTrainer, prompt_ids
 
@@ -365,3 +366,60 @@ def test_recorder_refuses_a_prompt_without_label(tmp_path: Path) -> None:
     recorder = HistoryRecorder(tmp_path / "history.parquet", clusters={"task": {"a": "sum"}})
     with pytest.raises(InputError, match=r"prompt 'b' has no label in cluster column 'task'"):
         recorder.record(0, ["a", "b"], [4, 4], [1, 2])
+
+
+def test_auto_goes_by_label_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pool = Dataset.from_list([{**row, "prompt_id": f"e{i}"} for i, row in enumerate([*POOL] * 2)])
+    run = SelectionGRPOTrainer(
+        grpo_run.model(), Grader(), grpo_run.config(tmp_path, max_steps=2), pool, processing_class=grpo_run.tokenizer()
+    )
+    model: Any = run.selector.online.model
+    assert (model.name, model.cluster) == ("rate", ("task",))
+    assert "prompts of like task (2 kinds)" in caplog.text
+    run.train()
+    history = history_of(tmp_path)
+    assert set(history.clusters) == {"task"}
+    assert model.name == "rate"
+
+
+def test_without_labels_auto_goes_by_what_the_policy_reads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Read once by the start policy, read anew when asked; a resumed run chooses the same."""
+    recipe = Recipe(refresh_features=2)
+    runs = {}
+    for name, checkpoint in (("whole", None), ("resumed", str(tmp_path / "whole" / "checkpoint-3"))):
+        if checkpoint:
+            shutil.copytree(tmp_path / "whole", tmp_path / name)
+        run = grpo_run.WatchedTrainer(
+            grpo_run.model(),
+            Grader(),
+            grpo_run.config(tmp_path / name, max_steps=6, save_steps=3),
+            POOL.remove_columns("task"),
+            processing_class=grpo_run.tokenizer(),
+            selector=recipe,
+        )
+        first = run.selector.online._state.features.copy()
+        run.train(resume_from_checkpoint=checkpoint)
+        runs[name] = run
+    assert caplog.text.count("the policy's reading of each") == 2
+    assert (tmp_path / "whole" / "features.npz").is_file()
+    assert not np.array_equal(first, run.selector.online._state.features)
+    assert runs["resumed"].trained == runs["whole"].trained[3:]
+    np.testing.assert_array_equal(*(run.selector.online.informative(4) for run in runs.values()))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("hmm", "model 'hmm' must be fitted first"),
+        ("rate:cluster=topic", "needs the column 'topic', the dataset has prompt, prompt_id, task"),
+        ("features:features=embedding", "needs the column 'embedding'.*: name another, as in features=COLUMN"),
+        ("gp", "model 'gp' is none of"),
+        (Recipe(policy="best"), "policy 'best' is none of"),
+        (Recipe("dps", refresh_features=3), "refresh_features=3: give 0"),
+    ],
+)
+def test_recipes_that_cannot_be_followed_are_told_before_a_model_is_loaded(
+    tmp_path: Path, recipe: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        SelectionGRPOTrainer("no/such-model", Grader(), grpo_run.config(tmp_path), POOL, selector=recipe)

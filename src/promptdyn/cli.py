@@ -260,10 +260,17 @@ def train(
         str, typer.Option(help="'exact_answer', MODULE:FUNCTION or FILE.py:FUNCTION (a TRL reward function).")
     ] = "exact_answer",
     dynamics: Annotated[
-        str, typer.Option(help="What forecasts: dps:decay=0.7, FILE.py:CLASS, or a fit (.npz).")
-    ] = "dps",
+        str,
+        typer.Option(
+            help="What forecasts: auto (label columns, else the policy's reading), dps:decay=0.7, rate:cluster=task, "
+            "features, FILE.py:CLASS, or a fit (.npz)."
+        ),
+    ] = "auto",
     refit_every: Annotated[
         int, typer.Option(help="Steps after which a program (hmm:cluster=task) is fitted again on the run; 0: never.")
+    ] = 0,
+    refresh_features: Annotated[
+        int, typer.Option(help="Steps after which the policy reads the prompts anew; 0: it reads them once.")
     ] = 0,
     policy: Annotated[
         str, typer.Option(help="proportional, top, thompson, gumbel, top_entropy or uniform.")

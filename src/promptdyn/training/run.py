@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
 from promptdyn.errors import InputError
-from promptdyn.evaluation.forecast import online_filter
-from promptdyn.history import RewardHistory, cross
-from promptdyn.inference import Fit, Refitted
-from promptdyn.models import MODELS
-from promptdyn.models.base import cluster_of
+from promptdyn.history import RewardHistory
 from promptdyn.plugins import load_object
-from promptdyn.selection import Selector
 from promptdyn.training import policy, tasks
-from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer, prompt_ids
+from promptdyn.training.pool import AUTO
+from promptdyn.training.recipes import Recipe
+from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
 
 __all__ = ["RunResult", "RunSettings", "run"]
 
@@ -46,13 +43,8 @@ class RunSettings:
             of a Hugging Face dataset; rows hold "prompt", and what the reward function needs.
         reward: "exact_answer" (completion equals the column "answer"), "MODULE:FUNCTION" or "FILE.py:FUNCTION",
             a reward function as TRL knows them.
-        dynamics: model that forecasts, as in "dps:decay=0.7", or a fit saved by `Fit.save` (.npz; of a model of your
-            own "FILE.py:CLASS@FIT.npz").
-        refit_every: steps after which `dynamics`, a program such as "hmm:cluster=task", is fitted again on the
-            run, in the background (`promptdyn.Refitted`); 0, the default: never.
-        policy: selection policy, as in "proportional" (the default) or "gumbel:temperature=0.05".
-        score: what a prompt is worth, see `promptdyn.selection.scores`.
-        success_threshold: a rollout succeeds when its reward is at least this.
+        dynamics, refit_every, refresh_features, policy, score, success_threshold: how prompts are chosen, see
+            `promptdyn.training.recipes.Recipe`.
         num_prompts: pool size, for embedded tasks.
         max_steps: optimizer steps.
         prompts_per_step: groups a step.
@@ -69,8 +61,9 @@ class RunSettings:
     model: str = EMBEDDED
     dataset: str = "arithmetic"
     reward: str = "exact_answer"
-    dynamics: str = "dps"
+    dynamics: str = AUTO
     refit_every: int = 0
+    refresh_features: int = 0
     policy: str = "proportional"
     score: str = "informative"
     success_threshold: float = 0.5
@@ -122,15 +115,8 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
     set_seed(settings.seed)
     dataset = _dataset(settings)
     reward = _reward(settings.reward)
-    clusters = [name for name in ("task", "difficulty") if name in dataset.column_names]
-    selector = Selector(
-        _online(settings, dataset, clusters),
-        policy=settings.policy,
-        score=settings.score,
-        num_generations=settings.num_generations,
-        success_threshold=settings.success_threshold,
-        seed=settings.seed,
-    )
+    shared = (part.name for part in fields(Recipe))
+    recipe = Recipe(**{name: getattr(settings, name) for name in shared})
     model, tokenizer = _model(settings.model)
     config = GRPOConfig(
         **{
@@ -163,8 +149,7 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
         config,
         dataset,
         processing_class=tokenizer,
-        selector=selector,
-        cluster_columns=clusters,
+        selector=recipe,
     )
     if progress is not None:
         trainer.remove_callback(PrinterCallback)
@@ -189,26 +174,6 @@ class _Progress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs and "reward" in logs:
             self.report(state.global_step, logs)
-
-
-def _online(settings: RunSettings, dataset: Dataset, labels: list[str]) -> Any:
-    dynamics = settings.dynamics
-    model = MODELS.parse_one(dynamics, load=Fit.load)
-    ids = prompt_ids(dataset)
-    if settings.refit_every:
-        if cluster_of(model) == "auto":
-            model = replace(model, cluster=tuple(labels) or None)
-        model = Refitted(model, every=settings.refit_every)
-    cluster = cluster_of(model.model if isinstance(model, Fit) else model)
-    if cluster is None:
-        return online_filter(model, ids)
-    columns = [cluster] if isinstance(cluster, str) else list(cluster)
-    for column in columns:
-        if column not in dataset.column_names:
-            raise InputError(
-                f"{dynamics}: needs the column {column!r}, the dataset has {', '.join(dataset.column_names)}"
-            )
-    return online_filter(model, ids, cross([dataset[column] for column in columns]))
 
 
 def _model(name: str) -> tuple[Any, Any]:

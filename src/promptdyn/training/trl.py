@@ -1,14 +1,10 @@
 """TRL's GRPOTrainer, with the prompts of every generation chosen by a `Selector`.
 
-A GRPO script changes in three lines: the import, the selector, and the trainer's class:
+A GRPO script changes in two lines, the import and the trainer's class:
 
-    from promptdyn import Selector, models
-    from promptdyn.training.trl import SelectionGRPOTrainer, prompt_ids
+    from promptdyn.training.trl import SelectionGRPOTrainer
 
-    selector = Selector(models.DPS(decay=0.7).online(prompt_ids(dataset)), num_generations=8)
-    trainer = SelectionGRPOTrainer(
-        model, reward_funcs, args=GRPOConfig(..., max_steps=500), train_dataset=dataset, selector=selector
-    )
+    trainer = SelectionGRPOTrainer(model, reward_funcs, args=GRPOConfig(..., max_steps=500), train_dataset=dataset)
     trainer.train()
 
 The choice is bound late: a generation asks the selector for its prompts at the moment it starts, so it knows
@@ -16,7 +12,7 @@ the rewards of the generation just before. A sampler could not do that, because 
 sampler and dataloader stay as the clock of when to generate; the rows that they bring are replaced.
 
 The main process alone asks and teaches its selector; the others receive the choice. The rest of GRPO (generation,
-vLLM, losses, evaluation, checkpoints) is TRL's, untouched. Knows nothing of models and policies.
+vLLM, losses, evaluation, checkpoints) is TRL's, untouched.
 """
 
 from __future__ import annotations
@@ -26,25 +22,32 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from numpy.typing import NDArray
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
 
 from promptdyn.errors import InputError
+from promptdyn.features import PolicyReader
 from promptdyn.selection.selector import Selector
+from promptdyn.training.pool import AUTO, label_columns, labels
+from promptdyn.training.recipes import Recipe
 from promptdyn.training.recording import HistoryRecorder
 
 __all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "prompt_ids"]
 
 SELECTOR_FILE = "selector.npz"
+FEATURES_FILE = "features.npz"
 HISTORY_FILE = "history.parquet"
 
 logger = logging.getLogger(__name__)
@@ -95,12 +98,14 @@ class SelectionGRPOTrainer(GRPOTrainer):
     Takes every argument of `trl.GRPOTrainer`, and:
 
     Args:
-        selector: chooses the prompts and learns from their rewards. Its pool must be
-            `prompt_ids(train_dataset)`, its `num_generations` that of `args`.
+        selector: chooses the prompts and learns from their rewards: "auto" (default), a model as in "dps:decay=0.7",
+            a `Recipe`, or a `Selector`, whose pool must be `prompt_ids(train_dataset)`, its `num_generations` that of
+            `args`. A line is logged that says what "auto" goes by.
         history_path: Parquet file that receives one row per trained group: (step, prompt, n, k). Default
             `history.parquet` in `args.output_dir`. A file of an earlier run is set aside, not overwritten.
         id_column: the dataset's column of prompt ids. Default "prompt_id".
-        cluster_columns: dataset columns recorded as cluster columns of the history. Default none.
+        cluster_columns: dataset columns recorded as cluster columns of the history. Default: label columns by their
+            names, such as "task" and "difficulty".
 
     The step of a row is the optimizer step at which its generation took place. Where one optimizer step holds
     several generations (`steps_per_generation * num_iterations` below `gradient_accumulation_steps`), they choose
@@ -110,14 +115,17 @@ class SelectionGRPOTrainer(GRPOTrainer):
     checkpoint lies between two generations: TRL does not save rollouts that it is in the middle of reusing. From
     there a resumed run generates afresh, knowing what was observed so far.
 
+    Where the choice goes by the policy's reading of the prompts, the start policy reads them once, in one forward pass
+    on every process, and `features.npz` in `args.output_dir` keeps what it read.
+
     Logged: `selection/...` with everything of `selector.metrics()`, and per optimizer step `selection/time_s`
     (seconds to choose, fetch rows, learn and record) and `selection/overhead` (their share of the step's time).
 
     Raises:
         InputError: no `args.max_steps` (an epoch means nothing when prompts are chosen); training data that cannot
             be indexed, with an id empty or twice, or with fewer prompts than an optimizer step takes; a selector
-            made for other prompts or another group size; a cluster column that is absent or has gaps; when
-            resuming, a checkpoint of another pool or model.
+            made for other prompts or another group size; a recipe that cannot be followed; a cluster column that is
+            absent; when resuming, a checkpoint of another pool or model.
     """
 
     def __init__(
@@ -127,24 +135,34 @@ class SelectionGRPOTrainer(GRPOTrainer):
         args: GRPOConfig | None = None,
         train_dataset: Any = None,
         *positional: Any,
-        selector: Selector,
+        selector: Selector | Recipe | str = AUTO,
         history_path: str | Path | None = None,
         id_column: str = "prompt_id",
-        cluster_columns: Sequence[str] = (),
+        cluster_columns: Sequence[str] | None = None,
         **named: Any,
     ) -> None:
         # All is checked before TRL loads a model, which may take minutes.
         if args is None or args.max_steps <= 0:
             raise InputError("max_steps is not set, and an epoch means nothing here: set GRPOConfig(max_steps=...)")
         ids = prompt_ids(train_dataset, id_column)
-        _check_pool(ids, selector, args)
+        _check_size(ids, args)
+        recipe = Recipe(selector) if isinstance(selector, str) else selector
+        if isinstance(recipe, Selector):
+            _check_selector(ids, recipe, args)
+        else:
+            plan = recipe.plan(ids, train_dataset, _generation_shape(args)[1], args.seed)
+        columns = label_columns(train_dataset) if cluster_columns is None else cluster_columns
         recorder = HistoryRecorder(
             Path(str(args.output_dir), HISTORY_FILE) if history_path is None else history_path,
-            {column: _labels(train_dataset, column, ids) for column in cluster_columns},
+            {column: dict(zip(ids, labels(train_dataset, column), strict=True)) for column in columns},
         )
 
         super().__init__(model, reward_funcs, args, train_dataset, *positional, **named)
-        self.selector = selector
+        if isinstance(recipe, Selector):
+            self.selector = recipe
+        else:
+            logger.warning("prompts are chosen by %s", plan.words)
+            self.selector = plan.selector(self._reading(recipe) if plan.reads_policy else None)
         self._num_chosen, self._group_size = _generation_shape(args)
         self._rows = self._remove_unused_columns(self.train_dataset, description="selection")
         self._row_of = {prompt_id: row for row, prompt_id in enumerate(ids)}
@@ -153,6 +171,24 @@ class SelectionGRPOTrainer(GRPOTrainer):
         self._recorder = recorder
         if self.accelerator.is_main_process:
             self.add_callback(_Recording(recorder))
+
+    def _reading(self, recipe: Recipe) -> Callable[[], NDArray[np.float32]]:
+        """What reads the prompts by the policy as it stands; a callback reads them anew where that is asked for."""
+        if is_deepspeed_zero3_enabled() or (self.is_fsdp_enabled and recipe.refresh_features):
+            raise InputError(
+                "the policy cannot read prompts while its weights are sharded: let the dataset have label columns "
+                "(dynamics='rate:cluster=COLUMN') or features of its own ('features:features=COLUMN')"
+            )
+        reader = PolicyReader(
+            self.accelerator.unwrap_model(self.model),
+            self.processing_class,
+            cache=Path(str(self.args.output_dir), FEATURES_FILE) if self.accelerator.is_main_process else None,
+        )
+        dataset: Any = self.train_dataset
+        prompts = list(dataset["prompt"])
+        if recipe.refresh_features:
+            self.add_callback(_Refreshing(self, lambda: reader.read(prompts), recipe.refresh_features))
+        return lambda: reader.read(prompts)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         policy: Any = self.model
@@ -243,6 +279,19 @@ class _Recording(TrainerCallback):
         self.recorder.write()
 
 
+class _Refreshing(TrainerCallback):
+    """Has the policy read the prompts anew, at the end of a step and before its checkpoint."""
+
+    def __init__(self, trainer: SelectionGRPOTrainer, read: Callable[[], NDArray[np.float32]], every: int) -> None:
+        self.trainer, self.read, self.every = trainer, read, every
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step % self.every == 0:
+            features = self.read()
+            if self.trainer.accelerator.is_main_process:
+                self.trainer.selector.online.refresh(features)
+
+
 def _fetch(dataset: Dataset, rows: list[int]) -> list[dict[str, Any]]:
     """The examples at `rows`, each an object of its own: what repeats is read once and copied, which is far cheaper."""
     distinct = list(dict.fromkeys(rows))
@@ -261,8 +310,8 @@ def _generation_shape(args: Any) -> tuple[int, int]:
     return args.generation_batch_size // args.num_generations, args.num_generations
 
 
-def _check_pool(ids: list[str], selector: Selector, args: Any) -> None:
-    num_chosen, group_size = _generation_shape(args)
+def _check_size(ids: list[str], args: Any) -> None:
+    num_chosen, _ = _generation_shape(args)
     # The most that fall in one optimizer step; below 1 where rollouts serve several steps.
     generations = args.gradient_accumulation_steps / (args.steps_per_generation * args.num_iterations)
     needed = num_chosen * math.ceil(generations)
@@ -271,6 +320,10 @@ def _check_pool(ids: list[str], selector: Selector, args: Any) -> None:
             f"the dataset has {len(ids)} prompts, and one optimizer step takes {needed} different ones: "
             "add prompts, or lower generation_batch_size"
         )
+
+
+def _check_selector(ids: list[str], selector: Selector, args: Any) -> None:
+    _, group_size = _generation_shape(args)
     if selector.num_generations != group_size:
         raise InputError(
             f"the selector forecasts groups of {selector.num_generations} rollouts, and the trainer makes "
@@ -284,11 +337,3 @@ def _check_pool(ids: list[str], selector: Selector, args: Any) -> None:
             f"prompt {example!r} is {where} ({len(known)} prompts in the pool, {len(ids)} in the dataset): "
             "build the selector from prompt_ids(train_dataset)"
         )
-
-
-def _labels(dataset: Dataset, column: str, ids: list[str]) -> dict[str, str]:
-    if column not in dataset.column_names:
-        there = ", ".join(dataset.column_names)
-        raise InputError(f"cluster column {column!r} is not in the dataset: it has {there}")
-    labels = ("" if label is None else str(label) for label in dataset[column])
-    return dict(zip(ids, labels, strict=True))

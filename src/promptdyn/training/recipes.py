@@ -1,0 +1,89 @@
+"""How a run chooses its prompts, before there is a pool to choose from: what forecasts, and which are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from promptdyn.errors import InputError
+from promptdyn.selection import Selector
+from promptdyn.selection.policies import POLICIES
+from promptdyn.training.pool import AUTO, dynamics, make_filter, reads_policy
+
+__all__ = ["Plan", "Recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a `Selector` is made of, for the prompts of a dataset.
+
+    Attributes:
+        dynamics: what forecasts: "auto" (default: label columns such as "task" and "difficulty" where the dataset has
+            them, else the policy's own reading of each prompt), a model as in "dps:decay=0.7", or a fit (.npz; of a
+            model of your own "FILE.py:CLASS@FIT.npz").
+        policy: which prompts are taken, as in "proportional" (default) or "uniform".
+        score: what a prompt is worth, see `promptdyn.selection.scores`; default "informative".
+        success_threshold: a rollout succeeds when its reward is at least this; default 0.5.
+        refit_every: steps after which `dynamics`, a program such as "hmm:cluster=task", is fitted again on the run, in
+            the background (`promptdyn.Refitted`); 0, the default: never.
+        refresh_features: steps after which the policy reads the prompts anew, where `dynamics` goes by its reading; 0,
+            the default: never.
+    """
+
+    dynamics: str = AUTO
+    policy: str = "proportional"
+    score: str = "informative"
+    success_threshold: float = 0.5
+    refit_every: int = 0
+    refresh_features: int = 0
+
+    def plan(self, prompt_ids: list[str], dataset: Dataset, num_generations: int, seed: int) -> Plan:
+        """Check all that can be before the policy is there.
+
+        Raises:
+            InputError: an unknown model, policy or score, a setting out of range, or a column that the dataset has not
+                or that cannot be used.
+        """
+        POLICIES.parse_one(self.policy)
+        model, words = dynamics(self.dynamics, dataset, self.refit_every)
+        reads = reads_policy(model)
+        if self.refresh_features < 0 or (self.refresh_features and not reads):
+            raise InputError(
+                f"refresh_features={self.refresh_features}: give 0, or, with features that the policy reads, the steps "
+                "after which it reads them anew"
+            )
+
+        def selector(read: Callable[[], NDArray[np.float32]] | None = None) -> Selector:
+            return Selector(
+                make_filter(model, prompt_ids, dataset, read),
+                policy=self.policy,
+                score=self.score,
+                num_generations=num_generations,
+                success_threshold=self.success_threshold,
+                seed=seed,
+            )
+
+        return Plan(words, reads, selector if reads else _given(selector()))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe for the prompts of one dataset.
+
+    Attributes:
+        words: what the choice goes by.
+        reads_policy: whether it needs the policy's reading of the prompts.
+        selector: makes the selector, given a function that reads (prompt feature) where it is needed.
+    """
+
+    words: str
+    reads_policy: bool
+    selector: Callable[[Callable[[], NDArray[np.float32]] | None], Selector]
+
+
+def _given(selector: Selector) -> Callable[..., Selector]:
+    return lambda read=None: selector
