@@ -24,6 +24,7 @@ from trl import GRPOConfig
 
 from promptdyn.models import DPS
 from promptdyn.selection.selector import Observation, Selector
+from promptdyn.training.dynamic_sampling import DynamicSampling
 from promptdyn.training.trl import SelectionGRPOTrainer, prompt_ids
 
 CHARACTERS = "0123456789abcdef"
@@ -67,13 +68,13 @@ class WatchedSelector(Selector):
         super().__init__(*args, **named)
         self.calls: list[tuple] = []
 
-    def select(self, k: int, exclude: Any = ()) -> list[str]:
-        ids = super().select(k, exclude)
+    def select(self, k: int, exclude: Any = (), **named: Any) -> list[str]:
+        ids = super().select(k, exclude, **named)
         self.calls.append(("select", list(ids)))
         return ids
 
-    def observe(self, prompt_ids: Any, rewards: Any) -> Observation:
-        observation = super().observe(prompt_ids, rewards)
+    def observe(self, prompt_ids: Any, rewards: Any, trained: Any = True) -> Observation:
+        observation = super().observe(prompt_ids, rewards, trained)
         self.calls.append(("observe", list(prompt_ids), np.array(rewards), observation))
         return observation
 
@@ -156,7 +157,8 @@ def selector(**settings: Any) -> WatchedSelector:
 
 def trainer(folder: Path, cluster_columns: Any = ("task",), **settings: Any) -> WatchedTrainer:
     """A trainer on POOL; `settings` go to GRPOConfig, but for those of the trainer itself."""
-    own = {name: settings.pop(name) for name in ("eval_dataset", "callbacks", "selector") if name in settings}
+    names = ("eval_dataset", "callbacks", "selector", "dynamic_sampling")
+    own = {name: settings.pop(name) for name in names if name in settings}
     return WatchedTrainer(
         model(),
         Grader(),
@@ -181,9 +183,16 @@ class Death(TrainerCallback):
 
 
 def pair(folder: Path) -> None:
-    """Train on every rank of a process group, resume from the middle, and write what this rank saw."""
+    """Train on every rank of a process group, resume from the middle, and write what this rank saw; then again with
+    dynamic sampling.
+    """
+    rule = DynamicSampling(max_rounds=3)
     full = trainer(folder / "full", per_device_train_batch_size=4, gradient_accumulation_steps=2)
     full.train()
+    refilled = trainer(
+        folder / "refilled", per_device_train_batch_size=4, gradient_accumulation_steps=2, dynamic_sampling=rule
+    )
+    refilled.train()
     rank = full.accelerator.process_index
     if rank == 0:
         shutil.copytree(folder / "full", folder / "resumed")
@@ -196,9 +205,11 @@ def pair(folder: Path) -> None:
             "shares": [graded[1] for graded in run.reward_funcs[0].graded],
             "rewards": run.rewards,
             "observed": [rewards.tolist() for _, rewards, _ in run.selector.observed],
+            "trained": [observation.trained.tolist() for _, _, observation in run.selector.observed],
+            "texts": run.trained,
             "weights": sum(p.double().sum().item() for p in run.model.parameters()),
         }
-        for name, run in (("full", full), ("resumed", resumed))
+        for name, run in (("full", full), ("resumed", resumed), ("refilled", refilled))
     }
     (folder / f"rank{rank}.json").write_text(json.dumps(seen))
     full.accelerator.wait_for_everyone()

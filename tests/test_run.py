@@ -132,6 +132,8 @@ def test_the_demo_ends_with_its_table_and_report(tmp_path):
         ({"dynamics": "hmm"}, "must be fitted first"),
         ({"dynamics": "fit.npz"}, "fit.npz: no such file"),
         ({"policy": "best"}, "policy 'best' is none of"),
+        ({"max_rounds": 0}, "max_rounds=0: give at least 1"),
+        ({"at_cap": "stop"}, "at_cap='stop' is none of 'train', 'drop', 'raise'"),
         ({"prompts_per_step": 60}, "40 prompts"),
         ({"resume": True}, "no checkpoint to resume from"),
     ],

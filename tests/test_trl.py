@@ -204,6 +204,19 @@ def test_two_processes_choose_the_same_and_see_the_same(tmp_path: Path) -> None:
         assert rank["resumed"]["selected"] == rank["full"]["selected"][4:]
         assert rank["resumed"]["shares"] == rank["full"]["shares"][4:]
         assert rank["resumed"]["weights"] == rank["full"]["weights"]
+    main, other = (rank["refilled"] for rank in ranks)
+    assert main["weights"] == other["weights"]
+    assert main["rewards"] == other["rewards"]
+    text = dict(zip(POOL["prompt_id"], POOL["prompt"], strict=True))
+    shown = [group for groups in main["observed"] for group in groups]
+    assert [reward for group in shown for reward in group] == list(chain.from_iterable(main["rewards"]))
+    assert len(shown) == sum(map(len, main["selected"])) > 32  # more than the batches hold
+    trained = [prompt_id for groups in main["trained"] for prompt_id in groups]
+    assert sum(trained) == 32
+    ids = chain.from_iterable(main["selected"])
+    kept = Counter(text[prompt_id] for prompt_id, flag in zip(ids, trained, strict=True) for _ in range(4) if flag)
+    assert Counter(chain(*main["texts"], *other["texts"])) == kept
+
     histories = [history_of(tmp_path / run) for run in ("full", "resumed")]
     assert rows(histories[0]) == rows(histories[1])
     assert len(histories[0]) == sum(len(chosen) for chosen in ranks[0]["full"]["selected"])
@@ -301,7 +314,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an empty label": (
         {
-            "train_dataset": Dataset.from_list([*POOL.select(range(11)), {**POOL[11], "task": None}]),
+            "train_dataset": Dataset.from_list([*POOL.select(range(11)), {**POOL[11], "task": ""}]),
             "cluster_columns": ["task"],
         },
         r"prompt 'p11' has an empty label in cluster column 'task'",
@@ -356,7 +369,7 @@ def test_recorder_writes_every_so_many_steps_and_sets_old_files_aside(tmp_path: 
         recorder.start(0)
         assert not path.exists()
         for step in range(4):
-            recorder.record(step, [f"{attempt}a", f"{attempt}b"], [4, 4], [step, 0])
+            recorder.record(step, [f"{attempt}a", f"{attempt}b"], [4, 4], [step, 0], [True, True])
         assert [row[0] for row in rows(RewardHistory.from_parquet(path))] == [0, 0, 1, 1, 2, 2, 3, 3]
     kept = [RewardHistory.from_parquet(tmp_path / f"history.parquet.{i}") for i in (1, 2)]
     assert [set(history.prompt_ids) for history in kept] == [{"0a", "0b"}, {"1a", "1b"}]
@@ -365,7 +378,7 @@ def test_recorder_writes_every_so_many_steps_and_sets_old_files_aside(tmp_path: 
 def test_recorder_refuses_a_prompt_without_label(tmp_path: Path) -> None:
     recorder = HistoryRecorder(tmp_path / "history.parquet", clusters={"task": {"a": "sum"}})
     with pytest.raises(InputError, match=r"prompt 'b' has no label in cluster column 'task'"):
-        recorder.record(0, ["a", "b"], [4, 4], [1, 2])
+        recorder.record(0, ["a", "b"], [4, 4], [1, 2], [True, True])
 
 
 def test_auto_goes_by_label_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -278,6 +278,12 @@ def train(
     score: Annotated[
         str, typer.Option(help="What a prompt is worth: informative, reward_variance, ...")
     ] = "informative",
+    max_rounds: Annotated[
+        int, typer.Option(help="Dynamic sampling: generations at most for a batch whose groups all vary; 1: none.")
+    ] = 1,
+    at_cap: Annotated[
+        str, typer.Option(help="What is done where the batch is not full then: train, drop or raise.")
+    ] = "train",
     success_threshold: Annotated[float, typer.Option(help="Least reward of a success.")] = 0.5,
     num_prompts: Annotated[int, typer.Option(help="Pool size, for embedded tasks.")] = 1000,
     max_steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 200,
@@ -302,6 +308,7 @@ def train(
     row = {
         "steps": len(result.log),
         "rollouts": int(result.history.num_rollouts.sum()),
+        "trained": float(result.history.trained.mean()),
         "effective_sample_ratio": float(result.history.informative.mean()),
         "mean_reward_first": result.log[0]["reward"],
         "mean_reward_last": result.log[-1]["reward"],

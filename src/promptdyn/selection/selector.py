@@ -33,6 +33,7 @@ class Observation(NamedTuple):
     num_rollouts: NDArray[np.int64]  # (group,) graded rollouts
     num_successes: NDArray[np.int64]  # (group,)
     informative: NDArray[np.bool_]  # (group,) 0 < k < n
+    trained: NDArray[np.bool_]  # (group,) whether it feeds the gradient
 
 
 class Selector:
@@ -91,15 +92,20 @@ class Selector:
         self.online.add(prompt_ids, clusters)
         self._times_seen = np.concatenate([self._times_seen, np.zeros(len(prompt_ids), np.int32)])
 
-    def select(self, k: int, exclude: Iterable[str] = ()) -> list[str]:
+    def select(
+        self, k: int, exclude: Iterable[str] = (), enough: float | None = None, multiple_of: int = 1
+    ) -> list[str]:
         """Choose the prompts of the next step.
 
         Args:
             k: how many distinct prompts.
             exclude: ids not to choose, such as prompts still in flight.
+            enough: informative groups that will do: the rest of the k is left out once so many are forecast among the
+                first. Default: all k.
+            multiple_of: what the number of prompts is to be a multiple of where it is cut so; k should be one too.
 
         Returns:
-            k ids, highest priority first.
+            k ids or, with `enough`, some of them: highest priority first.
 
         Raises:
             InputError: k < 1, more than the pool has left, or an excluded id that is not in the pool.
@@ -123,23 +129,33 @@ class Selector:
             raise InputError(f"{self._choice()} gave prompt {self.online.ids(unknown[:1])[0]!r} the priority NaN")
         rows = take_rows(priorities, k, excluded, self._rng)
         forecast = self.online.informative(self.num_generations, rows=rows)
+        if enough is not None:
+            needed = int(np.searchsorted(np.cumsum(forecast), enough - 1e-9)) + 1
+            kept = min(-(-needed // multiple_of) * multiple_of, k)
+            rows, forecast = rows[:kept], forecast[:kept]
         self._metrics["predicted_informative"] = float(forecast.mean())
         self._metrics["select_time_s"] = time.perf_counter() - start
         return self.online.ids(rows)
 
-    def observe(self, prompt_ids: Sequence[str], rewards: ArrayLike | Sequence[Sequence[float | None]]) -> Observation:
+    def observe(
+        self,
+        prompt_ids: Sequence[str],
+        rewards: ArrayLike | Sequence[Sequence[float | None]],
+        trained: Sequence[bool] | bool = True,
+    ) -> Observation:
         """Learn from one training step's rewards; every other prompt ages by one step.
 
         Args:
             prompt_ids: (group,) ids rolled out, each once.
             rewards: (group, rollout) rewards. None and NaN are rollouts without a grade: they are counted out of
                 n, and a group without any grade counts as not rolled out. Groups may differ in length.
+            trained: (group,) or one flag: whether the group feeds the gradient. Default True.
 
         Returns:
             The counts that were absorbed.
 
         Raises:
-            InputError: unknown or repeated id, or not one row of rewards per id; nothing is absorbed then.
+            InputError: unknown or repeated id, or not one row of rewards and one flag per id; nothing is absorbed then.
         """
         start = time.perf_counter()
         ids = [str(prompt_id) for prompt_id in prompt_ids]
@@ -150,7 +166,11 @@ class Selector:
         graded = num_rollouts > 0
         seen = [prompt_id for prompt_id, keep in zip(ids, graded, strict=True) if keep]
         num_rollouts, num_successes = num_rollouts[graded], num_successes[graded]
-        self.online.step(seen, num_successes, num_rollouts)
+        flags = np.asarray(trained)
+        if flags.ndim and flags.shape != graded.shape:
+            raise InputError(f"trained has shape {flags.shape} for {len(ids)} prompts: give one flag per prompt")
+        flags = np.broadcast_to(flags, graded.shape)[graded]
+        self.online.step(seen, num_successes, num_rollouts, flags)
 
         informative = (num_successes > 0) & (num_successes < num_rollouts)
         rows = self.online.rows(seen)
@@ -159,7 +179,7 @@ class Selector:
         self._metrics["informative"] = float(informative.mean()) if len(seen) else float("nan")
         self._metrics["ungraded_groups"] = float(len(ids) - len(seen))
         self._metrics["observe_time_s"] = time.perf_counter() - start
-        return Observation(seen, num_rollouts, num_successes, informative)
+        return Observation(seen, num_rollouts, num_successes, informative, flags)
 
     def _watch_coverage(self, new: bool) -> None:
         """Warn once where `top` keeps to a few prompts: others are never learned of, and the policy forgets them."""

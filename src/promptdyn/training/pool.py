@@ -25,6 +25,8 @@ __all__ = ["AUTO", "dynamics", "label_columns", "labels", "make_filter", "reads_
 AUTO = "auto"
 # What `FeatureRate.features` says where the policy is to read the prompts.
 POLICY = "policy"
+# The level of prompts whose label is missing.
+NO_LABEL = "(none)"
 
 
 def label_columns(dataset: Dataset) -> list[str]:
@@ -33,11 +35,11 @@ def label_columns(dataset: Dataset) -> list[str]:
 
 
 def labels(dataset: Dataset, column: str) -> list[str]:
-    """(prompt,) labels of a column as text, "" where there is none; InputError where the dataset has not the column."""
+    """(prompt,) labels of a column as text, "(none)" where there is none; InputError where there is no such column."""
     if column not in dataset.column_names:
         there = ", ".join(dataset.column_names)
         raise InputError(f"cluster column {column!r} is not in the dataset: it has {there}")
-    return ["" if label is None else str(label) for label in dataset[column]]
+    return [NO_LABEL if label is None else str(label) for label in dataset[column]]
 
 
 def dynamics(text: str, dataset: Dataset, refit_every: int = 0) -> tuple[Any, str]:

@@ -1,4 +1,4 @@
-"""Recording of the groups that a run trains on, as it goes, into a history file. Knows no trainer.
+"""Recording of the groups that a run rolls out, as it goes, into a history file. Knows no trainer.
 
 A trainer adapter says where training starts (`start`), what every generation showed (`record`), and when a
 checkpoint is taken or training ends (`write`).
@@ -52,6 +52,7 @@ class HistoryRecorder:
         self._prompt_id: list[str] = []
         self._num_rollouts: list[int] = []
         self._num_successes: list[int] = []
+        self._trained: list[bool] = []
         self._rows_written, self._step_written = 0, step
 
     def start(self, step: int) -> None:
@@ -66,9 +67,8 @@ class HistoryRecorder:
         self._forget(step)
         if step > 0 and self.path.exists():
             kept = RewardHistory.from_parquet(self.path).before(step)
-            self._extend(
-                kept.step.tolist(), kept.prompt_ids[kept.prompt].tolist(), kept.num_rollouts, kept.num_successes
-            )
+            ids = kept.prompt_ids[kept.prompt].tolist()
+            self._extend(kept.step.tolist(), ids, kept.num_rollouts, kept.num_successes, kept.trained)
         elif step > 0:
             logger.warning("%s is not there: the history begins at step %d", self.path, step)
         elif self.path.exists():
@@ -78,7 +78,12 @@ class HistoryRecorder:
             logger.warning("%s is of an earlier run: renamed %s", self.path, aside.name)
 
     def record(
-        self, step: int, prompt_ids: Sequence[str], num_rollouts: Iterable[int], num_successes: Iterable[int]
+        self,
+        step: int,
+        prompt_ids: Sequence[str],
+        num_rollouts: Iterable[int],
+        num_successes: Iterable[int],
+        trained: Iterable[bool],
     ) -> None:
         """Add the groups of one generation.
 
@@ -87,11 +92,12 @@ class HistoryRecorder:
             prompt_ids: (group,) ids.
             num_rollouts: (group,) n >= 1.
             num_successes: (group,) k of n.
+            trained: (group,) whether it feeds the gradient.
 
         Raises:
             InputError: a prompt without a label in one of the clusters.
         """
-        self._extend([step] * len(prompt_ids), prompt_ids, num_rollouts, num_successes)
+        self._extend([step] * len(prompt_ids), prompt_ids, num_rollouts, num_successes, trained)
         if step - self._step_written >= self.write_every:
             self.write()
 
@@ -101,6 +107,7 @@ class HistoryRecorder:
         prompt_ids: Sequence[str],
         num_rollouts: Iterable[int],
         num_successes: Iterable[int],
+        trained: Iterable[bool],
     ) -> None:
         for column, labels in self.clusters.items():
             unlabelled = next((prompt_id for prompt_id in prompt_ids if prompt_id not in labels), None)
@@ -110,6 +117,7 @@ class HistoryRecorder:
         self._prompt_id.extend(prompt_ids)
         self._num_rollouts.extend(map(int, num_rollouts))
         self._num_successes.extend(map(int, num_successes))
+        self._trained.extend(map(bool, trained))
 
     def write(self) -> None:
         """Bring the file up to date with what was recorded."""
@@ -119,7 +127,7 @@ class HistoryRecorder:
                 self._prompt_id,
                 self._num_rollouts,
                 self._num_successes,
-                trained=[True] * len(self._step),
+                trained=self._trained,
                 clusters={
                     column: [labels[prompt_id] for prompt_id in self._prompt_id]
                     for column, labels in self.clusters.items()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset, load_dataset
@@ -23,6 +23,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.plugins import load_object
 from promptdyn.training import policy, tasks
+from promptdyn.training.dynamic_sampling import DynamicSampling
 from promptdyn.training.pool import AUTO
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
@@ -45,6 +46,9 @@ class RunSettings:
             a reward function as TRL knows them.
         dynamics, refit_every, refresh_features, policy, score, success_threshold: how prompts are chosen, see
             `promptdyn.training.recipes.Recipe`.
+        max_rounds: generations at most for a batch whose groups all vary (`DynamicSampling`); 1, the default, is
+            plain GRPO.
+        at_cap: what is done where the batch is not full then: "train", "drop" or "raise".
         num_prompts: pool size, for embedded tasks.
         max_steps: optimizer steps.
         prompts_per_step: groups a step.
@@ -67,6 +71,8 @@ class RunSettings:
     policy: str = "proportional"
     score: str = "informative"
     success_threshold: float = 0.5
+    max_rounds: int = 1
+    at_cap: str = "train"
     num_prompts: int = 1000
     max_steps: int = 200
     prompts_per_step: int = 32
@@ -116,6 +122,7 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
     dataset = _dataset(settings)
     reward = _reward(settings.reward)
     shared = (part.name for part in fields(Recipe))
+    rule = DynamicSampling(settings.max_rounds, cast(Any, settings.at_cap))
     recipe = Recipe(**{name: getattr(settings, name) for name in shared})
     model, tokenizer = _model(settings.model)
     config = GRPOConfig(
@@ -150,6 +157,7 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
         dataset,
         processing_class=tokenizer,
         selector=recipe,
+        dynamic_sampling=rule if settings.max_rounds > 1 else None,
     )
     if progress is not None:
         trainer.remove_callback(PrinterCallback)

@@ -40,6 +40,7 @@ from trl import GRPOConfig, GRPOTrainer
 from promptdyn.errors import InputError
 from promptdyn.features import PolicyReader
 from promptdyn.selection.selector import Selector
+from promptdyn.training.dynamic_sampling import DynamicSampling, batch_advantages, gathered, join, take, varies
 from promptdyn.training.pool import AUTO, label_columns, labels
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.recording import HistoryRecorder
@@ -101,7 +102,9 @@ class SelectionGRPOTrainer(GRPOTrainer):
         selector: chooses the prompts and learns from their rewards: "auto" (default), a model as in "dps:decay=0.7",
             a `Recipe`, or a `Selector`, whose pool must be `prompt_ids(train_dataset)`, its `num_generations` that of
             `args`. A line is logged that says what "auto" goes by.
-        history_path: Parquet file that receives one row per trained group: (step, prompt, n, k). Default
+        dynamic_sampling: replaces groups without variance by groups of further prompts, in further generations. All
+            that is rolled out is observed and recorded, what is left out of the batch as not trained. Default: none.
+        history_path: Parquet file that receives one row per group: (step, prompt, n, k, trained). Default
             `history.parquet` in `args.output_dir`. A file of an earlier run is set aside, not overwritten.
         id_column: the dataset's column of prompt ids. Default "prompt_id".
         cluster_columns: dataset columns recorded as cluster columns of the history. Default: label columns by their
@@ -118,7 +121,9 @@ class SelectionGRPOTrainer(GRPOTrainer):
     Where the choice goes by the policy's reading of the prompts, the start policy reads them once, in one forward pass
     on every process, and `features.npz` in `args.output_dir` keeps what it read.
 
-    Logged: `selection/...` with everything of `selector.metrics()`, and per optimizer step `selection/time_s`
+    Logged: `selection/...` with everything of `selector.metrics()`; with dynamic sampling `selection/rounds`,
+    `selection/groups` (rolled out for the batch) and `selection/full` (share of the batch that varies); per optimizer
+    step `selection/time_s`
     (seconds to choose, fetch rows, learn and record) and `selection/overhead` (their share of the step's time).
 
     Raises:
@@ -136,6 +141,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         train_dataset: Any = None,
         *positional: Any,
         selector: Selector | Recipe | str = AUTO,
+        dynamic_sampling: DynamicSampling | None = None,
         history_path: str | Path | None = None,
         id_column: str = "prompt_id",
         cluster_columns: Sequence[str] | None = None,
@@ -146,6 +152,8 @@ class SelectionGRPOTrainer(GRPOTrainer):
             raise InputError("max_steps is not set, and an epoch means nothing here: set GRPOConfig(max_steps=...)")
         ids = prompt_ids(train_dataset, id_column)
         _check_size(ids, args)
+        if dynamic_sampling is not None:
+            _check_joins(train_dataset, args)
         recipe = Recipe(selector) if isinstance(selector, str) else selector
         if isinstance(recipe, Selector):
             _check_selector(ids, recipe, args)
@@ -163,7 +171,12 @@ class SelectionGRPOTrainer(GRPOTrainer):
         else:
             logger.warning("prompts are chosen by %s", plan.words)
             self.selector = plan.selector(self._reading(recipe) if plan.reads_policy else None)
+        self.dynamic_sampling = dynamic_sampling
         self._num_chosen, self._group_size = _generation_shape(args)
+        # Prompts that a generation can have, so that its rollouts are shared out evenly.
+        self._multiple = self.accelerator.num_processes // math.gcd(self.accelerator.num_processes, self._group_size)
+        self._generations = _generations(args)
+        self._generations_to_come = self._generations - 1  # in this optimizer step, at most
         self._rows = self._remove_unused_columns(self.train_dataset, description="selection")
         self._row_of = {prompt_id: row for row, prompt_id in enumerate(ids)}
         self._chosen: list[str] = []  # by the generations of the current optimizer step
@@ -195,46 +208,120 @@ class SelectionGRPOTrainer(GRPOTrainer):
         if not policy.training:
             return super()._generate_and_score_completions(inputs)
 
-        started = time.perf_counter()
-        chosen = self._choose()
-        # The same flat order as TRL's sampler: groups in a row, cut into one contiguous share per process.
-        flat = [self._row_of[prompt_id] for prompt_id in chosen for _ in range(self._group_size)]
-        share = self.accelerator.process_index * len(inputs)
-        inputs = _fetch(self._rows, flat[share : share + len(inputs)])
-        self._selection_time += time.perf_counter() - started
-
-        outputs = super()._generate_and_score_completions(inputs)
-
-        started = time.perf_counter()
-        if self.accelerator.is_main_process:
-            self._learn(chosen)
-        self._selection_time += time.perf_counter() - started
+        if self.dynamic_sampling is not None:
+            return self._sample_dynamically(self.dynamic_sampling)
+        chosen = self._choose(self._num_chosen)
+        outputs = self._roll_out(chosen)
+        self._learn(chosen, self._rewards(), [True] * len(chosen))
         return outputs
 
-    def _choose(self) -> list[str]:
+    def _roll_out(self, chosen: list[str]) -> dict[str, Any]:
+        """TRL's generation for some prompts: this process's share of it."""
+        started = time.perf_counter()
+        # The same flat order as TRL's sampler: groups in a row, cut into one contiguous share per process.
+        flat = [self._row_of[prompt_id] for prompt_id in chosen for _ in range(self._group_size)]
+        inputs = _fetch(self._rows, flat[self._share(len(flat))])
+        self._selection_time += time.perf_counter() - started
+        return super()._generate_and_score_completions(inputs)
+
+    def _share(self, num_rollouts: int) -> slice:
+        size = num_rollouts // self.accelerator.num_processes
+        return slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
+
+    def _choose(self, k: int, enough: float | None = None) -> list[str]:
         """Ids of the next generation's prompts, the same on every process."""
+        started = time.perf_counter()
         choice: list[Any] = [None]
         if self.accelerator.is_main_process:
-            choice = [self.selector.select(self._num_chosen, exclude=self._chosen)]
+            choice = [self.selector.select(k, exclude=self._chosen, enough=enough, multiple_of=self._multiple)]
         chosen = broadcast_object_list(choice)[0]
         self._chosen += chosen
+        self._selection_time += time.perf_counter() - started
         return chosen
+
+    def _sample_dynamically(self, rule: DynamicSampling) -> dict[str, Any]:
+        """Roll out until a batch is full of groups that vary, or for as many rounds as there may be."""
+        size, group_size, pad = self._num_chosen, self._group_size, self._tokenizer.pad_token_id
+        chosen: list[str] = []
+        rewards: list[torch.Tensor] = []
+        kept: list[int] = []  # places in `chosen`
+        parts: list[dict[str, torch.Tensor]] = []
+        rounds = 0
+        while len(kept) < size and rounds < rule.max_rounds:
+            missing = size - len(kept)
+            # Prompts that later generations of this optimizer step need stay there for them.
+            left = len(self._row_of) - len(self._chosen) - self._num_chosen * self._generations_to_come
+            k = min(size, left) // self._multiple * self._multiple
+            if k == 0:
+                break
+            ids = self._choose(k, enough=missing if rounds else None)
+            whole = gathered(self._roll_out(ids), self.accelerator, pad)
+            groups = self._rewards()
+            whole["rewards"] = groups.flatten()
+            good = varies(groups).tolist()
+            here = [i for i, keep in enumerate(good) if keep][:missing]
+            if not rounds:  # as large as the batch, so it has what may be needed to fill it
+                others = [i for i, keep in enumerate(good) if not keep]
+                filling = take(whole, others, group_size)
+            parts.append(take(whole, here, group_size))
+            kept += [len(chosen) + i for i in here]
+            chosen += ids
+            rewards.append(groups)
+            rounds += 1
+
+        missing = size - len(kept)
+        if missing and rule.at_cap == "raise":
+            raise InputError(
+                f"step {self.state.global_step}: {len(kept)} of {size} groups vary after {rounds} rounds of dynamic "
+                "sampling: raise max_rounds, or set at_cap='train'"
+            )
+        trained = set(kept)
+        if missing:
+            filling = take(filling, list(range(missing)), group_size)
+            if rule.at_cap == "drop":
+                filling["completion_mask"] = torch.zeros_like(filling["completion_mask"])
+            else:
+                trained.update(others[:missing])
+            parts.append(filling)
+        batch = join(parts, pad)
+        merged = batch.pop("rewards").view(-1, group_size)
+        if self.scale_rewards == "batch":
+            batch["advantages"] = batch_advantages(merged)
+        self._learn(chosen, torch.cat(rewards), [i in trained for i in range(len(chosen))])
+        measures = {"rounds": rounds, "groups": len(chosen), "full": len(kept) / size}
+        for name, value in measures.items():
+            self._metrics["train"][f"selection/{name}"].append(float(value))
+        share = self._share(len(batch["advantages"]))
+        mine: dict[str, Any] = {name: value[share] for name, value in batch.items()}
+        tokens = mine["completion_mask"] * mine.get("tool_mask", 1)
+        mine["num_items_in_batch"] = self.accelerator.gather(tokens.sum()).sum()
+        return mine
 
     def _calculate_rewards(self, *positional: Any, **named: Any) -> torch.Tensor:
         # The one place where TRL holds the rewards of every process: (rollout reward_func), NaN for None.
         self._rewards_per_func: torch.Tensor = super()._calculate_rewards(*positional, **named)
         return self._rewards_per_func
 
-    def _learn(self, chosen: list[str]) -> None:
-        """Teach the selector the rewards of the generation just scored, folded over functions as TRL does."""
+    def _rewards(self) -> torch.Tensor:
+        """(group, rollout) rewards of the generation just scored, folded over functions as TRL does; NaN for None."""
         per_func = self._rewards_per_func
         rewards = (per_func * self.reward_weights.to(per_func.device)).nansum(dim=1)
         rewards[torch.isnan(per_func).all(dim=1)] = torch.nan
-        groups = rewards.view(-1, self._group_size).double().cpu().numpy()
-        seen = self.selector.observe(chosen, groups)
-        self._recorder.record(self.state.global_step, seen.prompt_ids, seen.num_rollouts, seen.num_successes)
+        return rewards.view(-1, self._group_size)
+
+    def _learn(self, chosen: list[str], rewards: torch.Tensor, trained: list[bool]) -> None:
+        """Teach the selector what a generation's prompts showed, and record it."""
+        self._generations_to_come = max(self._generations_to_come - 1, 0)
+        if not self.accelerator.is_main_process:
+            return
+        started = time.perf_counter()
+        seen = self.selector.observe(chosen, rewards.double().cpu().numpy(), trained)
+        self._recorder.record(
+            self.state.global_step, seen.prompt_ids, seen.num_rollouts, seen.num_successes, seen.trained
+        )
         for name, value in self.selector.metrics().items():
             self._metrics["train"][f"selection/{name}"].append(value)
+        self._selection_time += time.perf_counter() - started
 
     def training_step(self, *positional: Any, **named: Any) -> torch.Tensor:
         started = time.perf_counter()
@@ -245,6 +332,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
             self._metrics["train"]["selection/overhead"].append(self._selection_time / self._step_time)
             self._selection_time = self._step_time = 0.0
             self._chosen = []
+            self._generations_to_come = self._generations - 1
         return loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -310,15 +398,30 @@ def _generation_shape(args: Any) -> tuple[int, int]:
     return args.generation_batch_size // args.num_generations, args.num_generations
 
 
+def _generations(args: Any) -> int:
+    """The most that fall in one optimizer step; 1 where rollouts serve several steps."""
+    return math.ceil(args.gradient_accumulation_steps / (args.steps_per_generation * args.num_iterations))
+
+
 def _check_size(ids: list[str], args: Any) -> None:
     num_chosen, _ = _generation_shape(args)
-    # The most that fall in one optimizer step; below 1 where rollouts serve several steps.
-    generations = args.gradient_accumulation_steps / (args.steps_per_generation * args.num_iterations)
-    needed = num_chosen * math.ceil(generations)
+    needed = num_chosen * _generations(args)
     if len(ids) < needed:
         raise InputError(
             f"the dataset has {len(ids)} prompts, and one optimizer step takes {needed} different ones: "
             "add prompts, or lower generation_batch_size"
+        )
+
+
+def _check_joins(dataset: Dataset, args: Any) -> None:
+    """Raise InputError where generations cannot be joined into one."""
+    images = [column for column in ("image", "images") if column in dataset.column_names]
+    if images:
+        raise InputError(f"dynamic sampling cannot join generations with images (column {images[0]!r}): leave it out")
+    if args.multi_objective_aggregation != "sum_then_normalize":
+        raise InputError(
+            f"multi_objective_aggregation={args.multi_objective_aggregation!r} scales advantages over a generation, "
+            "and dynamic sampling joins several: set 'sum_then_normalize'"
         )
 
 

@@ -1,0 +1,297 @@
+"""Dynamic sampling inside TRL's GRPOTrainer: a real trainer and a real, tiny model."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import LlamaForCausalLM
+
+import grpo_run
+from grpo_run import NUM_GENERATIONS, POOL, Grader, WatchedTrainer
+from promptdyn.errors import InputError
+from promptdyn.history import RewardHistory
+from promptdyn.selection import Selector
+from promptdyn.training.dynamic_sampling import DynamicSampling, join, take, varies
+from promptdyn.training.trl import SelectionGRPOTrainer
+from test_trl import CONFIGS, settings
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+TEXT = dict(zip(POOL["prompt_id"], POOL["prompt"], strict=True))
+RULE = DynamicSampling(max_rounds=3)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, WatchedTrainer]:
+    finished = {}
+    for name in CONFIGS:
+        folder = tmp_path_factory.mktemp("run")
+        finished[name] = grpo_run.trainer(folder, dynamic_sampling=RULE, **settings(name))
+        finished[name].train()
+    return finished
+
+
+def history_of(run: WatchedTrainer) -> RewardHistory:
+    return RewardHistory.from_parquet(Path(run.args.output_dir, "history.parquet"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_batches_hold_what_varies_and_all_is_observed(runs: dict[str, WatchedTrainer], name: str) -> None:
+    run = runs[name]
+    observed = run.selector.observed
+    assert len(observed) == CONFIGS[name]["generations"]
+    # Every rollout that was graded is observed, in its order.
+    graded = [reward for _, _, _, rewards in run.reward_funcs[0].graded for reward in rewards]
+    assert [reward for _, rewards, _ in observed for reward in rewards.ravel()] == graded
+    batches = iter(run.trained)
+    refilled = 0
+    for chosen, rewards, observation in observed:
+        good = (rewards.min(axis=1) < rewards.max(axis=1)).tolist()
+        trained = observation.trained.tolist()
+        size = run._num_chosen
+        assert sum(trained) == size <= len(chosen) <= size * RULE.max_rounds
+        # Full of groups that vary, or out of rounds.
+        assert sum(map(bool, np.logical_and(good, trained))) == min(sum(good), size)
+        assert sum(good) >= size or len(chosen) > size
+        refilled += len(chosen) > size
+        kept = Counter(TEXT[i] for i, flag in zip(chosen, trained, strict=True) for _ in range(4) if flag)
+        for _ in range(run.args.num_iterations):
+            texts = chain.from_iterable(next(batches) for _ in range(run.args.steps_per_generation))
+            assert Counter(texts) == kept
+    assert refilled
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_history_tells_what_was_trained_on(runs: dict[str, WatchedTrainer], name: str) -> None:
+    run = runs[name]
+    history = history_of(run)
+    assert len(history) == sum(len(chosen) for chosen, _, _ in run.selector.observed)
+    assert history.trained.sum() == run._num_chosen * CONFIGS[name]["generations"]
+    assert (~history.trained).any()
+    steps = history.step.astype(np.int64) * history.num_prompts + history.prompt
+    assert len(np.unique(steps)) == len(history)
+    logs = [log for log in run.state.log_history if "selection/rounds" in log]
+    assert all(1 <= log["selection/rounds"] <= 3 and 0 <= log["selection/full"] <= 1 for log in logs)
+    if name == "plain":
+        assert sum(log["selection/groups"] for log in logs) == len(history)
+
+
+@pytest.mark.parametrize("name", ["plain", "several generations a step"])
+def test_a_resumed_run_goes_on_alike(runs: dict[str, WatchedTrainer], name: str, tmp_path: Path) -> None:
+    full = runs[name]
+    shutil.copytree(full.args.output_dir, tmp_path / "run")
+    resumed = grpo_run.trainer(tmp_path / "run", dynamic_sampling=RULE, **settings(name))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    half = CONFIGS[name]["generations"] // 2
+    for mine, other in zip(resumed.selector.observed, full.selector.observed[half:], strict=True):
+        assert mine[0] == other[0]
+        np.testing.assert_array_equal(mine[1], other[1])
+    weights = [sum(p.double().sum().item() for p in run.model.parameters()) for run in (full, resumed)]
+    assert weights[0] == weights[1]
+
+
+LOSSES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo", "luspo"]
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_joined_generations_have_the_loss_of_one(tmp_path: Path, loss_type: str) -> None:
+    """The loss and its gradient are those of the same rollouts padded by TRL's own hand, no wider than they need."""
+    grpo_run.model().save_pretrained(tmp_path / "start")  # the reference model is loaded by its name
+    run = WatchedTrainer(
+        LlamaForCausalLM.from_pretrained(tmp_path / "start"),
+        Grader(),
+        grpo_run.config(
+            tmp_path,
+            loss_type=loss_type,
+            beta=0.1,
+            num_iterations=2,
+            **({"importance_sampling_level": "sequence"} if loss_type == "luspo" else {}),
+        ),
+        POOL,
+        processing_class=grpo_run.tokenizer(),
+        selector=grpo_run.selector(),
+        dynamic_sampling=RULE,
+    )
+    run.model.train()
+    run.current_gradient_accumulation_steps = 1
+    rewards: list[torch.Tensor] = []
+    for _ in range(6):
+        run._chosen = []
+        run._generations_to_come = 0
+        batch = run._generate_and_score_completions([{}] * 8)
+        if run.selector.observed[-1][0][2:]:
+            break
+    assert len(run.selector.observed[-1][0]) > 2, "no generation was refilled"
+    rewards = [group for _, group, _ in run.selector.observed[-1:]]
+    tight = _tight(batch)
+    slopes = []
+    for inputs in (batch, tight):
+        run.model.zero_grad()
+        loss = run._compute_loss(run.model, dict(inputs))
+        loss.backward()
+        slopes.append(torch.cat([p.grad.flatten() for p in run.model.parameters()]))
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-4, atol=1e-6)
+    assert slopes[0].abs().max() > 0
+    assert batch["num_items_in_batch"] == batch["completion_mask"].sum()
+    # Advantages are the groups' own.
+    trained = run.selector.observed[-1][2].trained
+    groups = rewards[0][trained]
+    kept = (groups - groups.mean(axis=1, keepdims=True)) / (groups.std(axis=1, ddof=1, keepdims=True) + 1e-4)
+    assert sorted(batch["advantages"].tolist()) == pytest.approx(sorted(kept.ravel()), abs=1e-5)
+
+
+def _tight(batch: dict[str, Any]) -> dict[str, Any]:
+    """The same rows without columns of padding alone, in another order."""
+    tight = dict(batch)
+    order = torch.arange(len(batch["advantages"])).flip(0)
+    for mask, names in (
+        ("prompt_mask", ("prompt_ids", "prompt_mask")),
+        (
+            "completion_mask",
+            ("completion_ids", "completion_mask", "old_per_token_logps", "ref_per_token_logps"),
+        ),
+    ):
+        used = batch[mask].any(dim=0)
+        for name in names:
+            tight[name] = batch[name][order][:, used]
+    tight["advantages"] = batch["advantages"][order]
+    return tight
+
+
+def test_batch_scaled_advantages_are_those_of_the_joined_batch(tmp_path: Path) -> None:
+    run = grpo_run.trainer(tmp_path, dynamic_sampling=RULE, scale_rewards="batch")
+    run.model.train()
+    batch = run._generate_and_score_completions([{}] * 8)
+    _, rewards, observation = run.selector.observed[-1]
+    groups = rewards[observation.trained]
+    expected = (groups - groups.mean(axis=1, keepdims=True)) / (groups.std(ddof=1) + 1e-4)
+    assert sorted(batch["advantages"].tolist()) == pytest.approx(sorted(expected.ravel()), abs=1e-5)
+
+
+class Hopeless(Grader):
+    @staticmethod
+    def reward(prompt_id: str, completion: str) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize("at_cap", ["train", "drop", "raise"])
+def test_a_cap_that_is_reached(tmp_path: Path, at_cap: Any) -> None:
+    run = WatchedTrainer(
+        grpo_run.model(),
+        Hopeless(),
+        grpo_run.config(tmp_path, max_steps=2),
+        POOL,
+        processing_class=grpo_run.tokenizer(),
+        selector=grpo_run.selector(),
+        dynamic_sampling=DynamicSampling(max_rounds=2, at_cap=at_cap),
+    )
+    if at_cap == "raise":
+        with pytest.raises(InputError, match=r"step 0: 0 of 2 groups vary after 2 rounds .*: raise max_rounds"):
+            run.train()
+        return
+    run.train()
+    history = history_of(run)
+    assert len(history) == 8
+    assert history.trained.sum() == (4 if at_cap == "train" else 0)
+    logs = [log for log in run.state.log_history if "selection/full" in log]
+    assert all(log["selection/full"] == 0 and log["selection/rounds"] == 2 for log in logs)
+    assert all(np.isfinite(log["loss"]) for log in run.state.log_history if "loss" in log)
+
+
+def test_a_small_pool_ends_the_rounds(tmp_path: Path) -> None:
+    """Five prompts, batches of two: what later generations of the step need stays there for them."""
+    pool = POOL.select(range(5))
+    selector = grpo_run.WatchedSelector(
+        grpo_run.DPS().online(grpo_run.prompt_ids(pool)), num_generations=NUM_GENERATIONS
+    )
+    run = WatchedTrainer(
+        grpo_run.model(),
+        Hopeless(),
+        grpo_run.config(
+            tmp_path, max_steps=2, per_device_train_batch_size=4, gradient_accumulation_steps=4, steps_per_generation=2
+        ),
+        pool,
+        processing_class=grpo_run.tokenizer(),
+        selector=selector,
+        dynamic_sampling=DynamicSampling(max_rounds=9),
+    )
+    run.train()
+    assert [len(chosen) for chosen, _, _ in selector.observed] == [3, 2, 3, 2]
+
+
+def test_enough_prompts_for_what_is_forecast() -> None:
+    selector = Selector(grpo_run.DPS().online([str(i) for i in range(30)]), policy="top")
+    every = selector.select(30)
+    assert len(every) == 30
+    for _ in range(2):
+        selector.observe(every, [[0.0, 1.0]] * 15 + [[0.0, 0.0]] * 15)
+    forecast = dict(zip(selector.prompt_ids, selector.online.informative(8), strict=True))
+    for enough in (0.5, 2.0, 7.0):
+        chosen = selector.select(20, enough=enough)
+        total = np.cumsum([forecast[i] for i in chosen])
+        assert total[-1] >= enough
+        assert len(chosen) == 1 or total[-2] < enough
+        assert len(selector.select(20, enough=enough, multiple_of=4)) == -(-len(chosen) // 4) * 4
+    assert len(selector.select(6, enough=100.0)) == 6
+
+
+def test_flags_say_what_was_trained() -> None:
+    selector = Selector(grpo_run.DPS().online(["a", "b"]))
+    seen = selector.observe(["a", "b"], [[None, None], [0, 1]], trained=[True, False])
+    assert (seen.prompt_ids, seen.trained.tolist()) == (["b"], [False])
+    with pytest.raises(InputError, match=r"trained has shape \(1,\) for 2 prompts"):
+        selector.observe(["a", "b"], [[0, 1], [0, 1]], trained=[True])
+    assert selector.online.steps == 1
+
+
+def test_groups_that_vary() -> None:
+    nan = float("nan")
+    rewards = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0], [nan, 0.5, 0.5], [nan, 0.0, 0.5], [nan, nan, nan]])
+    assert varies(rewards).tolist() == [True, False, False, True, False]
+
+
+def test_rows_are_taken_and_joined_with_padding_on_their_own_side() -> None:
+    one = {
+        "prompt_ids": torch.tensor([[1, 2], [3, 4]]),
+        "completion_mask": torch.ones(2, 1),
+        "advantages": torch.ones(2),
+    }
+    other = {"prompt_ids": torch.tensor([[5]]), "completion_mask": torch.ones(1, 3), "advantages": torch.zeros(1)}
+    joined = join([take(one, [1], 1), other], pad_token_id=9)
+    assert joined["prompt_ids"].tolist() == [[3, 4], [9, 5]]
+    assert joined["completion_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
+    assert joined["advantages"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_rounds": 0}, "max_rounds=0"),
+        ({"at_cap": "stop"}, "at_cap='stop' is none of 'train', 'drop', 'raise'"),
+    ],
+)
+def test_bad_settings_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DynamicSampling(**change)
+
+
+@pytest.mark.parametrize(
+    ("pool", "change", "message"),
+    [
+        (POOL, {"multi_objective_aggregation": "normalize_then_sum"}, "scales advantages over a generation"),
+        (POOL.add_column("image", [None] * len(POOL)), {}, r"images \(column 'image'\)"),
+    ],
+)
+def test_what_cannot_be_joined_is_told_first(tmp_path: Path, pool: Dataset, change: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SelectionGRPOTrainer(
+            "no/such-model", Grader(), grpo_run.config(tmp_path, **change), pool, dynamic_sampling=RULE
+        )
