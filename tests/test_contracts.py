@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 import promptdyn
@@ -22,7 +23,8 @@ def test_every_model_meets_one_of_the_two_contracts(name):
     again = MODELS.create(name, described)
     assert (again.describe() if isinstance(model, OnlineModel) else describe(again)) == {"name": name, **described}
     if isinstance(model, OnlineModel):
-        state = model.init([None] * 3)
+        features = [np.zeros((3, 2), np.float32)] if hasattr(model, "features") else []
+        state = model.init([None] * 3, *features)
         assert all(
             field.shape[-1] == 3 for name, field in state._asdict().items() if name not in getattr(model, "shared", ())
         )
@@ -57,7 +59,7 @@ def test_settings_are_read_as_what_they_are():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gp", "model 'gp' is none of dps, mopps, rate, hmm"),
+        ("gp", "model 'gp' is none of dps, mopps, rate, features, hmm"),
         ("dps:tau=1", "model 'dps' has no setting 'tau'; it has decay, prior_transition, prior_initial"),
         ("decay=1", "'decay=1' comes before any name"),
         ("dps,dps", "'dps' is given twice"),
