@@ -94,8 +94,7 @@ def test_saved_without_what_follows_and_loaded_with_who_joined(tmp_path):
     ids = [str(i) for i in range(40)]
     model = FeatureRate(num_functions=10)
     selector = promptdyn.Selector(model.online(ids[:30], x[:30]), seed=3)
-    selector.online.add(ids[30:], features=x[30:])
-    selector._times_seen = np.zeros(40, np.int32)
+    selector.add(ids[30:], features=x[30:])
     for _ in range(3):
         chosen = selector.select(6)
         selector.observe(chosen, np.random.default_rng(0).random((6, 8)) < 0.5)

@@ -53,8 +53,8 @@ class FeatureRate:
         features: where a trainer takes them from: "policy" (default), the policy's own reading of each prompt
             (`promptdyn.features.PolicyReading`), or column(s) of the dataset with numbers or vectors of numbers.
         num_functions: random Fourier features; default 200.
-        scale: their length scale, where each feature has variance 1 and as many as there are are one unit apart on
-            average; default 0.8.
+        scale: their length scale, above 0: prompts whose features differ by less, in root mean square over features of
+            variance 1, are forecast alike; default 0.8.
         decay: what a step leaves of the weights' covariance with their past, in (0, 1]; default 0.99.
         seed: of the random functions; default 0.
 

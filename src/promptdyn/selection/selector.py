@@ -87,9 +87,14 @@ class Selector:
     def num_prompts(self) -> int:
         return self.online.num_prompts
 
-    def add(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None) -> None:
-        """Let new prompts join the pool; InputError if an id is there already."""
-        self.online.add(prompt_ids, clusters)
+    def add(
+        self,
+        prompt_ids: Sequence[str],
+        clusters: Sequence[str | None] | None = None,
+        features: ArrayLike | None = None,
+    ) -> None:
+        """Let new prompts join the pool; raises as `OnlineFilter.add`."""
+        self.online.add(prompt_ids, clusters, features)
         self._times_seen = np.concatenate([self._times_seen, np.zeros(len(prompt_ids), np.int32)])
 
     def select(

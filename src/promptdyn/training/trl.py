@@ -121,10 +121,9 @@ class SelectionGRPOTrainer(GRPOTrainer):
     Where the choice goes by the policy's reading of the prompts, the start policy reads them once, in one forward pass
     on every process, and `features.npz` in `args.output_dir` keeps what it read.
 
-    Logged: `selection/...` with everything of `selector.metrics()`; with dynamic sampling `selection/rounds`,
-    `selection/groups` (rolled out for the batch) and `selection/full` (share of the batch that varies); per optimizer
-    step `selection/time_s`
-    (seconds to choose, fetch rows, learn and record) and `selection/overhead` (their share of the step's time).
+    Logged: `selection/...` with everything of `selector.metrics()`; per optimizer step `selection/time_s` (seconds to
+    choose, fetch rows, learn and record) and `selection/overhead` (their share of the step's time); with dynamic
+    sampling `selection/rounds`, `selection/groups` (rolled out for a batch), `selection/full` (its share that varies).
 
     Raises:
         InputError: no `args.max_steps` (an epoch means nothing when prompts are chosen); training data that cannot
@@ -192,10 +191,12 @@ class SelectionGRPOTrainer(GRPOTrainer):
                 "the policy cannot read prompts while its weights are sharded: let the dataset have label columns "
                 "(dynamics='rate:cluster=COLUMN') or features of its own ('features:features=COLUMN')"
             )
+        main = self.accelerator.is_main_process
         reader = PolicyReader(
             self.accelerator.unwrap_model(self.model),
-            self.processing_class,
-            cache=Path(str(self.args.output_dir), FEATURES_FILE) if self.accelerator.is_main_process else None,
+            self._tokenizer,
+            cache=Path(str(self.args.output_dir), FEATURES_FILE) if main else None,
+            progress=None if main else lambda done, total: None,
         )
         dataset: Any = self.train_dataset
         prompts = list(dataset["prompt"])
