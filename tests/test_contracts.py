@@ -59,7 +59,7 @@ def test_settings_are_read_as_what_they_are():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gp", "model 'gp' is none of dps, mopps, rate, features, hmm"),
+        ("gp", "model 'gp' is none of dps, mopps, rate, features, kgps"),
         ("dps:tau=1", "model 'dps' has no setting 'tau'; it has decay, prior_transition, prior_initial"),
         ("decay=1", "'decay=1' comes before any name"),
         ("dps,dps", "'dps' is given twice"),

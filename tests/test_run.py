@@ -10,6 +10,7 @@ import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.training import policy, tasks
 from promptdyn.training.demo import demo
+from promptdyn.training.recipes import Recipe
 from promptdyn.training.run import RunSettings, run
 from test_cli import promptdyn_command
 
@@ -19,7 +20,7 @@ SMALL = {"num_prompts": 40, "prompts_per_step": 6, "num_generations": 4}
 
 def test_a_run_trains_logs_and_leaves_its_history(tmp_path):
     steps = []
-    settings = RunSettings(tmp_path, dynamics="mopps", policy="thompson", max_steps=4, **SMALL)
+    settings = RunSettings(tmp_path, selector="mopps", max_steps=4, **SMALL)
     result = run(settings, progress=lambda step, log: steps.append(step))
     assert steps == [1, 2, 3, 4]
     assert len(result.history) == 4 * 6
@@ -42,7 +43,7 @@ def test_a_run_trains_logs_and_leaves_its_history(tmp_path):
 
 
 def test_a_resumed_run_ends_like_one_that_never_stopped(tmp_path):
-    settings = RunSettings(tmp_path / "whole", max_steps=4, save_steps=2, **SMALL)
+    settings = RunSettings(tmp_path / "whole", max_steps=4, save_steps=2, lr_scheduler_type="constant", **SMALL)
     whole = run(settings, progress=lambda step, log: None)
     run(dataclasses.replace(settings, output_dir=tmp_path / "parts", max_steps=2), progress=lambda step, log: None)
     parts = run(
@@ -54,10 +55,10 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(tmp_path):
 
 
 def test_a_fit_with_clusters_chooses_live(tmp_path):
-    first = run(RunSettings(tmp_path / "first", policy="uniform", max_steps=8, **SMALL), progress=lambda *_: None)
+    first = run(RunSettings(tmp_path / "first", selector="uniform", max_steps=8, **SMALL), progress=lambda *_: None)
     promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=4, num_exposures=1), first.history).save(tmp_path / "fit.npz")
     second = run(
-        RunSettings(tmp_path / "second", dynamics=str(tmp_path / "fit.npz"), max_steps=2, **SMALL),
+        RunSettings(tmp_path / "second", selector=str(tmp_path / "fit.npz"), max_steps=2, **SMALL),
         progress=lambda *_: None,
     )
     assert len(second.history) == 12
@@ -66,9 +67,7 @@ def test_a_fit_with_clusters_chooses_live(tmp_path):
 def test_a_run_learns_its_dynamics_on_the_fly(tmp_path):
     settings = RunSettings(
         tmp_path,
-        dynamics="hmm:num_states=3,cluster=task",
-        refit_every=2,
-        policy="proportional",
+        selector=Recipe("hmm:num_states=3,cluster=task", refit_every=2),
         max_steps=3,
         save_steps=3,
         **SMALL,
@@ -79,7 +78,7 @@ def test_a_run_learns_its_dynamics_on_the_fly(tmp_path):
     with np.load(saved) as file:
         assert any(name.startswith("online/fit/params/") for name in file.files)
     with pytest.raises(InputError, match="is no program"):
-        run(dataclasses.replace(settings, dynamics="dps"))
+        run(dataclasses.replace(settings, selector=Recipe("dps", refit_every=2)))
 
 
 def test_any_model_dataset_and_reward_can_be_named(tmp_path):
@@ -95,7 +94,7 @@ def test_any_model_dataset_and_reward_can_be_named(tmp_path):
     )
     done = promptdyn_command(
         *("train", "--output-dir", "run", "--model", "model", "--dataset", "sums.jsonl"),
-        *("--reward", "grading.py:right_sum", "--dynamics", "dps:decay=0.5", "--policy", "gumbel:temperature=0.1"),
+        *("--reward", "grading.py:right_sum", "--selector", "dps:decay=0.5", "--policy", "gumbel:temperature=0.1"),
         *("--max-steps", "2", "--prompts-per-step", "4", "--num-generations", "4", "--json", "out.json"),
         cwd=tmp_path,
     )
@@ -129,11 +128,11 @@ def test_the_demo_ends_with_its_table_and_report(tmp_path):
         ({"reward": "exact"}, "reward 'exact' is neither"),
         ({"reward": "promptdyn.training.tasks:FAMILIES"}, "is a dict: name a function"),
         ({"reward": "promptdyn.training.tasks:missing"}, "reward 'promptdyn.training.tasks:missing'"),
-        ({"dynamics": "hmm"}, "must be fitted first"),
-        ({"dynamics": "fit.npz"}, "fit.npz: no such file"),
-        ({"policy": "best"}, "policy 'best' is none of"),
-        ({"max_rounds": 0}, "max_rounds=0: give at least 1"),
-        ({"at_cap": "stop"}, "at_cap='stop' is none of 'train', 'drop', 'raise'"),
+        ({"selector": "hmm"}, "must be fitted first"),
+        ({"selector": "fit.npz"}, "fit.npz: no such file"),
+        ({"selector": Recipe(policy="best")}, "policy 'best' is none of"),
+        ({"selector": Recipe(max_rounds=0)}, "max_rounds=0: give at least 1"),
+        ({"selector": Recipe(at_cap="stop")}, "at_cap='stop' is none of 'train', 'drop', 'raise'"),
         ({"prompts_per_step": 60}, "40 prompts"),
         ({"resume": True}, "no checkpoint to resume from"),
     ],

@@ -78,12 +78,21 @@ def test_ties_are_broken_evenly_at_random():
     assert chisquare(taken[1:7]).pvalue > 1e-3
 
 
-def test_uniform_draws_every_prompt_equally_often():
-    selector = taught(policy="uniform")
-    taken = np.zeros(12)
-    for _ in range(2000):
-        taken[[IDS.index(i) for i in selector.select(3)]] += 1
-    assert chisquare(taken).pvalue > 1e-3
+def test_uniform_goes_through_the_pool_in_shuffled_passes():
+    firsts = np.zeros(12)
+    for seed in range(600):
+        selector = Selector(DPS().online(IDS), policy="uniform", seed=seed)
+        seen = []
+        for _ in range(3):
+            chosen = selector.select(8)
+            selector.observe(chosen, [[0.0, 1.0]] * 8)
+            seen += chosen
+        assert sorted(seen[:12]) != seen[:12]
+        assert sorted(seen) == sorted(IDS * 2)
+        assert len(set(seen[:8])) == 8
+        assert set(IDS) - set(seen[:8]) <= set(seen[8:16])
+        firsts[[IDS.index(i) for i in seen[:3]]] += 1
+    assert chisquare(firsts).pvalue > 1e-3
 
 
 def test_gumbel_first_choice_follows_the_softmax_of_the_score():

@@ -259,50 +259,58 @@ def train(
     reward: Annotated[
         str, typer.Option(help="'exact_answer', MODULE:FUNCTION or FILE.py:FUNCTION (a TRL reward function).")
     ] = "exact_answer",
-    dynamics: Annotated[
+    selector: Annotated[
         str,
         typer.Option(
-            help="What forecasts: auto (label columns, else the policy's reading), dps:decay=0.7, rate:cluster=task, "
-            "features, FILE.py:CLASS, or a fit (.npz)."
+            "--selector",
+            "--dynamics",
+            help="auto (label columns, else the policy's reading), uniform, dynamic_sampling, greso, mopps, dps, kgps, "
+            "rate:cluster=task, features, ..., a model (hmm:cluster=task, FILE.py:CLASS), or a fit (.npz).",
         ),
     ] = "auto",
-    refit_every: Annotated[
-        int, typer.Option(help="Steps after which a program (hmm:cluster=task) is fitted again on the run; 0: never.")
-    ] = 0,
-    refresh_features: Annotated[
-        int, typer.Option(help="Steps after which the policy reads the prompts anew; 0: it reads them once.")
-    ] = 0,
     policy: Annotated[
-        str, typer.Option(help="proportional, top, thompson, gumbel, top_entropy or uniform.")
-    ] = "proportional",
+        str | None,
+        typer.Option(help="proportional, top, thompson, gumbel, top_entropy or uniform; default the selector's own."),
+    ] = None,
     score: Annotated[
-        str, typer.Option(help="What a prompt is worth: informative, reward_variance, ...")
-    ] = "informative",
+        str | None, typer.Option(help="What a prompt is worth, informative, ...; default the selector's own.")
+    ] = None,
+    refit_every: Annotated[
+        int | None,
+        typer.Option(help="Steps after which a program (hmm:cluster=task) is fitted again on the run; 0: never."),
+    ] = None,
+    refresh_features: Annotated[
+        int | None, typer.Option(help="Steps after which the policy reads the prompts anew; 0: it reads them once.")
+    ] = None,
     max_rounds: Annotated[
-        int, typer.Option(help="Dynamic sampling: generations at most for a batch whose groups all vary; 1: none.")
-    ] = 1,
+        int | None,
+        typer.Option(help="Dynamic sampling: generations at most for a batch whose groups all vary; 1: none."),
+    ] = None,
     at_cap: Annotated[
-        str, typer.Option(help="What is done where the batch is not full then: train, drop or raise.")
-    ] = "train",
-    success_threshold: Annotated[float, typer.Option(help="Least reward of a success.")] = 0.5,
+        str | None, typer.Option(help="What is done where the batch is not full then: train, drop or raise.")
+    ] = None,
+    success_threshold: Annotated[float | None, typer.Option(help="Least reward of a success; default 0.5.")] = None,
     num_prompts: Annotated[int, typer.Option(help="Pool size, for embedded tasks.")] = 1000,
     max_steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 200,
     prompts_per_step: Annotated[int, typer.Option(help="Prompts a step.")] = 32,
     num_generations: Annotated[int, typer.Option(help="Rollouts a prompt.")] = 8,
     max_completion_length: Annotated[int, typer.Option(help="Tokens a rollout.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Constant learning rate.")] = 3e-5,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate at the start.")] = 3e-5,
+    lr_scheduler_type: Annotated[str, typer.Option(help="How it goes on: linear, constant, cosine, ...")] = "linear",
     save_steps: Annotated[int, typer.Option(help="Steps between checkpoints; 0 for none.")] = 0,
     seed: Annotated[int, typer.Option(help="Of sampling, pool and selection.")] = 0,
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint in the output folder.")] = False,
     json_path: JsonPath = None,
 ) -> None:
     """Train with GRPO, prompts chosen by a dynamics model."""
+    from promptdyn.training.recipes import Recipe, selector_recipe
     from promptdyn.training.run import RunSettings, run
 
+    given = dict(locals())
     _check_targets(json_path)
-    settings = RunSettings(
-        **{name: value for name, value in locals().items() if name in RunSettings.__dataclass_fields__}
-    )
+    parts = {name: value for name, value in given.items() if name in Recipe.__dataclass_fields__}
+    chosen = {name: value for name, value in given.items() if name in RunSettings.__dataclass_fields__}
+    settings = RunSettings(**{**chosen, "selector": selector_recipe(selector, **parts)})
     with _TrainingBar(max_steps) as bar:
         result = run(settings, progress=lambda step, log: bar.update("training", step, log))
     row = {

@@ -7,12 +7,16 @@ from promptdyn.models.beta_state import BetaState
 from promptdyn.models.discrete_hmm import DiscreteHMM
 from promptdyn.models.dps import DPS
 from promptdyn.models.feature_rate import FeatureRate
+from promptdyn.models.greso import GRESO
 from promptdyn.models.hierarchical_hmm import HierarchicalHMM
+from promptdyn.models.history_resampling import HistoryResampling
 from promptdyn.models.informative_rate import InformativeRate
+from promptdyn.models.logit_kalman import LogitKalman
 from promptdyn.registry import Registry
 
 __all__ = [
     "DPS",
+    "GRESO",
     "MODELS",
     "PPL",
     "BetaBernoulli",
@@ -23,7 +27,9 @@ __all__ = [
     "Emission",
     "FeatureRate",
     "HierarchicalHMM",
+    "HistoryResampling",
     "InformativeRate",
+    "LogitKalman",
     "Params",
     "Pool",
     "Statistics",
@@ -31,5 +37,16 @@ __all__ = [
 ]
 
 MODELS = Registry(
-    "model", DPS, BetaBernoulli, InformativeRate, FeatureRate, DiscreteHMM, HierarchicalHMM, BetaState, lacks=lacks
+    "model",
+    DPS,
+    BetaBernoulli,
+    InformativeRate,
+    FeatureRate,
+    LogitKalman,
+    GRESO,
+    HistoryResampling,
+    DiscreteHMM,
+    HierarchicalHMM,
+    BetaState,
+    lacks=lacks,
 )

@@ -1,6 +1,7 @@
 """Which prompts to take: a policy turns scores into priorities, and the highest priorities are taken.
 
-Equal priorities are drawn at random by the caller's generator, never by position in the pool.
+Of equal priorities those of the prompts seen least are taken, and of these some at random, never by position in the
+pool.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ class TopEntropy:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every prompt alike: the baseline."""
+    """Every prompt alike, in shuffled passes through the pool, as trainers do without a selector: the baseline."""
 
     name = "uniform"
 
@@ -180,7 +181,11 @@ def entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def take(
-    priorities: NDArray[np.float64], k: int, excluded: NDArray[np.intp], rng: np.random.Generator
+    priorities: NDArray[np.float64],
+    k: int,
+    excluded: NDArray[np.intp],
+    rng: np.random.Generator,
+    times_seen: NDArray[np.integer] | None = None,
 ) -> NDArray[np.intp]:
     """(k,) rows with the highest priorities, highest first, ties in random order.
 
@@ -189,13 +194,20 @@ def take(
         k: how many; at most the prompts that are not excluded.
         excluded: rows that are not to be taken.
         rng: breaks ties.
+        times_seen: (prompt,) where priorities tie at the last to be taken, rows seen least are; default: any are.
     """
     allowed = np.delete(np.arange(priorities.size), excluded) if excluded.size else None
     ranked = priorities if allowed is None else priorities[allowed]
     threshold = np.partition(ranked, ranked.size - k)[ranked.size - k]
     above = np.flatnonzero(ranked > threshold)
     tied = np.flatnonzero(ranked == threshold)
-    rows = np.concatenate([above, rng.choice(tied, k - above.size, replace=False)])
+    places = k - above.size
+    if times_seen is not None and places < tied.size:
+        times = (times_seen if allowed is None else times_seen[allowed])[tied]
+        last = np.partition(times, places - 1)[places - 1]
+        above = np.concatenate([above, tied[times < last]])
+        tied, places = tied[times == last], k - above.size
+    rows = np.concatenate([above, rng.choice(tied, places, replace=False)])
     # A stable sort of shuffled rows: equal priorities keep a random order.
     rows = rng.permutation(rows)
     rows = rows[np.argsort(-ranked[rows], kind="stable")]

@@ -132,7 +132,7 @@ class Selector:
         unknown = np.flatnonzero(np.isnan(priorities))
         if unknown.size:
             raise InputError(f"{self._choice()} gave prompt {self.online.ids(unknown[:1])[0]!r} the priority NaN")
-        rows = take_rows(priorities, k, excluded, self._rng)
+        rows = take_rows(priorities, k, excluded, self._rng, self._times_seen)
         forecast = self.online.informative(self.num_generations, rows=rows)
         if enough is not None:
             needed = int(np.searchsorted(np.cumsum(forecast), enough - 1e-9)) + 1

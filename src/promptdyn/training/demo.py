@@ -27,11 +27,7 @@ __all__ = ["DemoResult", "demo"]
 
 FAMILY = "mixed"
 NUM_PROMPTS = 1000  # in the pool, and held out
-CHOICES: dict[str, dict[str, Any]] = {
-    "uniform": {"policy": "uniform"},
-    "dps": {"policy": "top", "dynamics": "dps:decay=0.7"},
-    "mopps": {"policy": "thompson", "dynamics": "mopps:decay=0.5", "score": "half_solved"},
-}
+CHOICES = {"uniform": "uniform", "dps": "dps:decay=0.7", "mopps": "mopps:decay=0.5"}
 FORECASTERS = "hmm,dps:decay=0.7,dps:decay=1.0,mopps:decay=0.5,mopps:decay=1.0"
 
 
@@ -101,9 +97,10 @@ def demo(
     before = accuracies(*policy.load_policy())
     histories: dict[str, RewardHistory] = {}
     measures: dict[str, Measures] = {}
-    for name, choice in CHOICES.items():
+    for name, selector in CHOICES.items():
         result = run(
-            replace(same, output_dir=out / name, **choice), progress=partial(progress, name) if progress else None
+            replace(same, output_dir=out / name, selector=selector),
+            progress=partial(progress, name) if progress else None,
         )
         tell(f"measuring the policy that {name} trained")
         after = accuracies(result.model, result.tokenizer)

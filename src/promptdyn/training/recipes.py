@@ -1,20 +1,29 @@
-"""How a run chooses its prompts, before there is a pool to choose from: what forecasts, and which are taken."""
+"""How a run chooses its prompts, before there is a pool to choose from: what forecasts, and which are taken.
+
+`SELECTORS` holds what is published and what is offered here, by name, each as a `Recipe`: a model, a policy, and
+whether dynamic sampling goes with it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
+from promptdyn.models import MODELS
 from promptdyn.selection import Selector
 from promptdyn.selection.policies import POLICIES
 from promptdyn.training.pool import AUTO, dynamics, make_filter, reads_policy
 
-__all__ = ["Plan", "Recipe"]
+__all__ = ["SELECTORS", "Plan", "Recipe", "selector_recipe"]
+
+# Rounds of dynamic sampling in selectors that it is part of: where an eighth of the groups vary, batches get full.
+ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,9 @@ class Recipe:
             the background (`promptdyn.Refitted`); 0, the default: never.
         refresh_features: steps after which the policy reads the prompts anew, where `dynamics` goes by its reading; 0,
             the default: never.
+        max_rounds: generations at most for a batch whose groups all vary
+            (`promptdyn.training.dynamic_sampling.DynamicSampling`); 1, the default: no dynamic sampling.
+        at_cap: what is done where the batch is not full then: "train" (default), "drop" or "raise".
     """
 
     dynamics: str = AUTO
@@ -40,6 +52,8 @@ class Recipe:
     success_threshold: float = 0.5
     refit_every: int = 0
     refresh_features: int = 0
+    max_rounds: int = 1
+    at_cap: str = "train"
 
     def plan(self, prompt_ids: list[str], dataset: Dataset, num_generations: int, seed: int) -> Plan:
         """Check all that can be before the policy is there.
@@ -87,3 +101,44 @@ class Plan:
 
 def _given(selector: Selector) -> Callable[..., Selector]:
     return lambda read=None: selector
+
+
+SELECTORS: dict[str, Recipe] = {
+    "auto": Recipe(),
+    # Published. "rate", of the whole pool, tells how many prompts a round of dynamic sampling needs.
+    "uniform": Recipe("rate", policy="uniform"),
+    "dynamic_sampling": Recipe("rate", policy="uniform", max_rounds=ROUNDS),
+    "history_resampling": Recipe("history_resampling", policy="top"),
+    "greso": Recipe("greso", policy="proportional:power=1,uniform=0", max_rounds=ROUNDS),
+    "mopps": Recipe("mopps", policy="thompson", score="half_solved"),
+    "dps": Recipe("dps", policy="top"),
+    "kgps": Recipe("kgps", policy="top"),
+    # Ours: what one prompt shows tells of others.
+    "pooled": Recipe("mopps:cluster=auto,step_decay=0.95", policy="thompson"),
+    "rate": Recipe("rate:cluster=auto"),
+    "features": Recipe("features"),
+    "refitted": Recipe("hierarchical:num_states=6", refit_every=50),
+    "auto+dynamic_sampling": Recipe(max_rounds=ROUNDS),
+}
+
+
+def selector_recipe(text: str, **changes: Any) -> Recipe:
+    """The recipe that a text names.
+
+    Args:
+        text: one of `SELECTORS`, with settings of its model where that has the same name ("dps:decay=0.5"), or a model,
+            which is chosen from as the default recipe does: "hmm:cluster=task", "FILE.py:CLASS", a fit (.npz).
+        **changes: parts of the recipe that are to be others; those that are None stay.
+
+    Raises:
+        InputError: settings for a selector that takes none.
+    """
+    name, settings, _ = text.partition(":")
+    recipe = SELECTORS.get(name, Recipe(text))
+    if name in SELECTORS and settings:
+        if name not in MODELS:
+            raise InputError(
+                f"selector {text!r}: {name!r} has no settings; those of a model are given as in 'rate:decay=0.9'"
+            )
+        recipe = replace(recipe, dynamics=text)
+    return replace(recipe, **{part: value for part, value in changes.items() if value is not None})

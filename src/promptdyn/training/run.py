@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from datasets import Dataset, load_dataset
@@ -23,7 +23,6 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.plugins import load_object
 from promptdyn.training import policy, tasks
-from promptdyn.training.dynamic_sampling import DynamicSampling
 from promptdyn.training.pool import AUTO
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
@@ -44,17 +43,15 @@ class RunSettings:
             of a Hugging Face dataset; rows hold "prompt", and what the reward function needs.
         reward: "exact_answer" (completion equals the column "answer"), "MODULE:FUNCTION" or "FILE.py:FUNCTION",
             a reward function as TRL knows them.
-        dynamics, refit_every, refresh_features, policy, score, success_threshold: how prompts are chosen, see
-            `promptdyn.training.recipes.Recipe`.
-        max_rounds: generations at most for a batch whose groups all vary (`DynamicSampling`); 1, the default, is
-            plain GRPO.
-        at_cap: what is done where the batch is not full then: "train", "drop" or "raise".
+        selector: how prompts are chosen: the name of a selector, a model, or a `Recipe`; default "auto". See
+            `promptdyn.training.recipes`.
         num_prompts: pool size, for embedded tasks.
         max_steps: optimizer steps.
         prompts_per_step: groups a step.
         num_generations: rollouts a group.
         max_completion_length: tokens.
-        learning_rate: constant.
+        learning_rate: at the start.
+        lr_scheduler_type: how it goes on, in TRL's words: "linear" (default; to 0 at the last step), "constant", ...
         save_steps: steps between checkpoints; 0 for none but the last.
         seed: of the policy's sampling, the pool and the selector.
         resume: continue from the last checkpoint in `output_dir`.
@@ -65,20 +62,14 @@ class RunSettings:
     model: str = EMBEDDED
     dataset: str = "arithmetic"
     reward: str = "exact_answer"
-    dynamics: str = AUTO
-    refit_every: int = 0
-    refresh_features: int = 0
-    policy: str = "proportional"
-    score: str = "informative"
-    success_threshold: float = 0.5
-    max_rounds: int = 1
-    at_cap: str = "train"
+    selector: str | Recipe = AUTO
     num_prompts: int = 1000
     max_steps: int = 200
     prompts_per_step: int = 32
     num_generations: int = 8
     max_completion_length: int = 8
     learning_rate: float = 3e-5
+    lr_scheduler_type: str = "linear"
     save_steps: int = 0
     seed: int = 0
     resume: bool = False
@@ -121,9 +112,6 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
     set_seed(settings.seed)
     dataset = _dataset(settings)
     reward = _reward(settings.reward)
-    shared = (part.name for part in fields(Recipe))
-    rule = DynamicSampling(settings.max_rounds, cast(Any, settings.at_cap))
-    recipe = Recipe(**{name: getattr(settings, name) for name in shared})
     model, tokenizer = _model(settings.model)
     config = GRPOConfig(
         **{
@@ -133,7 +121,7 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
             "num_generations": settings.num_generations,
             "max_completion_length": settings.max_completion_length,
             "learning_rate": settings.learning_rate,
-            "lr_scheduler_type": "constant",
+            "lr_scheduler_type": settings.lr_scheduler_type,
             "beta": 0.0,
             "temperature": 1.0,
             "logging_steps": 1,
@@ -156,8 +144,7 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
         config,
         dataset,
         processing_class=tokenizer,
-        selector=recipe,
-        dynamic_sampling=rule if settings.max_rounds > 1 else None,
+        selector=settings.selector,
     )
     if progress is not None:
         trainer.remove_callback(PrinterCallback)

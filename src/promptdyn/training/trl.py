@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ from promptdyn.features import PolicyReader
 from promptdyn.selection.selector import Selector
 from promptdyn.training.dynamic_sampling import DynamicSampling, batch_advantages, gathered, join, take, varies
 from promptdyn.training.pool import AUTO, label_columns, labels
-from promptdyn.training.recipes import Recipe
+from promptdyn.training.recipes import Recipe, selector_recipe
 from promptdyn.training.recording import HistoryRecorder
 
 __all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "prompt_ids"]
@@ -99,11 +99,13 @@ class SelectionGRPOTrainer(GRPOTrainer):
     Takes every argument of `trl.GRPOTrainer`, and:
 
     Args:
-        selector: chooses the prompts and learns from their rewards: "auto" (default), a model as in "dps:decay=0.7",
-            a `Recipe`, or a `Selector`, whose pool must be `prompt_ids(train_dataset)`, its `num_generations` that of
-            `args`. A line is logged that says what "auto" goes by.
+        selector: chooses the prompts and learns from their rewards: "auto" (default), another of
+            `promptdyn.training.recipes.SELECTORS`, a model as in "hmm:cluster=task", a `Recipe`, or a `Selector`, whose
+            pool must be `prompt_ids(train_dataset)`, its `num_generations` that of `args`. A line is logged that says
+            what "auto" goes by.
         dynamic_sampling: replaces groups without variance by groups of further prompts, in further generations. All
-            that is rolled out is observed and recorded, what is left out of the batch as not trained. Default: none.
+            that is rolled out is observed and recorded, what is left out of the batch as not trained. Default: what
+            the recipe says, and none where there is no recipe.
         history_path: Parquet file that receives one row per group: (step, prompt, n, k, trained). Default
             `history.parquet` in `args.output_dir`. A file of an earlier run is set aside, not overwritten.
         id_column: the dataset's column of prompt ids. Default "prompt_id".
@@ -151,13 +153,16 @@ class SelectionGRPOTrainer(GRPOTrainer):
             raise InputError("max_steps is not set, and an epoch means nothing here: set GRPOConfig(max_steps=...)")
         ids = prompt_ids(train_dataset, id_column)
         _check_size(ids, args)
-        if dynamic_sampling is not None:
-            _check_joins(train_dataset, args)
-        recipe = Recipe(selector) if isinstance(selector, str) else selector
+        recipe = selector_recipe(selector) if isinstance(selector, str) else selector
         if isinstance(recipe, Selector):
             _check_selector(ids, recipe, args)
         else:
             plan = recipe.plan(ids, train_dataset, _generation_shape(args)[1], args.seed)
+            rule = DynamicSampling(recipe.max_rounds, cast(Any, recipe.at_cap))
+            if dynamic_sampling is None and recipe.max_rounds > 1:
+                dynamic_sampling = rule
+        if dynamic_sampling is not None:
+            _check_joins(train_dataset, args)
         columns = label_columns(train_dataset) if cluster_columns is None else cluster_columns
         recorder = HistoryRecorder(
             Path(str(args.output_dir), HISTORY_FILE) if history_path is None else history_path,

@@ -1,0 +1,133 @@
+"""A Kalman filter of each prompt's success rate on the logit scale, as in KGPS (arXiv 2607.27610).
+
+The logit of a prompt's success rate is Normal(0, prior_variance) at first and walks at random. A group of n rollouts
+with k successes is absorbed by Laplace's approximation: the posterior's mode m, with a variance of
+
+    1 / (1 / v + n p (1 - p)),   p = sigmoid(m).
+
+KGPS lets the noise of the walk go with the size of the policy's update. A model here is not told it, so what stands
+for it is the share of the step's trained groups that had variance and so moved the policy. Its choice is by expected
+utility: policy "top" on this model's forecast, the mean of 1 - p^n - (1 - p)^n. No code or settings of its authors were
+found; the defaults are this library's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, ndtr
+
+from promptdyn.errors import InputError
+from promptdyn.models.base import Conjugate
+from promptdyn.registry import describe
+
+__all__ = ["LogitKalman", "LogitNormal"]
+
+NUM_BINS = 10
+NEWTON_STEPS = 25
+# Nodes and weights of the standard normal, for means over a belief.
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(17)
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+
+
+class LogitNormal(NamedTuple):
+    mean: NDArray[np.float64]  # (prompt,) of the logit of the success rate
+    variance: NDArray[np.float64]  # (prompt,)
+
+
+@dataclass(frozen=True)
+class LogitKalman(Conjugate):
+    """A random walk of the logit of each prompt's success rate.
+
+    Attributes:
+        prior_variance: of the logit before anything is seen, above 0; default 3.3, that of a success rate anywhere
+            between 0 and 1.
+        process_noise: variance that a step adds where all of its trained groups had variance, 0 or more; default 0.1.
+
+    Raises:
+        InputError: a setting is out of range, naming it.
+    """
+
+    prior_variance: float = 3.3
+    process_noise: float = 0.1
+
+    name = "kgps"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.prior_variance < np.inf:
+            raise InputError(f"LogitKalman: prior_variance={self.prior_variance} must be finite and above 0")
+        if not 0 <= self.process_noise < np.inf:
+            raise InputError(f"LogitKalman: process_noise={self.process_noise} must be finite and at least 0")
+
+    def describe(self) -> dict[str, Any]:
+        """Name and settings, JSON-able."""
+        return describe(self)
+
+    def init(self, clusters: Sequence[str | None]) -> LogitNormal:
+        """The prior; labels are not used."""
+        return LogitNormal(np.zeros(len(clusters)), np.full(len(clusters), self.prior_variance))
+
+    def step(
+        self,
+        state: LogitNormal,
+        rows: NDArray[np.intp],
+        num_successes: NDArray,
+        num_rollouts: NDArray,
+        trained: NDArray[np.bool_],
+    ) -> LogitNormal:
+        """Absorb the groups, and let every prompt's variance grow, in place."""
+        mean, variance = state
+        prior_mean, precision = mean[rows], 1.0 / variance[rows]
+        # The mode is where the slope, which falls throughout, is 0: between the prior's mean and this far from it.
+        residual = num_successes - num_rollouts * expit(prior_mean)
+        near, far = prior_mean.copy(), prior_mean + residual / precision
+        low, high = np.minimum(near, far), np.maximum(near, far)
+        mode = prior_mean.copy()
+        for _ in range(NEWTON_STEPS):
+            rate = expit(mode)
+            slope = num_successes - num_rollouts * rate - precision * (mode - prior_mean)
+            low, high = np.where(slope > 0, mode, low), np.where(slope < 0, mode, high)
+            newton = mode + slope / (precision + num_rollouts * rate * (1.0 - rate))
+            mode = np.where((newton >= low) & (newton <= high), newton, 0.5 * (low + high))
+        rate = expit(mode)
+        mean[rows], variance[rows] = mode, 1.0 / (precision + num_rollouts * rate * (1.0 - rate))
+        varied = (num_successes > 0) & (num_successes < num_rollouts)
+        if self.process_noise and trained.any():
+            variance += self.process_noise * varied[trained].mean()
+        return state
+
+    def belief(self, state: LogitNormal) -> NDArray[np.float64]:
+        """(bin prompt): mass of the success rate in ten equal bins of [0, 1]."""
+        inner = np.linspace(0.0, 1.0, NUM_BINS + 1)[1:-1]
+        edges = np.concatenate([[-np.inf], np.log(inner / (1.0 - inner)), [np.inf]])[:, None]
+        return np.diff(ndtr((edges - state.mean) / np.sqrt(state.variance)), axis=0)
+
+    def outcome(self, state: LogitNormal, num_rollouts: int | NDArray) -> NDArray[np.float64]:
+        """(outcome prompt): chances of k = 0, 0 < k < n, k = n, by quadrature over the belief."""
+        none, every = np.zeros_like(state.mean), np.zeros_like(state.mean)
+        deviation = np.sqrt(state.variance)
+        for node, weight in zip(NODES, WEIGHTS, strict=True):
+            rate = expit(state.mean + node * deviation)
+            none += weight * (1.0 - rate) ** num_rollouts
+            every += weight * rate**num_rollouts
+        return np.stack([none, np.maximum(1.0 - none - every, 0.0), every])
+
+    def informative(
+        self, state: LogitNormal, num_rollouts: int | NDArray, rng: np.random.Generator | None = None
+    ) -> NDArray[np.float64]:
+        """(prompt,) mean of 1 - p^n - (1 - p)^n; given `rng`, that of one draw of p per prompt."""
+        if rng is None:
+            return self.outcome(state, num_rollouts)[1]
+        rate = self.success_rate(state, rng)
+        return 1.0 - rate**num_rollouts - (1.0 - rate) ** num_rollouts
+
+    def success_rate(self, state: LogitNormal, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
+        """(prompt,) mean of p by quadrature; given `rng`, one draw."""
+        deviation = np.sqrt(state.variance)
+        if rng is not None:
+            return expit(state.mean + deviation * rng.standard_normal(state.mean.shape))
+        return sum(weight * expit(state.mean + node * deviation) for node, weight in zip(NODES, WEIGHTS, strict=True))
