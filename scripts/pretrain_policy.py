@@ -107,7 +107,7 @@ def main() -> None:
     generator = random.Random(arguments.seed)
     console = Console()
 
-    kinds = tasks.FAMILIES["mixed"]
+    kinds = [kind for part in tasks.FAMILIES["mixed"] for kind in part.kinds]
     # A seed of its own: pools are drawn with small seeds.
     items = {kind.name: list(islice(tasks.stream(kind, 10_000 + arguments.seed), ITEMS_PER_KIND)) for kind in kinds}
     weights = [SHARE.get(kind.task, 1.0) * FADE ** (kind.difficulty - 1) for kind in kinds]
@@ -141,7 +141,7 @@ def main() -> None:
     table = Table("pool", "unsolved", "partly", "solved", "accuracy")
     for family in tasks.FAMILIES:
         pool = tasks.make_pool(family, 600)
-        counts = pass_counts(model, tokenizer, [p["prompt"] for p in pool], [p["answer"] for p in pool])
+        counts = pass_counts(model, tokenizer, pool)
         by_kind = {} if family == "mixed" else {f"{row['task']}-{row['difficulty']}": [] for row in pool}
         for row, count in zip(pool, counts, strict=True):
             if by_kind:

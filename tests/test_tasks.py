@@ -33,7 +33,7 @@ def test_pools_repeat_and_their_rows_are_what_is_promised(family):
         assert len(row["prompt"]) <= tasks.MAX_PROMPT_LENGTH
         assert 1 <= len(row["answer"]) <= tasks.MAX_ANSWER_LENGTH
     assert {(row["task"], row["difficulty"]) for row in pool} == {
-        (kind.task, kind.difficulty) for kind in tasks.FAMILIES[family]
+        (kind.task, kind.difficulty) for part in tasks.FAMILIES[family] for kind in part.kinds
     }
 
 
@@ -91,21 +91,21 @@ def test_the_policy_is_small_and_loads_without_a_network(monkeypatch):
 def test_the_pool_has_unsolved_partly_solved_and_solved_prompts():
     model, tokenizer = policy.load_policy()
     pool = tasks.make_pool("arithmetic", 300)
-    prompts, answers = [row["prompt"] for row in pool], [row["answer"] for row in pool]
     generators = torch.get_rng_state()
-    counts = policy.pass_counts(model, tokenizer, prompts, answers, seed=3)
+    counts = policy.pass_counts(model, tokenizer, pool, seed=3)
     assert torch.equal(torch.get_rng_state(), generators)
-    assert (counts == policy.pass_counts(model, tokenizer, prompts, answers, seed=3)).all()
+    assert (counts == policy.pass_counts(model, tokenizer, pool, seed=3)).all()
     assert counts.shape == (300,)
     shares = np.array([np.mean(counts == 0), np.mean((counts > 0) & (counts < 8)), np.mean(counts == 8)])
     assert (shares > 0.15).all(), shares
-    with pytest.raises(InputError, match="2 prompts and 1 answers"):
-        policy.pass_counts(model, tokenizer, ["1+1=", "1+2="], ["2"])
+    graded = policy.pass_counts(model, tokenizer, pool, lambda prompts, task, **_: [0.7] * len(task), 2)
+    assert (graded == 2).all()
 
 
 def test_a_family_gives_all_it_has_and_no_more(monkeypatch):
-    products = tuple(kind for kind in tasks.FAMILIES["arithmetic"] if kind.name == "multiply-1")
-    monkeypatch.setitem(tasks.FAMILIES, "products", products)
+    (whole,) = tasks.FAMILIES["arithmetic"]
+    products = tuple(kind for kind in whole.kinds if kind.name == "multiply-1")
+    monkeypatch.setitem(tasks.FAMILIES, "products", (tasks.Part("all", 1.0, products),))
     train, test = (len(_all_of("products", split)) for split in tasks.SPLITS)
     assert train + test == 100
 
@@ -115,3 +115,28 @@ def _all_of(family, split):
         tasks.make_pool(family, 101, split=split)
     most = int(re.search(r"has (\d+) prompts", str(refusal.value))[1])
     return tasks.make_pool(family, most, split=split)
+
+
+def test_a_family_in_parts_keeps_their_shares():
+    pool = tasks.make_pool("scarce", 1000, seed=5)
+    kinds = [f"{row['task']}-{row['difficulty']}" for row in pool]
+    for part in tasks.FAMILIES["scarce"]:
+        names = {kind.name for kind in part.kinds}
+        assert sum(kind in names for kind in kinds) == round(1000 * part.share)
+    with pytest.raises(InputError, match=r"'scarce', part 'solved', has \d+ prompts in split 'train'"):
+        tasks.make_pool("scarce", 60_000)
+
+
+def test_held_out_prompts_are_as_many_of_each_kind():
+    rows = tasks.held_out("scarce", 30, seed=2)
+    train = {row["prompt"] for row in tasks.make_pool("scarce", 3000)}
+    assert not train & {row["prompt"] for row in rows}
+    count = {}
+    for row in rows:
+        count[row["task"], row["difficulty"]] = count.get((row["task"], row["difficulty"]), 0) + 1
+    assert len(count) == 16
+    assert count.pop(("add", 1)) < 30 > count.pop(("subtract", 1))  # all there are
+    assert set(count.values()) == {30}
+    for arguments in (("poetry", 5), ("scarce", 0)):
+        with pytest.raises(InputError, match=r"poetry|prompts_per_kind is 0"):
+            tasks.held_out(*arguments)

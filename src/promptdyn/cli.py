@@ -1,8 +1,9 @@
-"""What people type: `promptdyn import | fit | simulate | compare | report | train | demo`. No logic."""
+"""What people type: `promptdyn import | fit | simulate | compare | report | train | race | demo`. No logic."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 import warnings
@@ -15,7 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 
 from promptdyn.errors import InputError
@@ -329,6 +339,36 @@ def train(
 
 
 @app.command()
+def race(
+    declared: Annotated[Path, typer.Argument(metavar="RACE", help="YAML file: who races, on what, how far.")],
+    out: Annotated[Path, typer.Option(help="Folder of results; what is there already is not run again.")],
+    only: Annotated[str | None, typer.Option(help="Selectors to run now, comma-separated; default all.")] = None,
+    json_path: JsonPath = None,
+) -> None:
+    """Train from one start with each selector, several seeds, a matched budget; then compare what they reached."""
+    from promptdyn.training.race import Run, read_race, rollouts_to_come
+    from promptdyn.training.race import race as run_race
+    from promptdyn.training.standings import standings, tables, write_standings
+
+    _check_targets(json_path, out / "report.html")
+    read = read_race(declared)
+    names = only.split(",") if only else None
+    with _RaceBar(rollouts_to_come(read, names)) as bar:
+
+        def progress(run: Run, spent: int) -> None:
+            bar.update(f"{run.entrant}, {run.learning_rate:g}, seed {run.seed}", spent)
+
+        found = standings(read, run_race(read, out, names, progress))
+    page = write_standings(out, f"Race: {declared.stem}", read, found)
+    shown = Console(stderr=str(json_path) == "-")
+    for title, rows in tables(read, found).items():
+        shown.print(title, markup=False)
+        shown.print(_as_table(rows))
+    _write_json(json_path, [standing.record() for standing in found])
+    console.print(f"report {page}")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for runs and report.")] = Path("runs/demo"),
     max_steps: Annotated[int, typer.Option(help="GRPO steps of each run.")] = 300,
@@ -355,11 +395,7 @@ class _TrainingBar:
     """A progress bar per run, with the numbers one watches, instead of the bars and warnings of transformers."""
 
     def __init__(self, max_steps: int) -> None:
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
-        # TRL 1.16 still uses a name that transformers 5.17 deprecates.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        _quiet()
         self.max_steps = max_steps
         self.tasks: dict[str, TaskID] = {}
         self.progress = Progress(
@@ -386,6 +422,46 @@ class _TrainingBar:
 
     def stage(self, words: str) -> None:
         self.progress.console.print(words)
+
+
+class _RaceBar:
+    """One bar over all the rollouts of a race, with the time that is left."""
+
+    def __init__(self, rollouts: int) -> None:
+        _quiet()
+        logging.getLogger("promptdyn.training").setLevel(logging.ERROR)  # else each run says what it goes by
+        self.done, self.current, self.spent = 0, "", 0
+        self.progress = Progress(
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+        )
+        self.task = self.progress.add_task("", total=rollouts)
+
+    def __enter__(self) -> _RaceBar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, name: str, spent: int) -> None:
+        if name != self.current:
+            self.done, self.current = self.done + self.spent, name
+        self.spent = spent
+        self.progress.update(self.task, completed=self.done + spent, description=name)
+
+
+def _quiet() -> None:
+    """Leave the bars and warnings of transformers away."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    # TRL 1.16 still uses a name that transformers 5.17 deprecates.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def _check_targets(*paths: Path | None) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "coverage",
+    "curves",
     "effective_sample_ratio",
     "outcome_shares",
     "predicted_informative",
@@ -30,6 +31,7 @@ __all__ = [
 OUTCOMES = ("unsolved", "partly solved", "solved")
 COLOURS = ("#b6bcc6", "#e8a33d", "#3f7f5f")
 LINES = ("#2f5d8a", "#c2543d", "#3f7f5f", "#8a5fa8", "#8c7a3d", "#4a4a4a")
+STYLES = ("-", "--", ":")
 WIDTH = 6.4
 # Titles of a chain's exposures, by how many it tells apart.
 EXPOSURES = {
@@ -121,6 +123,20 @@ def coverage(histories: Mapping[str, RewardHistory], pool_size: int) -> Figure:
         axis.plot(trained.steps, joined / pool_size, color=colour, label=name)
     axis.set(xlabel="step", ylabel="share of the pool trained on", ylim=(0, 1.02))
     axis.legend(loc="lower right", fontsize=8)
+    return figure
+
+
+def curves(bands: Mapping[str, tuple[NDArray, ...]], xlabel: str, ylabel: str) -> Figure:
+    """Curves with bands: name -> (point,) x, (point,) y and (point,) half width of the band."""
+    figure, axes = _figure(height=4.0, width=1.3 * WIDTH)
+    axis = axes[0, 0]
+    for i, (name, (x, y, half)) in enumerate(bands.items()):
+        colour, style = LINES[i % len(LINES)], STYLES[i // len(LINES) % len(STYLES)]
+        axis.plot(x, y, style, color=colour, label=name)
+        axis.fill_between(x, y - half, y + half, color=colour, alpha=0.15, linewidth=0)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.margins(x=0.02)
+    figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 

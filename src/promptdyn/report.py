@@ -22,7 +22,7 @@ from promptdyn.storage import atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Section", "all_runs", "write_report"]
+__all__ = ["Section", "all_runs", "svg", "write_page", "write_report"]
 
 RUN = "this run"
 NUM_OFTEN = NUM_SPREAD = 4
@@ -117,14 +117,14 @@ def write_report(
             "Where the pool stands",
             f"Shares of prompts forecast by {forecaster} to show no, some, or only successes in {num_generations} "
             f"rollouts. {known}",
-            figures=[_svg(plots.outcome_shares(seen))],
+            figures=[svg(plots.outcome_shares(seen))],
         )
     )
     sections.append(
         Section(
             "Predicted and realised",
             f"Mean forecast of {forecaster} that the prompts of a step would be informative, and the share that were.",
-            figures=[_svg(plots.predicted_informative(seen))],
+            figures=[svg(plots.predicted_informative(seen))],
         )
     )
     sections.append(
@@ -132,11 +132,11 @@ def write_report(
             "Effective-sample ratio",
             "Share of trained groups with 0 < k < n: only these give a gradient. Dotted: the share of the whole pool "
             f"that {forecaster} forecasts to be informative, which is what a uniform draw would get.",
-            figures=[_svg(plots.effective_sample_ratio(runs, seen))],
+            figures=[svg(plots.effective_sample_ratio(runs, seen))],
         )
     )
     sections.append(
-        Section("Coverage", f"Of a pool of {pool_size} prompts.", figures=[_svg(plots.coverage(runs, pool_size))])
+        Section("Coverage", f"Of a pool of {pool_size} prompts.", figures=[svg(plots.coverage(runs, pool_size))])
     )
     if comparison is not None:
         sections.append(
@@ -146,10 +146,10 @@ def write_report(
                 "the prompts that each forecaster would have taken; where only trained prompts were logged there was "
                 "nothing to choose, and it is not known.",
                 comparison.table(),
-                [_svg(plots.reliability_diagram(comparison.forecasts))],
+                [svg(plots.reliability_diagram(comparison.forecasts))],
             )
         )
-    sections.append(Section("A few prompts", figures=[_svg(plots.prompt_timelines(history, seen, observed))]))
+    sections.append(Section("A few prompts", figures=[svg(plots.prompt_timelines(history, seen, observed))]))
     if fit is not None:
         shown = fit.cluster_names[:MAX_CLUSTERS_SHOWN]
         note = f"{fit.model}, log marginal {fit.log_marginal:.1f} on {fit.num_observed} groups."
@@ -157,19 +157,20 @@ def write_report(
             note += f" The first {len(shown)} of {len(fit.cluster_names)} clusters."
         for code, label in enumerate(shown):
             heading = "Learned transitions" + (f": {label}" if len(fit.cluster_names) > 1 else "")
-            sections.append(Section(heading, note if code == 0 else "", figures=[_svg(plots.transitions(fit, code))]))
+            sections.append(Section(heading, note if code == 0 else "", figures=[svg(plots.transitions(fit, code))]))
 
+    subtitle = f"{len(history)} rollout groups, {history.num_prompts} prompts, {len(history.steps)} steps"
+    return write_page(path, title, subtitle, sections)
+
+
+def write_page(path: str | Path, title: str, subtitle: str, sections: list[Section]) -> Path:
+    """Write sections as one self-contained HTML page, atomically, and return its path; InputError if it cannot be."""
     from jinja2 import Environment, PackageLoader
 
     page = Environment(loader=PackageLoader("promptdyn", ""), autoescape=True).get_template("report.html.jinja")
     with atomic(path) as part:
         part.write_text(
-            page.render(
-                title=title,
-                subtitle=f"{len(history)} rollout groups, {history.num_prompts} prompts, {len(history.steps)} steps",
-                sections=sections,
-                version=version("promptdyn"),
-            ),
+            page.render(title=title, subtitle=subtitle, sections=sections, version=version("promptdyn")),
             encoding="utf-8",
         )
     return Path(path)
@@ -187,7 +188,7 @@ def _run_row(name: str, history: RewardHistory, pool_size: int) -> dict[str, Any
     }
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     """The figure as an inline <svg> element."""
     text = StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})

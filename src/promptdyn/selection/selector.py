@@ -21,7 +21,7 @@ from promptdyn.storage import read_state, write_state
 __all__ = ["Observation", "Selector"]
 
 # Prompts that the pool's mean belief entropy is measured on, evenly spaced.
-ENTROPY_SAMPLE = 10_000
+ENTROPY_SAMPLE = 1_000
 # Steps without a prompt that is new after which the choice has got stuck.
 STALLED = 50
 

@@ -82,15 +82,7 @@ def demo(
 
     def accuracies(model: Any, tokenizer: Any) -> list[float]:
         """Share of sampled answers that are right, held out and in the pool."""
-        return [
-            float(
-                policy.pass_counts(
-                    model, tokenizer, [row["prompt"] for row in pool], [row["answer"] for row in pool], seed=seed
-                ).mean()
-                / 8
-            )
-            for pool in pools
-        ]
+        return [float(policy.pass_counts(model, tokenizer, pool, seed=seed).mean() / 8) for pool in pools]
 
     same = RunSettings(out, dataset=FAMILY, num_prompts=NUM_PROMPTS, max_steps=max_steps, seed=seed)
     tell("measuring the policy that all start from")

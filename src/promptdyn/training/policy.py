@@ -6,7 +6,7 @@ and solved prompts. Knows nothing of selection and trainers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from promptdyn.errors import InputError
+from promptdyn.training.tasks import exact_answer
 
 __all__ = ["POLICY_DIR", "load_policy", "pass_counts"]
 
@@ -32,45 +32,42 @@ def load_policy() -> tuple[Any, Any]:
 def pass_counts(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
-    answers: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    reward: Callable[..., Sequence[float | None]] = exact_answer,
     num_generations: int = 8,
     temperature: float = 1.0,
     max_completion_length: int = 8,
+    success_threshold: float = 0.5,
     seed: int = 0,
     batch_size: int = 1024,
 ) -> NDArray[np.int64]:
-    """Roll every prompt out and count right answers. Training that goes on around it is not disturbed.
+    """Roll every prompt out and count successes. Training that goes on around it is not disturbed.
 
     Args:
         model, tokenizer: a causal language model; the tokenizer must pad on the left.
-        prompts: (prompt,) texts.
-        answers: (prompt,) right answers, compared as `tasks.exact_answer` does.
+        rows: (prompt,) with "prompt", a text, and what the reward function needs.
+        reward: a reward function as TRL knows them; default `tasks.exact_answer`.
         num_generations: rollouts a prompt; default 8.
         temperature: of sampling; default 1.
         max_completion_length: tokens a rollout; default 8.
+        success_threshold: a rollout succeeds when its reward is at least this; default 0.5.
         seed: of sampling. Torch's generators are put back as they were.
         batch_size: rollouts at a time.
 
     Returns:
         (prompt,) successes, 0 to `num_generations`.
-
-    Raises:
-        InputError: prompts and answers differ in number.
     """
-    from promptdyn.training.tasks import exact_answer
-
-    if len(prompts) != len(answers):
-        raise InputError(f"{len(prompts)} prompts and {len(answers)} answers: give one answer a prompt")
-    flat = [prompt for prompt in prompts for _ in range(num_generations)]
-    right = [answer for answer in answers for _ in range(num_generations)]
-    rewards: list[float] = []
+    flat = [row for row in rows for _ in range(num_generations)]
+    others = [column for column in rows[0] if column != "prompt"]
+    successes: list[bool] = []
     was_training = model.training
     model.eval()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(flat), batch_size):
-            batch = tokenizer(flat[start : start + batch_size], return_tensors="pt", padding=True).to(model.device)
+            shown = flat[start : start + batch_size]
+            prompts = [row["prompt"] for row in shown]
+            batch = tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)
             rollouts = model.generate(
                 **batch,
                 do_sample=True,
@@ -81,6 +78,8 @@ def pass_counts(
                 pad_token_id=tokenizer.pad_token_id,
             )
             texts = tokenizer.batch_decode(rollouts[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-            rewards += exact_answer(texts, right[start : start + batch_size])
+            columns = {column: [row[column] for row in shown] for column in others}
+            graded = reward(prompts=prompts, completions=texts, **columns)
+            successes += [grade is not None and grade >= success_threshold for grade in graded]
     model.train(was_training)
-    return np.array(rewards, dtype=np.int64).reshape(-1, num_generations).sum(axis=1)
+    return np.array(successes, dtype=np.int64).reshape(-1, num_generations).sum(axis=1)

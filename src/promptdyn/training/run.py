@@ -27,7 +27,7 @@ from promptdyn.training.pool import AUTO
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
 
-__all__ = ["RunResult", "RunSettings", "run"]
+__all__ = ["RunResult", "RunSettings", "load_reward", "load_rows", "make_trainer", "run"]
 
 EMBEDDED = "embedded"
 
@@ -109,13 +109,43 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
         checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
         if checkpoint is None:
             raise InputError(f"{output}: no checkpoint to resume from: train without resume first")
+    trainer = make_trainer(settings, progress)
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - start
+    trainer.save_model(str(output / "final"))
+    return RunResult(
+        history=RewardHistory.from_parquet(output / HISTORY_FILE),
+        model=trainer.model,
+        tokenizer=trainer.processing_class,
+        log=[entry for entry in trainer.state.log_history if "reward" in entry],
+        seconds=seconds,
+    )
+
+
+def make_trainer(
+    settings: RunSettings,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+    kind: type[SelectionGRPOTrainer] = SelectionGRPOTrainer,
+    **named: Any,
+) -> SelectionGRPOTrainer:
+    """The trainer of a run, ready to train.
+
+    Args:
+        settings, progress: as of `run`.
+        kind: its class.
+        **named: further arguments of that.
+
+    Raises:
+        InputError: as `run`.
+    """
     set_seed(settings.seed)
-    dataset = _dataset(settings)
-    reward = _reward(settings.reward)
+    dataset = load_rows(settings.dataset, settings.num_prompts, settings.seed)
+    reward = load_reward(settings.reward)
     model, tokenizer = _model(settings.model)
     config = GRPOConfig(
         **{
-            "output_dir": str(output),
+            "output_dir": str(settings.output_dir),
             "max_steps": settings.max_steps,
             "per_device_train_batch_size": settings.prompts_per_step * settings.num_generations,
             "num_generations": settings.num_generations,
@@ -138,28 +168,19 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
             **settings.grpo,
         }
     )
-    trainer = SelectionGRPOTrainer(
+    trainer = kind(
         model,
         reward,
         config,
         dataset,
         processing_class=tokenizer,
         selector=settings.selector,
+        **named,
     )
     if progress is not None:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Progress(progress))
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.perf_counter() - start
-    trainer.save_model(str(output / "final"))
-    return RunResult(
-        history=RewardHistory.from_parquet(output / HISTORY_FILE),
-        model=trainer.model,
-        tokenizer=tokenizer,
-        log=[entry for entry in trainer.state.log_history if "reward" in entry],
-        seconds=seconds,
-    )
+    return trainer
 
 
 class _Progress(TrainerCallback):
@@ -181,10 +202,18 @@ def _model(name: str) -> tuple[Any, Any]:
         raise InputError(f"model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
 
 
-def _dataset(settings: RunSettings) -> Dataset:
-    name = settings.dataset
+def load_rows(name: str, num_prompts: int = 1000, seed: int = 0) -> Dataset:
+    """Rows with "prompt": a pool of an embedded family, else a file or a Hugging Face dataset.
+
+    Args:
+        name: which.
+        num_prompts, seed: of the pool, for families.
+
+    Raises:
+        InputError: no such dataset, or one without prompts.
+    """
     if name in tasks.FAMILIES:
-        return Dataset.from_list(tasks.make_pool(name, settings.num_prompts, settings.seed))
+        return Dataset.from_list(tasks.make_pool(name, num_prompts, seed))
     suffix = Path(name).suffix.lstrip(".")
     try:
         if suffix in ("parquet", "json", "jsonl", "csv"):
@@ -205,7 +234,8 @@ def _dataset(settings: RunSettings) -> Dataset:
     return dataset
 
 
-def _reward(name: str) -> Callable[..., list[float]]:
+def load_reward(name: str) -> Callable[..., list[float]]:
+    """The reward function that a text names, see `RunSettings`; InputError where there is none."""
     if name == "exact_answer":
         return tasks.exact_answer
     found: Callable[..., list[float]] = load_object(name, "reward")

@@ -1,8 +1,9 @@
 """Procedural arithmetic and sequence tasks: short prompts and exact answers, within reach of the embedded policy.
 
-A *kind* is a task at one difficulty (`add-2` is addition of 2-digit numbers); a *family* is a tuple of kinds. Where
-reasoning-gym has a fitting task, its items are drawn and their questions rendered shortly. A content belongs to the
-train split or to the test split for good, so a held-out pool shares no prompt with any training pool.
+A *kind* is a task at one difficulty (`add-2` is addition of 2-digit numbers); a *family* is kinds in parts, each with
+its share of a pool. Where reasoning-gym has a fitting task, its items are drawn and their questions rendered shortly. A
+content belongs to the train split or to the test split for good, so a held-out pool shares no prompt with any training
+pool.
 
 Knows nothing of policies and trainers.
 """
@@ -24,7 +25,9 @@ __all__ = [
     "MAX_PROMPT_LENGTH",
     "SPLITS",
     "Kind",
+    "Part",
     "exact_answer",
+    "held_out",
     "make_pool",
     "stream",
 ]
@@ -58,10 +61,25 @@ class Kind:
         return f"{self.task}-{self.difficulty}"
 
 
+@dataclass(frozen=True)
+class Part:
+    """Kinds that share a part of a family's pools.
+
+    Attributes:
+        name: what they have in common.
+        share: of a pool's prompts; the parts of a family add up to 1.
+        kinds: in equal shares, as far as they have enough contents.
+    """
+
+    name: str
+    share: float
+    kinds: tuple[Kind, ...]
+
+
 def make_pool(
     name: str = "arithmetic", num_prompts: int = 1000, seed: int = 0, split: str = "train"
 ) -> list[dict[str, Any]]:
-    """A pool of distinct prompts, the family's kinds in equal shares as far as they have enough contents.
+    """A pool of distinct prompts, the family's parts in their shares.
 
     Args:
         name: family, one of `FAMILIES`.
@@ -70,31 +88,70 @@ def make_pool(
         split: "train" or "test"; the two share no content, whatever the other arguments.
 
     Returns:
-        One row per prompt, kinds interleaved, with columns `prompt_id` (such as "add-2/47+85=", made of the content and
-        so the same in every pool), `prompt` (at most 17 characters), `answer` (at most 7), `task`, `difficulty` (int).
+        One row per prompt, a part's kinds interleaved, with columns `prompt_id` (such as "add-2/47+85=", made of the
+        content and so the same in every pool), `prompt` (at most 17 characters), `answer` (at most 7), `task`,
+        `difficulty` (int).
 
     Raises:
         InputError: an unknown family or split, fewer than 1 prompt, or more than the family has.
     """
-    if name not in FAMILIES:
-        raise InputError(f"no task family {name!r}: choose one of {', '.join(FAMILIES)}")
+    parts = _parts(name)
     if num_prompts < 1:
         raise InputError(f"num_prompts is {num_prompts}: ask for at least 1")
     pool: dict[str, dict[str, Any]] = {}  # by prompt, since two kinds may draw the same one
-    streams = [stream(kind, seed, split) for kind in FAMILIES[name]]
-    while len(pool) < num_prompts:
-        if not streams:
-            raise InputError(
-                f"family {name!r} has {len(pool)} prompts in split {split!r}: ask for no more, not {num_prompts}"
-            )
-        for rows in list(streams):
-            fresh = (row for row in islice(rows, PATIENCE) if row["prompt"] not in pool)
-            row = next(fresh, None)
-            if row is None:
-                streams.remove(rows)
-            elif len(pool) < num_prompts:
-                pool[row["prompt"]] = row
+    share = 0.0
+    for part in parts:
+        share += part.share
+        wanted = round(num_prompts * share)
+        streams = [stream(kind, seed, split) for kind in part.kinds]
+        while len(pool) < wanted:
+            if not streams:
+                where = f"family {name!r}" + (f", part {part.name!r}," if len(parts) > 1 else "")
+                raise InputError(f"{where} has {len(pool)} prompts in split {split!r}: ask for no more, not {wanted}")
+            for rows in list(streams):
+                row = _fresh(rows, pool)
+                if row is None:
+                    streams.remove(rows)
+                elif len(pool) < wanted:
+                    pool[row["prompt"]] = row
     return list(pool.values())
+
+
+def held_out(name: str, prompts_per_kind: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Distinct prompts of the test split, as many of each kind of a family: to measure kind by kind.
+
+    Args:
+        name: family, one of `FAMILIES`.
+        prompts_per_kind: at least 1; kinds that have fewer contents give what they have.
+        seed: of the draw.
+
+    Returns:
+        Rows as of `make_pool`, kind by kind.
+
+    Raises:
+        InputError: an unknown family, or fewer than 1 prompt of a kind.
+    """
+    parts = _parts(name)
+    if prompts_per_kind < 1:
+        raise InputError(f"prompts_per_kind is {prompts_per_kind}: ask for at least 1")
+    drawn: dict[str, dict[str, Any]] = {}
+    for kind in (kind for part in parts for kind in part.kinds):
+        rows, left = stream(kind, seed, "test"), prompts_per_kind
+        while left and (row := _fresh(rows, drawn)):
+            drawn[row["prompt"]] = row
+            left -= 1
+    return list(drawn.values())
+
+
+def _parts(name: str) -> tuple[Part, ...]:
+    if name not in FAMILIES:
+        raise InputError(f"no task family {name!r}: choose one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def _fresh(rows: Iterator[dict[str, Any]], pool: dict[str, Any]) -> dict[str, Any] | None:
+    """The next row whose prompt is not in the pool; None where a kind has no more."""
+    return next((row for row in islice(rows, PATIENCE) if row["prompt"] not in pool), None)
 
 
 def stream(kind: Kind, seed: int = 0, split: str = "train") -> Iterator[dict[str, Any]]:
@@ -231,8 +288,33 @@ _SEQUENCES = (
     *(Kind("sort", length - 3, _digits("sort", lambda text: "".join(sorted(text)), length)) for length in (4, 5, 6, 7)),
 )
 
-FAMILIES: dict[str, tuple[Kind, ...]] = {
-    "arithmetic": _ARITHMETIC,
-    "sequences": _SEQUENCES,
-    "mixed": (*_ARITHMETIC, *_SEQUENCES),
+_KINDS = {
+    kind.name: kind
+    for kind in (
+        *_ARITHMETIC,
+        *_SEQUENCES,
+        Kind("add", 4, _sum(2, 4, "+")),
+        Kind("subtract", 4, _sum(2, 4, "-")),
+        Kind("chain", 3, _sum(3, 3)),
+        Kind("chain", 4, _sum(4, 2)),
+        Kind("multiply", 4, _product(3, 2)),
+        Kind("multiply", 5, _product(3, 3)),
+    )
+}
+
+
+def _part(name: str, share: float, *kinds: str) -> Part:
+    return Part(name, share, tuple(_KINDS[kind] for kind in kinds))
+
+
+FAMILIES: dict[str, tuple[Part, ...]] = {
+    "arithmetic": (Part("all", 1.0, _ARITHMETIC),),
+    "sequences": (Part("all", 1.0, _SEQUENCES),),
+    "mixed": (Part("all", 1.0, (*_ARITHMETIC, *_SEQUENCES)),),
+    # What the embedded policy solves, what is out of its reach, and what it can learn, which is scarce.
+    "scarce": (
+        _part("solved", 0.45, "add-1", "subtract-1", "reverse-1", "sort-1"),
+        _part("out of reach", 0.43, "add-4", "subtract-4", "chain-3", "chain-4", "multiply-4", "multiply-5"),
+        _part("frontier", 0.12, "add-2", "subtract-2", "reverse-3", "reverse-4", "sort-3", "sort-4"),
+    ),
 }

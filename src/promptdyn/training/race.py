@@ -1,0 +1,496 @@
+"""A race: selectors train from the same start with the same budget of rollouts, on several seeds.
+
+A race is a YAML file (`read_race`), its runs are `race`d one by one and kept, so that it goes on where it was cut off,
+and `promptdyn.training.standings` says what came out.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback
+
+from promptdyn.errors import InputError
+from promptdyn.evaluation.scores import calibration_error, log_loss
+from promptdyn.history import RewardHistory
+from promptdyn.storage import atomic
+from promptdyn.training import tasks
+from promptdyn.training.policy import pass_counts
+from promptdyn.training.recipes import Recipe, selector_recipe
+from promptdyn.training.run import RunSettings, load_reward, load_rows, make_trainer
+from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
+
+__all__ = ["Entrant", "Race", "Run", "race", "read_race"]
+
+RESULT_FILE = "result.json"
+# Held-out prompts are drawn, and sampled from, by a seed of their own, the same for all.
+HELD_OUT_SEED = 99
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A selector in a race.
+
+    Attributes:
+        name: in the race's tables.
+        recipe: how it chooses.
+        budget: rollouts of each of its runs.
+        learning_rates: those tried on the tuning seeds, or the one it is given.
+    """
+
+    name: str
+    recipe: Recipe
+    budget: int
+    learning_rates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Race:
+    """Who races, on what, and how far.
+
+    Attributes:
+        selectors: who races: name -> what differs from the selector of that name. That may be another `selector`, parts
+            of its `Recipe` (`policy`, `score`, `max_rounds`, ...), its `budget`, and its `learning_rates`.
+        dataset: an embedded family, or a file or Hugging Face dataset with a column "prompt".
+        held_out: prompts of each kind in the family's test split; of other datasets, a file or dataset of prompts to
+            measure on.
+        budget: rollouts of a run.
+        seeds: of pools, sampling and selection: one run each.
+        learning_rates: tried on `tuning_seeds`, where there are several; each falls linearly with what is left of
+            the budget. The one of the highest final accuracy on `target` is taken.
+        tuning_seeds: kept apart from `seeds`.
+        target: what is aimed at: a part of the family ("frontier"), "all" (the mean over kinds), or "mix" (weighted
+            by the shares of kinds in the pool; default).
+        baseline: name of the selector that others are compared with, pairwise by seed; default the first.
+        reference: name of the selector whose final accuracy is to be reached; default none.
+        model, reward, num_prompts, prompts_per_step, num_generations, max_completion_length: as of
+            `promptdyn.training.run.RunSettings`.
+        evaluations: times that a run is measured, after the start.
+        held_out_samples: rollouts of each held-out prompt, at temperature 1.
+    """
+
+    selectors: Mapping[str, Mapping[str, Any]]
+    dataset: str
+    held_out: int | str
+    budget: int
+    seeds: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    tuning_seeds: tuple[int, ...] = ()
+    target: str = "mix"
+    baseline: str = ""
+    reference: str = ""
+    model: str = "embedded"
+    reward: str = "exact_answer"
+    num_prompts: int = 1000
+    prompts_per_step: int = 8
+    num_generations: int = 8
+    max_completion_length: int = 8
+    evaluations: int = 6
+    held_out_samples: int = 4
+    entrants: dict[str, Entrant] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.selectors:
+            raise InputError("selectors: name at least one")
+        entrants = {name: self._entrant(name, changes) for name, changes in self.selectors.items()}
+        object.__setattr__(self, "entrants", entrants)
+        object.__setattr__(self, "baseline", self.baseline or next(iter(entrants)))
+        for role in ("baseline", "reference"):
+            name = getattr(self, role)
+            if name and name not in entrants:
+                raise InputError(f"{role}: {name!r} is none of the selectors {', '.join(entrants)}")
+        for name in ("budget", "num_prompts", "prompts_per_step", "evaluations", "held_out_samples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: {getattr(self, name)} is less than 1")
+        if not self.seeds:
+            raise InputError("seeds: give at least one")
+        both = set(self.seeds) & set(self.tuning_seeds)
+        if both:
+            raise InputError(f"seeds: {min(both)} is one of tuning_seeds too: keep those apart")
+        if (isinstance(self.held_out, int)) != (self.dataset in tasks.FAMILIES):
+            raise InputError(
+                f"held_out: {self.held_out!r} for dataset {self.dataset!r}: give the number of prompts of each kind "
+                f"for an embedded family ({', '.join(tasks.FAMILIES)}), a file of prompts for another dataset"
+            )
+        measures = [part.name for part in tasks.FAMILIES.get(self.dataset, ())]
+        if self.target not in (*measures, "all", "mix"):
+            raise InputError(
+                f"target: {self.target!r} is none of {', '.join(dict.fromkeys([*measures, 'all', 'mix']))}"
+            )
+
+    def _entrant(self, name: str, changes: Mapping[str, Any]) -> Entrant:
+        given = dict(changes or {})
+        parts = {part.name: given.pop(part.name, None) for part in fields(Recipe)}
+        recipe = selector_recipe(str(given.pop("selector", name)), **parts)
+        budget = _whole(f"selectors: {name}: budget", given.pop("budget", self.budget))
+        rates = _numbers(f"selectors: {name}: learning_rates", given.pop("learning_rates", self.learning_rates))
+        if given:
+            known = ["selector", *parts, "budget", "learning_rates"]
+            raise InputError(f"selectors: {name}: {min(given)!r} is none of {', '.join(known)}")
+        if len(rates) > 1 and not self.tuning_seeds:
+            raise InputError(f"selectors: {name}: {len(rates)} learning_rates and no tuning_seeds to choose by")
+        return Entrant(name, recipe, budget, rates)
+
+    def settings(self, run: Run) -> dict[str, Any]:
+        """Everything that a run's result depends on, JSON-able."""
+        mine = {part.name: getattr(self, part.name) for part in fields(self) if part.name in SHARED}
+        entrant = self.entrants[run.entrant]
+        return {**mine, "recipe": asdict(entrant.recipe), "budget": entrant.budget, **asdict(run)}
+
+
+# Settings of a race that every run of it depends on.
+SHARED = (
+    *("dataset", "held_out", "model", "reward", "num_prompts", "prompts_per_step", "num_generations"),
+    *("max_completion_length", "evaluations", "held_out_samples"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a race."""
+
+    entrant: str
+    learning_rate: float
+    seed: int
+
+    def folder(self, out: Path) -> Path:
+        """Where its result is kept."""
+        return out / "runs" / self.entrant.replace("/", "-") / f"{self.learning_rate:g}" / f"seed-{self.seed}"
+
+
+def read_race(path: str | Path) -> Race:
+    """Read a race from a YAML file whose keys are those of `Race`.
+
+    Raises:
+        InputError: no such file, no YAML, an unknown or missing key, or a value that cannot be used, with the file's
+            name.
+    """
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(given, dict):
+        raise InputError(f"{path}: holds no mapping of settings")
+    try:
+        return _race(given)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _race(given: dict[str, Any]) -> Race:
+    known = {part.name: part for part in fields(Race) if part.init}
+    for name in given:
+        if name not in known:
+            raise InputError(f"{name!r} is none of {', '.join(known)}")
+    missing = [name for name, part in known.items() if part.default is MISSING and name not in given]
+    if missing:
+        raise InputError(f"{missing[0]!r} is missing")
+    values = dict(given)
+    selectors = given["selectors"]
+    if not isinstance(selectors, dict) or not all(isinstance(changes or {}, dict) for changes in selectors.values()):
+        raise InputError("selectors: give a mapping from names to what differs, as in 'uniform: {}'")
+    values["selectors"] = {str(name): dict(changes or {}) for name, changes in selectors.items()}
+    for name, part in known.items():
+        if name not in given:
+            continue
+        kind = str(part.type)
+        if kind == "int":
+            values[name] = _whole(name, given[name])
+        elif kind == "str":
+            values[name] = str(given[name])
+        elif kind == "tuple[int, ...]":
+            values[name] = tuple(_whole(name, value) for value in _items(given[name]))
+        elif kind == "tuple[float, ...]":
+            values[name] = _numbers(name, given[name])
+    return Race(**values)
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(f"{name}: {value!r} is not a whole number, 0 or more")
+    return value
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    """Numbers above 0. YAML takes 1e-4, without a point, for a word."""
+    try:
+        numbers = tuple(float(value) for value in _items(values))
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: {values!r} are not numbers") from None
+    if not numbers or not all(0 < number < np.inf for number in numbers):
+        raise InputError(f"{name}: {values!r} are not numbers above 0")
+    return numbers
+
+
+def race(
+    declared: Race,
+    out: str | Path,
+    only: list[str] | None = None,
+    progress: Callable[[Run, int], None] | None = None,
+) -> dict[Run, dict[str, Any]]:
+    """Run what has not been run yet.
+
+    Each run's result is kept in `out` as soon as it is done: `runs/NAME/RATE/seed-N/result.json`, and, of the first
+    seed, the history. Where an entrant has several learning rates, those are tried on the tuning seeds first.
+
+    Args:
+        declared: who races, on what.
+        out: folder of the results.
+        only: names of the entrants to run now; default all.
+        progress: called with the run and its rollouts so far, after each step; with all of them once it is there.
+
+    Returns:
+        The results of the entrants' runs on `seeds`, at their learning rates, as `result.json` has them.
+
+    Raises:
+        InputError: an unknown entrant, or a result in `out` that was made with other settings.
+    """
+    unknown = sorted(set(only or []) - declared.entrants.keys())
+    if unknown:
+        raise InputError(f"{unknown[0]!r} is none of the selectors {', '.join(declared.entrants)}")
+    yardstick = Yardstick(declared)
+    results: dict[Run, dict[str, Any]] = {}
+    for name in only or declared.entrants:
+        tried: dict[float, list[float]] = {}
+        rates = declared.entrants[name].learning_rates
+        for run in _tuning(declared, name):
+            result = _result(yardstick, run, Path(out), progress)
+            tried.setdefault(run.learning_rate, []).append(result["curve"][-1]["accuracy"][declared.target])
+        best = max(rates, key=lambda rate: float(np.mean(tried[rate]))) if tried else rates[0]
+        for seed in declared.seeds:
+            run = Run(name, best, seed)
+            results[run] = _result(yardstick, run, Path(out), progress)
+    return results
+
+
+def _tuning(declared: Race, name: str) -> Iterator[Run]:
+    rates = declared.entrants[name].learning_rates
+    if len(rates) > 1:
+        for rate in rates:
+            for seed in declared.tuning_seeds:
+                yield Run(name, rate, seed)
+
+
+def rollouts_to_come(declared: Race, only: list[str] | None = None) -> int:
+    """Rollouts of a race as a whole, results that are there included."""
+    total = 0
+    for name in only or declared.entrants:
+        runs = len(list(_tuning(declared, name))) + len(declared.seeds)
+        total += runs * declared.entrants[name].budget
+    return total
+
+
+class Yardstick:
+    """What all runs of a race share: the held-out prompts, and how accuracies are weighted."""
+
+    def __init__(self, declared: Race) -> None:
+        self.race = declared
+        if isinstance(declared.held_out, int):
+            self.rows = tasks.held_out(declared.dataset, declared.held_out, HELD_OUT_SEED)
+            self.parts = {part.name: part for part in tasks.FAMILIES[declared.dataset]}
+        else:
+            self.rows = load_rows(declared.held_out).to_list()
+            self.parts = {}
+        self.reward = load_reward(declared.reward)
+
+    def weights(self, pool: list[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
+        """(row,) weights of the held-out prompts in each measure, for a run's pool."""
+        if not self.parts:
+            even = np.full(len(self.rows), 1.0 / len(self.rows))
+            return {"all": even, "mix": even}
+        kinds = np.array([_kind(row) for row in self.rows])
+        per_row = {kind: 1.0 / np.count_nonzero(kinds == kind) for kind in np.unique(kinds)}
+        in_pool = [_kind(row) for row in pool]
+
+        def mean_over(share: Mapping[str, float]) -> NDArray[np.float64]:
+            weights = np.array([share.get(kind, 0.0) * per_row[kind] for kind in kinds])
+            return weights / weights.sum()
+
+        named = {name: [kind.name for kind in part.kinds] for name, part in self.parts.items()}
+        measures = {name: mean_over(dict.fromkeys(members, 1.0)) for name, members in named.items()}
+        measures["all"] = mean_over(dict.fromkeys(per_row, 1.0))
+        measures["mix"] = mean_over({kind: in_pool.count(kind) / len(in_pool) for kind in per_row})
+        return measures
+
+    def rollout_shares(self, history: RewardHistory) -> dict[str, float]:
+        """Share of the rollouts that each part of the family had."""
+        if not self.parts:
+            return {}
+        columns = [history.clusters[column][history.prompt] for column in ("task", "difficulty")]
+        kinds = np.array(["-".join(labels) for labels in zip(*columns, strict=True)])
+        weight = history.num_rollouts / history.num_rollouts.sum()
+        members = {name: [kind.name for kind in part.kinds] for name, part in self.parts.items()}
+        return {name: float(weight[np.isin(kinds, names)].sum()) for name, names in members.items()}
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    return f"{row['task']}-{row['difficulty']}"
+
+
+def _result(yardstick: Yardstick, run: Run, out: Path, progress: Callable[[Run, int], None] | None) -> dict[str, Any]:
+    """The result of a run, which is made where it is not there."""
+    folder = run.folder(out)
+    settings = json.loads(json.dumps(yardstick.race.settings(run)))
+    path = folder / RESULT_FILE
+    if path.is_file():
+        try:
+            result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            there = result["settings"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{path}: is no result of a race: delete it, and it is run again") from None
+        differ = [name for name in settings if there.get(name) != settings[name]]
+        if differ:
+            raise InputError(
+                f"{path}: was made with {differ[0]}={there.get(differ[0])!r}, the race has {settings[differ[0]]!r}: "
+                "race into another folder, or delete it"
+            )
+    else:
+        result = {"settings": settings, **_run(yardstick, run, folder, progress)}
+        with atomic(path) as part:
+            part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if progress is not None:
+        progress(run, settings["budget"])
+    return result
+
+
+def _run(yardstick: Yardstick, run: Run, folder: Path, progress: Callable[[Run, int], None] | None) -> dict[str, Any]:
+    declared = yardstick.race
+    entrant = declared.entrants[run.entrant]
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was cut off
+    group = declared.num_generations
+    most_steps = -(-entrant.budget // (declared.prompts_per_step * group))
+    shared = {part.name: getattr(declared, part.name) for part in fields(RunSettings) if part.name in SHARED}
+    settings = RunSettings(
+        work, selector=entrant.recipe, max_steps=most_steps, learning_rate=run.learning_rate, seed=run.seed, **shared
+    )
+    trainer = make_trainer(settings, lambda step, log: None, kind=Racer, budget=entrant.budget)
+    assert isinstance(trainer, Racer)
+    pool: Any = trainer.train_dataset
+    weights = yardstick.weights(pool.to_list())
+    curve: list[dict[str, Any]] = []
+
+    def measure() -> None:
+        solved = pass_counts(
+            trainer.model,
+            trainer.processing_class,
+            yardstick.rows,
+            yardstick.reward,
+            num_generations=declared.held_out_samples,
+            max_completion_length=declared.max_completion_length,
+            success_threshold=entrant.recipe.success_threshold,
+            seed=HELD_OUT_SEED,
+        )
+        accuracy = {name: float(weight @ solved) / declared.held_out_samples for name, weight in weights.items()}
+        curve.append({"rollouts": trainer.rollouts, "tokens": trainer.tokens, "accuracy": accuracy})
+
+    watch = Watch(
+        trainer, declared.evaluations, measure, None if progress is None else lambda spent: progress(run, spent)
+    )
+    trainer.add_callback(watch)
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started - watch.seconds
+    history = RewardHistory.from_parquet(work / HISTORY_FILE)
+    if run.seed == declared.seeds[0]:
+        shutil.copyfile(work / HISTORY_FILE, folder / HISTORY_FILE)
+    shutil.rmtree(work)
+    forecast, came_true = (np.concatenate(part) for part in (trainer.forecasts, trainer.outcomes))
+    overhead = [entry["selection/overhead"] for entry in trainer.state.log_history if "selection/overhead" in entry]
+    return {
+        "curve": curve,
+        "steps": trainer.state.global_step,
+        "rollouts": trainer.rollouts,
+        "tokens": trainer.tokens,
+        "seconds": seconds,
+        "effective_sample_ratio": float(history.informative.mean()),
+        "trained_informative": float(history.informative[history.trained].mean()),
+        "coverage": history.num_prompts / len(pool),
+        "rollout_shares": yardstick.rollout_shares(history),
+        "forecast": float(forecast.mean()),
+        "calibration_error": calibration_error(forecast, came_true),
+        "log_loss": log_loss(forecast, came_true),
+        "overhead": float(np.mean(overhead)),
+    }
+
+
+class Racer(SelectionGRPOTrainer):
+    """Counts what it spends, and keeps what was forecast for the prompts it chose; one process.
+
+    Args:
+        budget: rollouts; the learning rate falls linearly with what is left of them.
+    """
+
+    def __init__(self, *positional: Any, budget: int, **named: Any) -> None:
+        super().__init__(*positional, **named)
+        self.budget = budget
+        self.rollouts = self.tokens = 0
+        self.forecasts: list[NDArray[np.float64]] = []
+        self.outcomes: list[NDArray[np.bool_]] = []
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        falling: Any = optimizer or self.optimizer
+        self.lr_scheduler = LambdaLR(falling, lambda _: max(0.0, 1.0 - self.rollouts / self.budget))
+        return self.lr_scheduler
+
+    def _roll_out(self, chosen: list[str]) -> dict[str, Any]:
+        online = self.selector.online
+        self.forecasts.append(online.informative(self._group_size, rows=online.rows(chosen)))
+        outputs = super()._roll_out(chosen)
+        rewards = self._rewards()
+        threshold = self.selector.success_threshold
+        successes, graded = (rewards >= threshold).sum(dim=1), (~rewards.isnan()).sum(dim=1)
+        self.outcomes.append(((successes > 0) & (successes < graded)).cpu().numpy())
+        self.rollouts += len(chosen) * self._group_size
+        self.tokens += int(outputs["completion_mask"].sum())
+        return outputs
+
+
+class Watch(TrainerCallback):
+    """Measures at even shares of the budget, from the start on, and ends the run when it is spent."""
+
+    def __init__(
+        self, racer: Racer, evaluations: int, measure: Callable[[], None], progress: Callable[[int], None] | None
+    ) -> None:
+        self.racer, self.evaluations, self.measure, self.progress = racer, evaluations, measure, progress
+        self.measured = 0
+        self.seconds = 0.0
+        """Spent on measuring."""
+
+    def _measure(self) -> None:
+        started = time.perf_counter()
+        with torch.no_grad():
+            self.measure()
+        self.seconds += time.perf_counter() - started
+        self.measured += 1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._measure()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        spent = self.racer.rollouts
+        if self.progress is not None:
+            self.progress(min(spent, self.racer.budget))
+        if spent >= self.racer.budget:
+            control.should_training_stop = True
+        due = min(spent * self.evaluations // self.racer.budget, self.evaluations)
+        if due >= self.measured:  # the start was the first
+            self._measure()
+            self.measured = due + 1
