@@ -105,19 +105,22 @@ def test_any_model_dataset_and_reward_can_be_named(tmp_path):
 
 @pytest.mark.long
 def test_the_demo_ends_with_its_table_and_report(tmp_path):
-    result = demo(tmp_path, max_steps=6)
-    assert result.measures.keys() == {"uniform", "dps", "mopps"}
-    for name, measured in result.measures.items():
-        history = promptdyn.read_history(tmp_path / name / "history.parquet")
-        assert measured.rollouts == 6 * 32 * 8 == history.num_rollouts.sum()
-        assert measured.effective_sample_ratio == history.informative.mean()
-        assert 0.3 < measured.held_out_before < 0.7
-    assert all(row.keys() == {"quantity", *result.measures} for row in result.rows())
+    (tmp_path / "runs" / "old").mkdir(parents=True)
+    result = demo(tmp_path, budget=64 * 12)
+    assert not (tmp_path / "runs" / "old").exists()
+    assert [standing.name for standing in result.standings] == ["uniform", "dynamic_sampling", "dps", "auto"]
+    for standing in result.standings:
+        (path,) = (tmp_path / "runs" / standing.name).rglob("history.parquet")
+        history = promptdyn.read_history(path)
+        assert standing.choices["rollouts"] == history.num_rollouts.sum() >= 64 * 12
+        assert standing.choices["effective_sample_ratio"] == history.informative.mean()
+        assert 0.4 < standing.curves["frontier"][0, 0] < 0.6
+    assert all(len(rows) == 4 for rows in result.tables.values())
     assert result.plot.read_bytes().startswith(b"\x89PNG")
-    assert {score.model.split(":")[0] for score in result.comparison.scores} == {"hmm", "dps", "mopps"}
+    assert {score.model.split(":")[0] for score in result.comparison.scores} == {"hierarchical", "rate", "dps", "mopps"}
     page = result.report.read_text()
-    assert "Selection against uniform" in page
-    assert page.count("<svg") >= 7
+    assert "At the end" in page
+    assert page.count("<svg") >= 8
 
 
 @pytest.mark.parametrize(

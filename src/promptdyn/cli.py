@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -371,23 +370,28 @@ def race(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for runs and report.")] = Path("runs/demo"),
-    max_steps: Annotated[int, typer.Option(help="GRPO steps of each run.")] = 300,
+    budget: Annotated[int, typer.Option(help="Rollouts of each run.")] = 19_200,
     seed: Annotated[int, typer.Option(help="Of pool, sampling and selection.")] = 0,
     json_path: JsonPath = None,
 ) -> None:
-    """Uniform selection against DPS and MoPPS, live; then forecasters compared on the logged history."""
+    """Uniform selection, dynamic sampling, DPS and ours, live; then forecasters compared on what was logged."""
     from promptdyn.training.demo import demo as run_demo
+    from promptdyn.training.demo import demo_race
+    from promptdyn.training.race import rollouts_to_come
 
-    _check_targets(json_path)
-    with _TrainingBar(max_steps) as bar:
-        result = run_demo(out, max_steps, seed, progress=bar.update, stage=bar.stage)
-    measured = {name: asdict(measures) for name, measures in result.measures.items()}
-    settings = {"max_steps": max_steps, "seed": seed}
-    _write_json(json_path, {**settings, "runs": measured, "forecasts": result.comparison.to_records()})
-    tables = Console(stderr=str(json_path) == "-")
-    tables.print(_as_table(result.rows()))
-    tables.print("One-step-ahead forecasts of the second half of the uniform run:")
-    tables.print(_as_table(result.comparison.table()))
+    _check_targets(json_path, out / "report.html")
+    with _RaceBar(rollouts_to_come(demo_race(budget, seed))) as bar:
+        result = run_demo(
+            out, budget, seed, lambda run, spent: bar.update(f"{run.entrant}, seed {run.seed}", spent), bar.stage
+        )
+    runs = [standing.record() for standing in result.standings]
+    _write_json(json_path, {"budget": budget, "seed": seed, "runs": runs, "forecasts": result.comparison.to_records()})
+    shown = Console(stderr=str(json_path) == "-")
+    for title, rows in result.tables.items():
+        shown.print(title)
+        shown.print(_as_table(rows))
+    shown.print("One-step-ahead forecasts of the second half of the uniform run")
+    shown.print(_as_table(result.comparison.table()))
     console.print(f"report: {result.report}, plot: {result.plot}")
 
 
@@ -420,9 +424,6 @@ class _TrainingBar:
         numbers = f"reward {log['reward']:.2f}  informative {log.get('selection/informative', float('nan')):.2f}"
         self.progress.update(self.tasks[name], completed=step, numbers=numbers)
 
-    def stage(self, words: str) -> None:
-        self.progress.console.print(words)
-
 
 class _RaceBar:
     """One bar over all the rollouts of a race, with the time that is left."""
@@ -453,6 +454,9 @@ class _RaceBar:
             self.done, self.current = self.done + self.spent, name
         self.spent = spent
         self.progress.update(self.task, completed=self.done + spent, description=name)
+
+    def stage(self, words: str) -> None:
+        self.progress.console.print(words)
 
 
 def _quiet() -> None:

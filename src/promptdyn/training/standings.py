@@ -17,7 +17,7 @@ from promptdyn.report import Section, svg, write_page
 from promptdyn.storage import atomic
 from promptdyn.training.race import Race, Run
 
-__all__ = ["Difference", "Standing", "standings", "tables", "write_standings"]
+__all__ = ["Difference", "Standing", "bands", "standings", "tables", "write_standings"]
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
@@ -232,9 +232,9 @@ def write_standings(out: str | Path, title: str, declared: Race, found: list[Sta
     folder = Path(out)
     measures = list(found[0].final)
     same = [standing for standing in found if np.array_equal(standing.rollouts, found[0].rollouts)]
-    figures = {measure: plots.curves(_bands(same, measure), "rollouts", f"accuracy, {measure}") for measure in measures}
+    figures = {measure: plots.curves(bands(same, measure), "rollouts", f"accuracy, {measure}") for measure in measures}
     with atomic(folder / "curves.png") as part:
-        plots.curves(_bands(same, declared.target), "rollouts", f"accuracy, {declared.target}").savefig(
+        plots.curves(bands(same, declared.target), "rollouts", f"accuracy, {declared.target}").savefig(
             part, format="png", dpi=150
         )
     notes = {
@@ -260,10 +260,11 @@ def write_standings(out: str | Path, title: str, declared: Race, found: list[Sta
     return write_page(folder / "report.html", title, subtitle, sections)
 
 
-def _bands(found: list[Standing], measure: str) -> dict[str, tuple[NDArray[np.float64], ...]]:
-    bands: dict[str, tuple[NDArray[np.float64], ...]] = {}
+def bands(found: list[Standing], measure: str) -> dict[str, tuple[NDArray[np.float64], ...]]:
+    """Rollouts, mean accuracy and its standard error, each (point,), by entrant: for `plots.curves`."""
+    shown: dict[str, tuple[NDArray[np.float64], ...]] = {}
     for standing in found:
         curves = standing.curves[measure]
         error = stats.sem(curves, axis=0) if len(curves) > 1 else np.zeros(curves.shape[1])
-        bands[standing.name] = (standing.rollouts, curves.mean(axis=0), error)
-    return bands
+        shown[standing.name] = (standing.rollouts, curves.mean(axis=0), error)
+    return shown
