@@ -1,6 +1,7 @@
-"""Pre-train the embedded policy, which ships as package data. About three minutes on two cores:
+"""Pre-train an embedded policy, which ships as package data. About three minutes on two cores:
 
     python scripts/pretrain_policy.py --seed 0
+    python scripts/pretrain_policy.py --policy embedded_countdown --seed 0
 
 A small Llama learns to answer the tasks of `promptdyn.training.tasks` (train split only) a character at a time. Harder
 kinds are shown less often, and training stops early, so that pools are left with unsolved, partly solved and solved
@@ -25,11 +26,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from promptdyn.training import tasks
-from promptdyn.training.policy import POLICY_DIR, pass_counts
+from promptdyn.training.policy import EMBEDDED, pass_counts
 
 CHARACTERS = "0123456789+-*=?,() abcdefghijklmnopqrstuvwxyz"
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-ITEMS_PER_KIND = 4000
+# What each policy is trained on, items of each kind, and how they are graded afterwards.
+FAMILY = {"embedded": "mixed", "embedded_countdown": "countdown"}
+ITEMS_PER_KIND = {"embedded": 4000, "embedded_countdown": 20_000}
+REWARD = {"embedded": tasks.exact_answer, "embedded_countdown": tasks.makes_target}
 BATCH_SIZE, LEARNING_RATE = 256, 3e-3
 # How much less often a kind is shown for every step of difficulty, and these tasks altogether: copying digits is
 # learned much sooner than arithmetic.
@@ -101,15 +105,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--out", type=Path, default=POLICY_DIR)
+    parser.add_argument("--policy", choices=EMBEDDED, default="embedded")
+    parser.add_argument("--out", type=Path, help="folder; default where the package has it")
     arguments = parser.parse_args()
+    out = arguments.out or EMBEDDED[arguments.policy]
     torch.manual_seed(arguments.seed)
     generator = random.Random(arguments.seed)
     console = Console()
 
-    kinds = [kind for part in tasks.FAMILIES["mixed"] for kind in part.kinds]
+    kinds = [kind for part in tasks.FAMILIES[FAMILY[arguments.policy]] for kind in part.kinds]
     # A seed of its own: pools are drawn with small seeds.
-    items = {kind.name: list(islice(tasks.stream(kind, 10_000 + arguments.seed), ITEMS_PER_KIND)) for kind in kinds}
+    each = ITEMS_PER_KIND[arguments.policy]
+    items = {kind.name: list(islice(tasks.stream(kind, 10_000 + arguments.seed), each)) for kind in kinds}
     weights = [SHARE.get(kind.task, 1.0) * FADE ** (kind.difficulty - 1) for kind in kinds]
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
@@ -133,15 +140,17 @@ def main() -> None:
         # Half precision on disk; `load_policy` widens it again, so what is measured below is what ships.
         model.half().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        arguments.out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         for file in Path(folder).iterdir():
-            shutil.copyfile(file, arguments.out / file.name)
+            shutil.copyfile(file, out / file.name)
     model.float()
 
     table = Table("pool", "unsolved", "partly", "solved", "accuracy")
     for family in tasks.FAMILIES:
+        if (family == "countdown") != (arguments.policy == "embedded_countdown"):
+            continue
         pool = tasks.make_pool(family, 600)
-        counts = pass_counts(model, tokenizer, pool)
+        counts = pass_counts(model, tokenizer, pool, REWARD[arguments.policy])
         by_kind = {} if family == "mixed" else {f"{row['task']}-{row['difficulty']}": [] for row in pool}
         for row, count in zip(pool, counts, strict=True):
             if by_kind:

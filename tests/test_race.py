@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from datasets import Dataset
 from scipy.stats import ttest_rel
 
 import promptdyn
 from promptdyn.errors import InputError
+from promptdyn.training import tasks
 from promptdyn.training.race import Run, race, read_race, rollouts_to_come
 from promptdyn.training.recipes import ROUNDS, Recipe
 from promptdyn.training.standings import standings, tables, write_standings
@@ -94,6 +96,21 @@ def test_a_race_is_run_and_resumed_run_by_run(tmp_path, monkeypatch):
     (folder / "result.json").write_text("{}")
     with pytest.raises(InputError, match="is no result of a race: delete it"):
         race(declared, out)
+
+
+def test_files_of_ones_own_are_raced_on(tmp_path):
+    for name, split in (("pool", "train"), ("held_out", "test")):
+        rows = [
+            {"prompt": row["prompt"], "answer": row["answer"]} for row in tasks.make_pool("arithmetic", 30, split=split)
+        ]
+        Dataset.from_list(rows).to_json(tmp_path / f"{name}.jsonl")
+    files = {"dataset": str(tmp_path / "pool.jsonl"), "held_out": str(tmp_path / "held_out.jsonl"), "target": "all"}
+    declared = read_race(written(tmp_path / "a.yaml", **files, selectors={"uniform": {}}, evaluations=1))
+    (result,) = race(declared, tmp_path / "out").values()
+    start, end = (point["accuracy"] for point in result["curve"])
+    assert start.keys() == {"all", "mix"}
+    assert 0.2 < start["all"] == start["mix"] < 0.8
+    assert end["all"] != start["all"]
 
 
 def test_learning_rates_are_chosen_on_seeds_of_their_own(tmp_path):
@@ -193,7 +210,7 @@ def test_the_command_races_and_shows(tmp_path):
         ({"sedes": [1]}, "a.yaml: 'sedes' is none of selectors, dataset"),
         ({"budget": None}, "'budget' is missing"),
         ({"budget": "many"}, "budget: 'many' is not a whole number"),
-        ({"budget": 0}, "budget: 0 is less than 1"),
+        ({"budget": 0}, "budget: 0 is not a whole number, 1 or more"),
         ({"seeds": []}, "seeds: give at least one"),
         ({"tuning_seeds": [9]}, "seeds: 9 is one of tuning_seeds too"),
         ({"learning_rates": [1e-4, 2e-4]}, "uniform: 2 learning_rates and no tuning_seeds"),

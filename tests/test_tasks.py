@@ -39,7 +39,11 @@ def test_pools_repeat_and_their_rows_are_what_is_promised(family):
 
 @pytest.mark.parametrize("family", tasks.FAMILIES)
 def test_answers_are_right(family):
-    pool = tasks.make_pool(family, 600)
+    pool = tasks.make_pool(family, 300)
+    if family == "countdown":
+        rewards = tasks.makes_target([row["answer"] for row in pool], [row["prompt"] for row in pool])
+        assert rewards == [1.0] * len(pool)
+        return
     checked = [row for row in pool if row["task"] in SOLVE]
     for row in checked:
         text = row["prompt"].rstrip("=").replace("x", "*")
@@ -76,10 +80,36 @@ def test_bad_pools_are_named(arguments, message):
         tasks.make_pool(*arguments)
 
 
-def test_the_policy_is_small_and_loads_without_a_network(monkeypatch):
+@pytest.mark.parametrize(
+    ("completion", "reward"),
+    [
+        ("8*3*1", 1.0),
+        ("3*8*1", 1.0),
+        ("(8*3)*1", 1.0),
+        ("8*3", 0.0),  # not all the numbers
+        ("8+8+8", 0.0),
+        ("8*3*1*1", 0.0),
+        ("8*3-1", 0.0),  # 23
+        ("8*3**1", 0.0),  # no power
+        ("8*3*(1", 0.0),
+        ("24*1*1", 0.0),
+        ("83*1", 0.0),
+        ("8*3*1=24", 0.0),
+        ("", 0.0),
+        ("-8*-3*1", 1.0),
+        ("8*3*01", 0.0),
+        ("8(3)*1", 0.0),
+    ],
+)
+def test_a_target_is_made_of_all_the_numbers(completion, reward):
+    assert tasks.makes_target([f" {completion}\n"], ["24?8,3,1="], trainer_state=None) == [reward]
+
+
+@pytest.mark.parametrize("name", policy.EMBEDDED)
+def test_the_policies_are_small_and_load_without_a_network(monkeypatch, name):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert sum(file.stat().st_size for file in policy.POLICY_DIR.iterdir()) < 2e6
-    model, tokenizer = policy.load_policy()
+    assert sum(file.stat().st_size for file in policy.EMBEDDED[name].iterdir()) < 2e6
+    model, tokenizer = policy.load_policy(name)
     assert 100e3 < model.num_parameters() < 400e3
     assert tokenizer.padding_side == "left"
     for family in tasks.FAMILIES:

@@ -165,9 +165,7 @@ class Selector:
         start = time.perf_counter()
         ids = [str(prompt_id) for prompt_id in prompt_ids]
         self.online.rows(ids, distinct=True)  # an id is checked even where its group is counted out
-        groups = [_grades(group, prompt_id) for group, prompt_id in zip(_rows(rewards, len(ids)), ids, strict=True)]
-        num_rollouts = np.array([len(group) for group in groups], np.int64)
-        num_successes = np.array([np.count_nonzero(group >= self.success_threshold) for group in groups], np.int64)
+        num_rollouts, num_successes = _counts(rewards, ids, self.success_threshold)
         graded = num_rollouts > 0
         seen = [prompt_id for prompt_id, keep in zip(ids, graded, strict=True) if keep]
         num_rollouts, num_successes = num_rollouts[graded], num_successes[graded]
@@ -282,11 +280,16 @@ class Selector:
             raise InputError(f"{path}: {error}") from None
 
 
-def _rows(rewards: Any, num_groups: int) -> list[Any]:
-    rows = list(rewards)
-    if len(rows) != num_groups:
-        raise InputError(f"{len(rows)} rows of rewards for {num_groups} prompts: give one row of rewards per prompt")
-    return rows
+def _counts(rewards: Any, ids: list[str], threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(group,) graded rollouts and (group,) those whose reward is at least the threshold."""
+    rows = rewards if isinstance(rewards, np.ndarray) and rewards.ndim else list(rewards)
+    if len(rows) != len(ids):
+        raise InputError(f"{len(rows)} rows of rewards for {len(ids)} prompts: give one row of rewards per prompt")
+    if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind in "biuf":  # all at once, for speed
+        return np.sum(~np.isnan(rows), axis=1), np.sum(rows >= threshold, axis=1)
+    groups = [_grades(group, prompt_id) for group, prompt_id in zip(rows, ids, strict=True)]
+    successes = [np.count_nonzero(group >= threshold) for group in groups]
+    return np.array([len(group) for group in groups], np.int64), np.array(successes, np.int64)
 
 
 def _grades(group: Any, prompt_id: str) -> NDArray[np.float64]:

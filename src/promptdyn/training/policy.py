@@ -1,7 +1,8 @@
-"""The embedded policy: a tiny character-level Llama with its tokenizer, and how to sample it in bulk.
+"""The embedded policies: tiny character-level Llamas with their tokenizer, and how to sample a policy in bulk.
 
 Pre-trained by `scripts/pretrain_policy.py` so that pools of `promptdyn.training.tasks` hold unsolved, partly solved
-and solved prompts. Knows nothing of selection and trainers.
+and solved prompts: "embedded" for arithmetic and sequences, "embedded_countdown" for the family "countdown". Knows
+nothing of selection and trainers.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from promptdyn.training.tasks import exact_answer
 
-__all__ = ["POLICY_DIR", "load_policy", "pass_counts"]
+__all__ = ["EMBEDDED", "load_policy", "pass_counts"]
 
-POLICY_DIR = Path(__file__).parent / "embedded"
+EMBEDDED = {name: Path(__file__).parent / name for name in ("embedded", "embedded_countdown")}
+"""Folders of the embedded policies, by name."""
 
 
-def load_policy() -> tuple[Any, Any]:
-    """The embedded policy in single precision, and its tokenizer (characters, left padding). Needs no network."""
-    model = AutoModelForCausalLM.from_pretrained(POLICY_DIR, dtype=torch.float32, local_files_only=True)
-    return model, AutoTokenizer.from_pretrained(POLICY_DIR, local_files_only=True)
+def load_policy(name: str = "embedded") -> tuple[Any, Any]:
+    """An embedded policy in single precision, and its tokenizer (characters, left padding). Needs no network."""
+    folder = EMBEDDED[name]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ from promptdyn.training.recipes import Recipe, selector_recipe
 from promptdyn.training.run import RunSettings, load_reward, load_rows, make_trainer
 from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
 
-__all__ = ["Entrant", "Race", "Run", "race", "read_race"]
+__all__ = ["Entrant", "Race", "Run", "race", "read_race", "rollouts_to_come"]
 
 RESULT_FILE = "result.json"
 # Held-out prompts are drawn, and sampled from, by a seed of their own, the same for all.
@@ -110,9 +110,8 @@ class Race:
             name = getattr(self, role)
             if name and name not in entrants:
                 raise InputError(f"{role}: {name!r} is none of the selectors {', '.join(entrants)}")
-        for name in ("budget", "num_prompts", "prompts_per_step", "evaluations", "held_out_samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: {getattr(self, name)} is less than 1")
+        for name in ("num_prompts", "prompts_per_step", "evaluations", "held_out_samples"):
+            _whole(name, getattr(self, name), least=1)
         if not self.seeds:
             raise InputError("seeds: give at least one")
         both = set(self.seeds) & set(self.tuning_seeds)
@@ -133,7 +132,7 @@ class Race:
         given = dict(changes or {})
         parts = {part.name: given.pop(part.name, None) for part in fields(Recipe)}
         recipe = selector_recipe(str(given.pop("selector", name)), **parts)
-        budget = _whole(f"selectors: {name}: budget", given.pop("budget", self.budget))
+        budget = _whole(f"selectors: {name}: budget", given.pop("budget", self.budget), least=1)
         rates = _numbers(f"selectors: {name}: learning_rates", given.pop("learning_rates", self.learning_rates))
         if given:
             known = ["selector", *parts, "budget", "learning_rates"]
@@ -222,9 +221,9 @@ def _items(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(f"{name}: {value!r} is not a whole number, 0 or more")
+def _whole(name: str, value: Any, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}: {value!r} is not a whole number, {least} or more")
     return value
 
 

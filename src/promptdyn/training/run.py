@@ -29,7 +29,7 @@ from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
 
 __all__ = ["RunResult", "RunSettings", "load_reward", "load_rows", "make_trainer", "run"]
 
-EMBEDDED = "embedded"
+EMBEDDED = "embedded"  # the default of `policy.EMBEDDED`
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class RunSettings:
 
     Attributes:
         output_dir: folder of checkpoints, the history file and the trained model.
-        model: "embedded" (the tiny policy of this package) or a Hugging Face model name or folder.
+        model: "embedded" or "embedded_countdown" (tiny policies of this package), or a Hugging Face model name or
+            folder.
         dataset: an embedded task family ("arithmetic", ...), a .parquet, .json, .jsonl or .csv file, or the name
             of a Hugging Face dataset; rows hold "prompt", and what the reward function needs.
         reward: "exact_answer" (completion equals the column "answer"), "MODULE:FUNCTION" or "FILE.py:FUNCTION",
@@ -193,8 +194,8 @@ class _Progress(TrainerCallback):
 
 
 def _model(name: str) -> tuple[Any, Any]:
-    if name == EMBEDDED:
-        return policy.load_policy()
+    if name in policy.EMBEDDED:
+        return policy.load_policy(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
         return AutoModelForCausalLM.from_pretrained(name), tokenizer

@@ -10,8 +10,10 @@ Knows nothing of policies and trainers.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -29,6 +31,7 @@ __all__ = [
     "exact_answer",
     "held_out",
     "make_pool",
+    "makes_target",
     "stream",
 ]
 
@@ -198,9 +201,72 @@ def exact_answer(completions: list[Any], answer: list[Any], **_: Any) -> list[fl
     ]
 
 
+def makes_target(completions: list[Any], prompts: list[Any], **_: Any) -> list[float]:
+    """Reward function of "countdown": 1.0 where a completion makes the target of all the numbers, each once, else 0.0.
+
+    Args:
+        completions: (rollout,) texts without special tokens: sums, differences and products, with brackets.
+        prompts: (rollout,) such as "24?8,3,1=": make 24 of 8, 3 and 1.
+
+    Returns:
+        (rollout,) rewards.
+    """
+    return [float(_makes(text.strip(), *_goal(prompt))) for text, prompt in zip(completions, prompts, strict=True)]
+
+
+def _goal(prompt: str) -> tuple[int, list[int]]:
+    target, numbers = prompt.rstrip("=").split("?")
+    return int(target), sorted(map(int, numbers.split(",")))
+
+
+def _makes(expression: str, target: int, numbers: list[int]) -> bool:
+    if sorted(map(int, re.findall(r"\d+", expression))) != numbers or not re.fullmatch(r"[-+*()\d]*", expression):
+        return False
+    try:
+        tree = ast.parse(expression, mode="eval")
+        return _value(tree.body) == target
+    except (SyntaxError, ValueError):
+        return False
+
+
+def _value(node: ast.expr) -> int:
+    """The value of an expression of numbers; ValueError where it holds anything but +, - and *."""
+    match node:
+        case ast.Constant(value=int(number)):
+            return number
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _value(left) + _value(right)
+        case ast.BinOp(left=left, op=ast.Sub(), right=right):
+            return _value(left) - _value(right)
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return _value(left) * _value(right)
+        case _:
+            raise ValueError(ast.dump(node))
+
+
 def _split(prompt: str) -> str:
     digest = hashlib.sha256(prompt.encode()).digest()
     return "test" if int.from_bytes(digest[:8], "big") % TEST_SHARE == 0 else "train"
+
+
+def _countdown(**config: Any) -> Callable[[int], Draw]:
+    """Numbers, of which an expression of all is to make a target; the answer is one of those that do."""
+
+    def source(seed: int) -> Draw:
+        import reasoning_gym
+
+        items = reasoning_gym.create_dataset("countdown", seed=seed, **config)
+
+        def draw(index: int) -> tuple[str, str]:
+            made = items[index]["metadata"]
+            numbers = ",".join(map(str, made["numbers"]))
+            return f"{made['target']}?{numbers}=", made["expression"].replace(" ", "")
+
+        return draw
+
+    return source
 
 
 def _gym(dataset: str, render: Callable[[dict[str, Any]], str | None], **config: Any) -> Callable[[int], Draw]:
@@ -303,6 +369,11 @@ _KINDS = {
 }
 
 
+_COUNTDOWN = _countdown(
+    min_numbers=3, max_numbers=4, min_value=1, max_value=15, min_target=1, max_target=250, operators=("+", "-", "*")
+)
+
+
 def _part(name: str, share: float, *kinds: str) -> Part:
     return Part(name, share, tuple(_KINDS[kind] for kind in kinds))
 
@@ -311,6 +382,8 @@ FAMILIES: dict[str, tuple[Part, ...]] = {
     "arithmetic": (Part("all", 1.0, _ARITHMETIC),),
     "sequences": (Part("all", 1.0, _SEQUENCES),),
     "mixed": (Part("all", 1.0, (*_ARITHMETIC, *_SEQUENCES)),),
+    # A search, of one kind: nothing but the prompt itself tells which are within reach.
+    "countdown": (Part("all", 1.0, (Kind("countdown", 1, _COUNTDOWN),)),),
     # What the embedded policy solves, what is out of its reach, and what it can learn, which is scarce.
     "scarce": (
         _part("solved", 0.45, "add-1", "subtract-1", "reverse-1", "sort-1"),
