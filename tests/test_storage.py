@@ -1,5 +1,9 @@
 """State files: what is written comes back, and what is damaged is named."""
 
+import subprocess
+import sys
+import threading
+
 import numpy as np
 import pytest
 
@@ -86,3 +90,48 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
         write_half()
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_file_that_many_threads_write_is_always_a_whole_one(tmp_path):
+    path = tmp_path / "state.npz"
+    done = threading.Event()
+
+    def write(seed: int) -> None:
+        while not done.is_set():
+            write_state(path, "thing", {"seed": seed}, {"seed": np.full(2000, seed)})
+
+    threads = [threading.Thread(target=write, args=(seed,)) for seed in range(4)]
+    write_state(path, "thing", {"seed": 0}, {"seed": np.zeros(2000)})
+    for thread in threads:
+        thread.start()
+    for _ in range(100):
+        values, arrays = read_state(path, "thing")
+        assert (arrays["seed"] == values["seed"]).all()
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert [file.name for file in tmp_path.iterdir()] == ["state.npz"]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(tmp_path):
+    path = tmp_path / "notes [1].txt"
+    script = (
+        "import os, sys\n"
+        "from promptdyn.storage import atomic\n"
+        "with atomic(sys.argv[1]) as part:\n"
+        "    part.write_text('half')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, path]).returncode == -9
+    (left,) = tmp_path.iterdir()
+    other = tmp_path / left.name.replace("notes", "other")
+    other.write_text("half")
+    elsewhere = tmp_path / left.name.replace("].txt.", "].txt.elsewhere")
+    elsewhere.write_text("half")
+    with atomic(path) as first:
+        first.write_text("first")
+        with atomic(path) as second:
+            second.write_text("second")
+        assert first.exists()
+    assert path.read_text() == "first"
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, other.name, elsewhere.name}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
+import secrets
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,6 +22,8 @@ from promptdyn.errors import InputError
 __all__ = ["FORMAT_VERSION", "atomic", "check_target", "read_state", "write_state"]
 
 FORMAT_VERSION = 1
+# Parts of files of other machines, on a file system that is shared, are left alone.
+HOST = platform.node()
 # What NumPy, zipfile and json raise on files that are cut off, garbled, or of another kind.
 DAMAGE = (
     OSError,
@@ -47,15 +52,19 @@ def check_target(path: str | Path) -> None:
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it if, and only if, the block succeeds.
 
+    What processes that died have left of this file is removed. Threads and processes may write one file at once: the
+    last whole one stays.
+
     Raises:
         InputError: the path cannot be written.
     """
     check_target(path)
     final = Path(path)
-    part = final.with_name(f".{final.name}.{os.getpid()}.part")
+    part = final.with_name(f".{final.name}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
+            _remove_left_over(final)
             yield part
             os.replace(part, final)
         finally:
@@ -63,6 +72,27 @@ def atomic(path: str | Path) -> Iterator[Path]:
                 part.unlink()
     except OSError as error:
         raise InputError(f"{final}: cannot be written: {error.strerror or error}") from error
+
+
+def _remove_left_over(final: Path) -> None:
+    """Remove parts of a file that processes of this machine had begun, and that are no more."""
+    mine = re.compile(rf"\.{re.escape(final.name)}\.{re.escape(HOST)}-(\d+)-[0-9a-f]{{8}}\.part")
+    for file in final.parent.iterdir():
+        found = mine.fullmatch(file.name)
+        if found and not _alive(int(found[1])):
+            file.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere there is no signal that does nothing
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def write_state(path: str | Path, kind: str, values: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> None:
