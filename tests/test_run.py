@@ -137,7 +137,6 @@ def test_the_demo_ends_with_its_table_and_report(tmp_path):
         ({"selector": Recipe(max_rounds=0)}, "max_rounds=0: give at least 1"),
         ({"selector": Recipe(at_cap="stop")}, "at_cap='stop' is none of 'train', 'drop', 'raise'"),
         ({"prompts_per_step": 60}, "40 prompts"),
-        ({"resume": True}, "no checkpoint to resume from"),
     ],
 )
 def test_bad_settings_are_named_before_anything_is_written(tmp_path, monkeypatch, change, message):

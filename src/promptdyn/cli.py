@@ -308,7 +308,9 @@ def train(
     lr_scheduler_type: Annotated[str, typer.Option(help="How it goes on: linear, constant, cosine, ...")] = "linear",
     save_steps: Annotated[int, typer.Option(help="Steps between checkpoints; 0 for none.")] = 0,
     seed: Annotated[int, typer.Option(help="Of sampling, pool and selection.")] = 0,
-    resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint in the output folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Continue from the newest whole checkpoint in the output folder, or start.")
+    ] = False,
     json_path: JsonPath = None,
 ) -> None:
     """Train with GRPO, prompts chosen by a dynamics model."""
@@ -421,7 +423,8 @@ class _TrainingBar:
     def update(self, name: str, step: int, log: dict[str, float]) -> None:
         if name not in self.tasks:
             self.tasks[name] = self.progress.add_task(name, total=self.max_steps, numbers="")
-        numbers = f"reward {log['reward']:.2f}  informative {log.get('selection/informative', float('nan')):.2f}"
+        shown = {"reward": log["reward"], "informative": log.get("selection/informative")}
+        numbers = "  ".join(f"{word} {'–' if number is None else f'{number:.2f}'}" for word, number in shown.items())
         self.progress.update(self.tasks[name], completed=step, numbers=numbers)
 
 

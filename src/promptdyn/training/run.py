@@ -6,6 +6,8 @@ task and policy, and of any Hugging Face model and dataset.
 
 from __future__ import annotations
 
+import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,21 +17,27 @@ from typing import Any
 import torch
 from datasets import Dataset, load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
-from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, TrainerState
 from trl import GRPOConfig
 
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.plugins import load_object
 from promptdyn.training import policy, tasks
+from promptdyn.training.checkpoints import last_checkpoint, steps_done
 from promptdyn.training.pool import AUTO
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
 
 __all__ = ["RunResult", "RunSettings", "load_reward", "load_rows", "make_trainer", "run"]
 
+FINAL_FOLDER = "final"
+# What a checkpoint holds besides the model and the log.
+ONLY_TO_RESUME = shutil.ignore_patterns("optimizer*", "scheduler*", "rng_state*", "selector.npz", "global_step*")
 EMBEDDED = "embedded"  # the default of `policy.EMBEDDED`
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ class RunSettings:
         lr_scheduler_type: how it goes on, in TRL's words: "linear" (default; to 0 at the last step), "constant", ...
         save_steps: steps between checkpoints; 0 for none but the last.
         seed: of the policy's sampling, the pool and the selector.
-        resume: continue from the last checkpoint in `output_dir`.
+        resume: continue from the newest whole checkpoint in `output_dir`; start where there is none yet; where all
+            steps are done, change nothing.
         grpo: further settings of `trl.GRPOConfig`, which win over the above.
     """
 
@@ -88,9 +97,9 @@ class RunResult:
     seconds: float  # wall-clock time of training
 
     def mean(self, metric: str) -> float:
-        """Mean of a logged metric over the run."""
-        values = [entry[metric] for entry in self.log if metric in entry]
-        return sum(values) / len(values)
+        """Mean of a logged metric over the run; NaN where it was never known."""
+        values = [value for entry in self.log if (value := entry.get(metric)) is not None]
+        return sum(values) / len(values) if values else float("nan")
 
 
 def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None] | None = None) -> RunResult:
@@ -105,23 +114,66 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
             `SelectionGRPOTrainer` refuses.
     """
     output = Path(settings.output_dir)
-    checkpoint = None
+    final = output / FINAL_FOLDER
+    checkpoint = last_checkpoint(output) if settings.resume else None
     if settings.resume:
-        checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
+        in_final, in_checkpoint = (steps_done(folder) or 0 if folder else 0 for folder in (final, checkpoint))
+        if max(in_final, in_checkpoint) >= settings.max_steps:
+            if in_final < settings.max_steps:  # died before it was written
+                assert checkpoint is not None
+                _publish(final, lambda part: shutil.copytree(checkpoint, part, ignore=ONLY_TO_RESUME))
+            done = max(in_final, in_checkpoint)
+            logger.warning("%s: %d of %d steps are done: nothing to do", output, done, settings.max_steps)
+            return _finished(output)
+        if checkpoint is None and in_final:
+            raise InputError(
+                f"{final}: holds {in_final} steps, and there is no checkpoint to go on from: train into another "
+                "folder, with checkpoints (save_steps)"
+            )
         if checkpoint is None:
-            raise InputError(f"{output}: no checkpoint to resume from: train without resume first")
+            logger.warning("%s: no checkpoint yet: starts", output)
     trainer = make_trainer(settings, progress)
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - start
-    trainer.save_model(str(output / "final"))
+
+    def save(part: Path) -> None:
+        trainer.save_model(str(part))
+        trainer.state.save_to_json(str(part / TRAINER_STATE_NAME))
+
+    _publish(final, save)
     return RunResult(
         history=RewardHistory.from_parquet(output / HISTORY_FILE),
         model=trainer.model,
         tokenizer=trainer.processing_class,
-        log=[entry for entry in trainer.state.log_history if "reward" in entry],
+        log=_steps_of(trainer.state),
         seconds=seconds,
     )
+
+
+def _steps_of(state: TrainerState) -> list[dict[str, float]]:
+    return [entry for entry in state.log_history if "reward" in entry]
+
+
+def _publish(final: Path, write: Callable[[Path], Any]) -> None:
+    """Put a folder in its place once it is whole."""
+    part, old = (final.with_name(f".{final.name}.{word}") for word in ("part", "old"))
+    for left_over in (part, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    write(part)
+    if final.exists():
+        final.rename(old)
+    part.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _finished(output: Path) -> RunResult:
+    """What a finished run left."""
+    final = output / FINAL_FOLDER
+    state = TrainerState.load_from_json(str(final / TRAINER_STATE_NAME))
+    model, tokenizer = _model(str(final))
+    history = RewardHistory.from_parquet(output / HISTORY_FILE)
+    return RunResult(history, model, tokenizer, log=_steps_of(state), seconds=0.0)
 
 
 def make_trainer(

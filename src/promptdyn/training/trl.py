@@ -23,6 +23,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
@@ -34,12 +35,12 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
 
 from promptdyn.errors import InputError
 from promptdyn.features import PolicyReader
 from promptdyn.selection.selector import Selector
+from promptdyn.training.checkpoints import is_checkpoint, last_checkpoint, locked, steps_done
 from promptdyn.training.dynamic_sampling import DynamicSampling, batch_advantages, gathered, join, take, varies
 from promptdyn.training.pool import AUTO, label_columns, labels
 from promptdyn.training.recipes import Recipe, selector_recipe
@@ -341,13 +342,37 @@ class SelectionGRPOTrainer(GRPOTrainer):
             self._generations_to_come = self._generations - 1
         return loss
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Before the rest: a checkpoint that is whole for TRL then never lacks the selector.
-        if self.accelerator.is_main_process:
-            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            self.selector.save(Path(self._get_output_dir(trial=trial), name, SELECTOR_FILE))
+    def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **named: Any) -> Any:
+        """As TRL's. `resume_from_checkpoint=True` takes the newest whole checkpoint of `args.output_dir`.
+
+        Raises:
+            InputError: no checkpoint to resume from, one that is not whole, or of `max_steps` or more, or another run
+                that is training into the folder.
+        """
+        output = Path(str(self.args.output_dir))
+        if resume_from_checkpoint is True:
+            found = last_checkpoint(output)
+            if found is None:
+                raise InputError(f"{output}: no whole checkpoint to resume from: train without resuming first")
+            resume_from_checkpoint = str(found)
+        if resume_from_checkpoint:
+            steps = steps_done(Path(resume_from_checkpoint))
+            if steps is None:
+                raise InputError(f"{resume_from_checkpoint}: no whole checkpoint: resume from an earlier one")
+            if steps >= self.args.max_steps:
+                raise InputError(
+                    f"{resume_from_checkpoint}: is of step {steps}, and max_steps={self.args.max_steps}: nothing is "
+                    "left to train; raise max_steps"
+                )
+        with locked(output) if self.accelerator.is_main_process else nullcontext():
+            return super().train(resume_from_checkpoint, *positional, **named)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        # Before the trainer's state, which comes last and makes a checkpoint whole.
+        if output_dir is not None and is_checkpoint(Path(output_dir)) and self.accelerator.is_main_process:
+            self.selector.save(Path(output_dir, SELECTOR_FILE))
             self._recorder.write()
-        super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
