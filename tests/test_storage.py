@@ -1,12 +1,15 @@
 """State files: what is written comes back, and what is damaged is named."""
 
+import random
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
+import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.storage import atomic, read_state, write_state
 
@@ -135,3 +138,56 @@ def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(tmp_
         assert first.exists()
     assert path.read_text() == "first"
     assert {file.name for file in tmp_path.iterdir()} == {path.name, other.name, elsewhere.name}
+
+
+@pytest.mark.long
+def test_files_are_whole_whenever_their_writer_is_killed(tmp_path):
+    """A history (`import`) and a fit (`fit`) written without end, and 30 times kill -9 at a random moment."""
+    history = promptdyn.RewardHistory.from_columns([0, 1], ["a", "b"], [4, 4], [1, 3])
+    history.to_parquet(tmp_path / "one.parquet")
+    promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=2), history, max_iterations=1).save(tmp_path / "one.npz")
+    script = (
+        "import promptdyn\n"
+        "history, fit = promptdyn.read_history('one.parquet'), promptdyn.Fit.load('one.npz')\n"
+        "while True:\n"
+        "    history.to_parquet('history.parquet')\n"
+        "    fit.save('fit.npz')\n"
+        "    print('.', flush=True)\n"
+    )
+    rng = random.Random(0)
+    for _ in range(30):
+        with subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(rng.uniform(0.0, 0.05))
+            writer.kill()
+        np.testing.assert_array_equal(promptdyn.read_history(tmp_path / "history.parquet").num_successes, [1, 3])
+        assert promptdyn.Fit.load(tmp_path / "fit.npz").model == promptdyn.models.DiscreteHMM(num_states=2)
+    history.to_parquet(tmp_path / "history.parquet")
+    promptdyn.Fit.load(tmp_path / "one.npz").save(tmp_path / "fit.npz")
+    assert not list(tmp_path.glob(".*.part"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_leaves_what_was_there(small_disk):
+    path = small_disk / "state.npz"
+    write_state(path, "thing", {}, ARRAYS)
+    with pytest.raises(InputError, match=r"state\.npz: cannot be written: No space left on device"):
+        write_state(path, "thing", {}, {"a": np.zeros(100_000)})
+    np.testing.assert_array_equal(read_state(path, "thing")[1]["a"], ARRAYS["a"])
+    ids = np.random.default_rng(0).random(20_000).astype(str)
+    history = promptdyn.RewardHistory.from_columns([0] * 20_000, ids, [4] * 20_000, [1] * 20_000)
+    with pytest.raises(InputError, match=r"history\.parquet: cannot be written"):
+        history.to_parquet(small_disk / "history.parquet")
+    assert [file.name for file in small_disk.iterdir()] == ["state.npz"]
