@@ -186,3 +186,55 @@ def test_small_pools_have_a_report_too(tmp_path, num_prompts):
             baselines={"again": RewardHistory.from_columns([0], ["a"], [8], [4], trained=[False])},
         )
     assert not (tmp_path / "none.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "h.parquet", "--out", "h.parquet"], "h.parquet: is what is read"),
+        (["fit", "h.parquet", "--out", "a.npz", "--json", "./a.npz"], "a.npz: is to be written twice"),
+        (["import", "h.parquet", "./h.parquet"], "h.parquet: is what is read"),
+        (["report", "h.parquet", "--out", "h.parquet"], "h.parquet: is what is read"),
+        (["report", "h.parquet", "--baseline", "other=link.parquet", "--out", "link.parquet"], "is what is read"),
+        (["compare", "h.parquet", "--json", "h.parquet"], "h.parquet: is what is read"),
+        (["simulate", "hmm", "h.parquet", "--like", "h.parquet"], "h.parquet: is what is read"),
+    ],
+)
+def test_nothing_is_written_over_what_is_read(history_path, tmp_path, monkeypatch, capsys, arguments, message):
+    content = history_path.read_bytes()
+    (tmp_path / "h.parquet").write_bytes(content)
+    (tmp_path / "link.parquet").symlink_to("h.parquet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["promptdyn", *arguments])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "h.parquet").read_bytes() == content
+
+
+def test_brackets_in_names_are_shown_as_they_are(history_path, tmp_path, monkeypatch, capsys):
+    history = RewardHistory.from_parquet(history_path)
+    named = tmp_path / "a[bold]b[x].parquet"
+    clusters = {"[red]task[/y]": history.clusters["task"][history.prompt]}
+    RewardHistory.from_columns(
+        history.step,
+        history.prompt_ids[history.prompt],
+        history.num_rollouts,
+        history.num_successes,
+        clusters=clusters,
+    ).to_parquet(named)
+    monkeypatch.chdir(tmp_path)
+    out = "c[i].parquet"
+    monkeypatch.setattr(sys, "argv", ["promptdyn", "import", named.name, out])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code in (0, None)
+    told = capsys.readouterr()
+    assert "[red]task[/y]" in told.out
+    assert f"wrote {out}" in told.err
+    with pytest.raises(SystemExit):
+        monkeypatch.setattr(sys, "argv", ["promptdyn", "compare", out, "--models", "rate:cluster=[red]task[/y],mopps"])
+        main()
+    assert "rate:cluster=[red]task[/y]" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -44,7 +45,8 @@ app = typer.Typer(
     help="Model prompt learning dynamics: forecast which prompts will teach, before rolling them out.",
 )
 # Progress and words for people go to stderr; tables and JSON, which may be piped, to stdout.
-console = Console(stderr=True)
+# What is shown comes from data and file names, where "[...]" is no markup.
+console = Console(stderr=True, markup=False)
 # Packages that come with an extra: what to tell someone who lacks one.
 EXTRA_OF = {
     **dict.fromkeys(("jax", "jaxtyping", "numpyro", "arviz"), "fit"),
@@ -73,7 +75,7 @@ def import_(
     json_path: JsonPath = None,
 ) -> None:
     """Turn rollout logs into a history file."""
-    _check_targets(out, json_path)
+    _check_targets(out, json_path, sources=[source])
     options = {
         "reward": reward,
         "success_threshold": success_threshold,
@@ -109,7 +111,7 @@ def fit(
     from promptdyn.evaluation.forecast import split
     from promptdyn.inference import fit as fit_model
 
-    _check_targets(out, json_path)
+    _check_targets(out, json_path, sources=[history_path])
     declared = MODELS.parse_one(model)
     history = read_history(history_path)
     if fit_steps is not None:
@@ -128,7 +130,7 @@ def fit(
         "seconds": result.seconds,
     }
     _show([row], json_path, {**row, "verdict": result.verdict, "diagnostics": result.diagnostics})
-    console.print(result.verdict, style=None if result.converged else "yellow", markup=False)
+    console.print(result.verdict, style=None if result.converged else "yellow")
     console.print(f"wrote {out}")
 
 
@@ -149,7 +151,7 @@ def simulate(
     from promptdyn.evaluation import simulate as run_forward
     from promptdyn.inference import Fit
 
-    _check_targets(out, truth, json_path)
+    _check_targets(out, truth, json_path, sources=[like, Path(source)])
     drawn = run_forward(
         MODELS.parse_one(source, load=Fit.load),
         num_prompts=num_prompts,
@@ -182,7 +184,7 @@ def compare(
     from promptdyn.evaluation import compare as compare_models
     from promptdyn.inference import Fit
 
-    _check_targets(json_path, plot)
+    _check_targets(json_path, plot, sources=[history_path])
     if plot is not None and plot.suffix not in PLOT_SUFFIXES:
         raise InputError(f"{plot}: a plot is one of {', '.join(PLOT_SUFFIXES)}: name the file so")
     declared = MODELS.parse(models, load=Fit.load)
@@ -193,7 +195,7 @@ def compare(
             history,
             _fit_steps(history, fit_steps),
             observed,
-            progress=lambda name: status.update(name),
+            progress=lambda name: status.update(escape(name)),
         )
     _show(result.table(), json_path, result.to_records())
     console.print(f"{result.scores[0].num_scored:,} rows forecast one step ahead, of {history.num_prompts:,} prompts")
@@ -223,7 +225,8 @@ def report(
     from promptdyn.inference import Fit
     from promptdyn.report import RUN, all_runs, write_report
 
-    _check_targets(out)
+    sources = [history_path, Path(model), *(Path(text.partition("=")[2]) for text in baseline or [])]
+    _check_targets(out, sources=sources)
     history = read_history(history_path)
     shown = MODELS.parse_one(model, load=Fit.load)
     check_filters(shown)
@@ -241,7 +244,7 @@ def report(
             history,
             _fit_steps(history, fit_steps),
             observed,
-            progress=lambda n: status.update(n),
+            progress=lambda name: status.update(escape(name)),
         )
         status.update("drawing")
         fits = [shown] if isinstance(shown, Fit) else list(comparison.fits.values())
@@ -351,7 +354,7 @@ def race(
     from promptdyn.training.race import race as run_race
     from promptdyn.training.standings import standings, tables, write_standings
 
-    _check_targets(json_path, out / "report.html")
+    _check_targets(json_path, out / "report.html", sources=[declared])
     read = read_race(declared)
     names = only.split(",") if only else None
     with _RaceBar(rollouts_to_come(read, names)) as bar:
@@ -361,9 +364,9 @@ def race(
 
         found = standings(read, run_race(read, out, names, progress))
     page = write_standings(out, f"Race: {declared.stem}", read, found)
-    shown = Console(stderr=str(json_path) == "-")
+    shown = _tables(json_path)
     for title, rows in tables(read, found).items():
-        shown.print(title, markup=False)
+        shown.print(title)
         shown.print(_as_table(rows))
     _write_json(json_path, [standing.record() for standing in found])
     console.print(f"report {page}")
@@ -388,7 +391,7 @@ def demo(
         )
     runs = [standing.record() for standing in result.standings]
     _write_json(json_path, {"budget": budget, "seed": seed, "runs": runs, "forecasts": result.comparison.to_records()})
-    shown = Console(stderr=str(json_path) == "-")
+    shown = _tables(json_path)
     for title, rows in result.tables.items():
         shown.print(title)
         shown.print(_as_table(rows))
@@ -471,10 +474,17 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
-def _check_targets(*paths: Path | None) -> None:
-    for path in paths:
-        if path is not None and str(path) != "-":
-            check_target(path)
+def _check_targets(*paths: Path | None, sources: Sequence[Path | None] = ()) -> None:
+    """Raise InputError unless each file can be written, and none of them is read from or written twice."""
+    named = [path for path in paths if path is not None and str(path) != "-"]
+    for i, path in enumerate(named):
+        check_target(path)
+        if any(
+            source is not None and source.exists() and path.exists() and path.samefile(source) for source in sources
+        ):
+            raise InputError(f"{path}: is what is read: name another file to write")
+        if path.resolve() in [other.resolve() for other in named[:i]]:
+            raise InputError(f"{path}: is to be written twice: name another file for one of the two")
 
 
 def _fit_steps(history: RewardHistory, given: int | None) -> int:
@@ -486,8 +496,13 @@ def _show(records: list[dict[str, Any]], json_path: Path | None, value: Any = No
 
     With "--json -" stdout is the program's alone, and the table goes to stderr.
     """
-    Console(stderr=str(json_path) == "-").print(_as_table(records))
+    _tables(json_path).print(_as_table(records))
     _write_json(json_path, records if value is None else value)
+
+
+def _tables(json_path: Path | None) -> Console:
+    """Where tables go: stdout, or stderr where that is JSON's."""
+    return Console(stderr=str(json_path) == "-", markup=False)
 
 
 def _as_table(records: list[dict[str, Any]]) -> Table:
