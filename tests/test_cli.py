@@ -234,7 +234,7 @@ def test_brackets_in_names_are_shown_as_they_are(history_path, tmp_path, monkeyp
     told = capsys.readouterr()
     assert "[red]task[/y]" in told.out
     assert f"wrote {out}" in told.err
+    monkeypatch.setattr(sys, "argv", ["promptdyn", "compare", out, "--models", "rate:cluster=[red]task[/y],mopps"])
     with pytest.raises(SystemExit):
-        monkeypatch.setattr(sys, "argv", ["promptdyn", "compare", out, "--models", "rate:cluster=[red]task[/y],mopps"])
         main()
     assert "rate:cluster=[red]task[/y]" in capsys.readouterr().out

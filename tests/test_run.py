@@ -137,11 +137,49 @@ def test_the_demo_ends_with_its_table_and_report(tmp_path):
         ({"selector": Recipe(max_rounds=0)}, "max_rounds=0: give at least 1"),
         ({"selector": Recipe(at_cap="stop")}, "at_cap='stop' is none of 'train', 'drop', 'raise'"),
         ({"prompts_per_step": 60}, "40 prompts"),
+        ({"prompts_per_step": 0}, "prompts_per_step=0: give at least 1"),
+        ({"num_generations": 1}, "num_generations=1: give at least 2"),
+        ({"max_steps": 0}, "max_steps=0: give at least 1"),
+        ({"max_completion_length": 0}, "max_completion_length=0: give at least 1"),
+        ({"seed": -1}, "seed=-1: give at least 0"),
+        ({"save_steps": -5}, "save_steps=-5: give at least 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan: give a finite number above 0"),
+        ({"lr_scheduler_type": "steep"}, "lr_scheduler_type='steep' is none of linear, cosine"),
     ],
 )
 def test_bad_settings_are_named_before_anything_is_written(tmp_path, monkeypatch, change, message):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    settings = RunSettings(tmp_path / "out", max_steps=2, **{**SMALL, **change})
+    settings = RunSettings(tmp_path / "out", **{"max_steps": 2, **SMALL, **change})
     with pytest.raises(InputError, match=message):
         run(settings, progress=lambda *_: None)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompt": i, "answer": "1"} for i in range(8)], "row 0: the prompt is of type int: give a text"),
+        (
+            [{"prompt": [{"role": "user", "content": f"{i}+1="}], "answer": "1"} for i in range(8)],
+            "has no chat template",
+        ),
+        (
+            [{"prompt": f"{i}+1="} for i in range(8)],
+            "has no column 'answer', which reward 'exact_answer' compares with",
+        ),
+        ([{"question": f"{i}+1="} for i in range(8)], "has no column 'prompt'; it has question"),
+    ],
+)
+def test_datasets_that_cannot_be_trained_on_are_named(tmp_path, rows, message):
+    Dataset.from_list(rows).to_json(tmp_path / "rows.jsonl")
+    settings = RunSettings(tmp_path / "out", dataset=str(tmp_path / "rows.jsonl"), max_steps=1, **SMALL)
+    with pytest.raises(InputError, match=message):
+        run(settings, progress=lambda *_: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(InputError, match=r"file.* cannot be written: .*file is no folder"):
+            run(RunSettings(folder, max_steps=1, **SMALL), progress=lambda *_: None)

@@ -307,6 +307,10 @@ class Yardstick:
         else:
             self.rows = load_rows(declared.held_out).to_list()
             self.parts = {}
+            if not all(isinstance(row["prompt"], str) for row in self.rows):
+                raise InputError(
+                    f"held_out: the prompts of {declared.held_out!r} are not texts, which races are run on"
+                )
         self.reward = load_reward(declared.reward)
 
     def weights(self, pool: list[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:

@@ -7,6 +7,7 @@ task and policy, and of any Hugging Face model and dataset.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, SchedulerType, TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 from trl import GRPOConfig
@@ -24,6 +25,7 @@ from trl import GRPOConfig
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.plugins import load_object
+from promptdyn.storage import check_target
 from promptdyn.training import policy, tasks
 from promptdyn.training.checkpoints import last_checkpoint, steps_done
 from promptdyn.training.pool import AUTO
@@ -33,6 +35,7 @@ from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
 __all__ = ["RunResult", "RunSettings", "load_reward", "load_rows", "make_trainer", "run"]
 
 FINAL_FOLDER = "final"
+DEFAULT_REWARD = "exact_answer"
 # What a checkpoint holds besides the model and the log.
 ONLY_TO_RESUME = shutil.ignore_patterns("optimizer*", "scheduler*", "rng_state*", "selector.npz", "global_step*")
 EMBEDDED = "embedded"  # the default of `policy.EMBEDDED`
@@ -71,7 +74,7 @@ class RunSettings:
     output_dir: Path
     model: str = EMBEDDED
     dataset: str = "arithmetic"
-    reward: str = "exact_answer"
+    reward: str = DEFAULT_REWARD
     selector: str | Recipe = AUTO
     num_prompts: int = 1000
     max_steps: int = 200
@@ -192,10 +195,17 @@ def make_trainer(
     Raises:
         InputError: as `run`.
     """
+    _check(settings)
     set_seed(settings.seed)
     dataset = load_rows(settings.dataset, settings.num_prompts, settings.seed)
     reward = load_reward(settings.reward)
+    if settings.reward == DEFAULT_REWARD and "answer" not in dataset.column_names:
+        raise InputError(
+            f"dataset {settings.dataset!r} has no column 'answer', which reward {DEFAULT_REWARD!r} compares with: name "
+            "another reward, as in FILE.py:FUNCTION"
+        )
     model, tokenizer = _model(settings.model)
+    _check_prompts(dataset, settings.dataset, tokenizer)
     config = GRPOConfig(
         **{
             "output_dir": str(settings.output_dir),
@@ -234,6 +244,41 @@ def make_trainer(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Progress(progress))
     return trainer
+
+
+def _check(settings: RunSettings) -> None:
+    """Raise InputError where a setting is out of range, or the folder cannot be written."""
+    least = {
+        **dict.fromkeys(("num_prompts", "max_steps", "prompts_per_step", "max_completion_length"), 1),
+        **{"num_generations": 2, "save_steps": 0, "seed": 0},
+    }
+    for name, bound in least.items():
+        if getattr(settings, name) < bound:
+            raise InputError(f"{name}={getattr(settings, name)}: give at least {bound}")
+    if not 0 < settings.learning_rate < math.inf:
+        raise InputError(f"learning_rate={settings.learning_rate}: give a finite number above 0")
+    schedules = [kind.value for kind in SchedulerType]
+    if settings.lr_scheduler_type not in schedules:
+        raise InputError(f"lr_scheduler_type={settings.lr_scheduler_type!r} is none of {', '.join(schedules)}")
+    check_target(Path(settings.output_dir) / HISTORY_FILE)
+
+
+def _check_prompts(dataset: Dataset, name: str, tokenizer: Any) -> None:
+    """Raise InputError unless every prompt is a text, or messages that the tokenizer has a template for."""
+    for row, prompt in enumerate(dataset["prompt"]):
+        if isinstance(prompt, str):
+            continue
+        if not isinstance(prompt, list):
+            raise InputError(
+                f"dataset {name!r} row {row}: the prompt is of type {type(prompt).__name__}: give a text, or messages "
+                'such as [{"role": "user", "content": "..."}]'
+            )
+        if not getattr(tokenizer, "chat_template", None):
+            raise InputError(
+                f"dataset {name!r} row {row}: the prompt is messages, and the model's tokenizer has no chat template: "
+                "give texts, or an instruction-tuned model"
+            )
+        return  # all are of one kind in a column
 
 
 class _Progress(TrainerCallback):
@@ -289,7 +334,7 @@ def load_rows(name: str, num_prompts: int = 1000, seed: int = 0) -> Dataset:
 
 def load_reward(name: str) -> Callable[..., list[float]]:
     """The reward function that a text names, see `RunSettings`; InputError where there is none."""
-    if name == "exact_answer":
+    if name == DEFAULT_REWARD:
         return tasks.exact_answer
     found: Callable[..., list[float]] = load_object(name, "reward")
     if not callable(found):
