@@ -183,3 +183,35 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(InputError, match=r"file.* cannot be written: .*file is no folder"):
             run(RunSettings(folder, max_steps=1, **SMALL), progress=lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise KeyError('answer')", r"reward 'own_reward.py:mine': .*own_reward.py line 2: KeyError: 'answer'"),
+        ("import sys; sys.exit('enough')", r"own_reward.py line 2: SystemExit: enough"),
+        ("return [1.0]", "'own_reward.py:mine' gave 1 rewards for 24 completions: give one for each"),
+        ("return 1.0", "gave a float for 24 completions"),
+        ("return ['1'] * len(completions)", "gave '1': a reward is a number, or None"),
+        ("return [1j] * len(completions)", "gave 1j: a reward is a number"),
+    ],
+)
+def test_what_a_reward_function_gives_is_checked(tmp_path, monkeypatch, body, message):
+    (tmp_path / "own_reward.py").write_text(f"def mine(completions, **_):\n    {body}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        run(RunSettings(tmp_path / "out", reward="own_reward.py:mine", max_steps=1, **SMALL), progress=lambda *_: None)
+
+
+def test_rewards_may_be_tensors_and_none(tmp_path, monkeypatch):
+    (tmp_path / "own_reward.py").write_text(
+        "import torch\n"
+        "def tensor(completions, **_):\n"
+        "    return torch.ones(len(completions))\n"
+        "def none(completions, **_):\n"
+        "    return [None, True] + [0] * (len(completions) - 2)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for name, successes in (("tensor", 24), ("none", 1)):
+        settings = RunSettings(tmp_path / name, reward=f"own_reward.py:{name}", max_steps=1, **SMALL)
+        assert run(settings, progress=lambda *_: None).history.num_successes.sum() == successes

@@ -13,7 +13,7 @@ from typing import Any
 
 from promptdyn.errors import InputError
 
-__all__ = ["load_object", "same_text", "where"]
+__all__ = ["failed", "load_object", "same_text", "where"]
 
 # Modules made of files have names of their own: a file random.py must not stand in for the module.
 PREFIX = "promptdyn_file_"
@@ -80,7 +80,7 @@ def _of_file(place: str, text: str, kind: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise _failed(error, text, kind, str(path)) from None
+        raise failed(error, text, kind, str(path)) from None
     return module
 
 
@@ -91,7 +91,7 @@ def _of_name(place: str, text: str, kind: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and f"{place}.".startswith(f"{error.name}."):
             raise InputError(f"{kind} {text!r}: no module {place!r} is installed or in the current folder") from None
-        raise _failed(error, text, kind, None) from None
+        raise failed(error, text, kind, None) from None
 
 
 def _can_import_from(folder: str) -> None:
@@ -100,8 +100,8 @@ def _can_import_from(folder: str) -> None:
         sys.path.append(folder)
 
 
-def _failed(error: BaseException, text: str, kind: str, file: str | None) -> InputError:
-    """What went wrong, at the line of the file (or, of a module, at the innermost line)."""
+def failed(error: BaseException, text: str, kind: str, file: str | None) -> InputError:
+    """What went wrong in what a text names, at the line of the file (or, of a module, at the innermost line)."""
     if isinstance(error, SyntaxError):
         at = f"{error.filename} line {error.lineno}"
     else:

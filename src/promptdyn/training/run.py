@@ -6,15 +6,19 @@ task and policy, and of any Hugging Face model and dataset.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import math
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, SchedulerType, TrainerCallback, set_seed
@@ -24,7 +28,7 @@ from trl import GRPOConfig
 
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
-from promptdyn.plugins import load_object
+from promptdyn.plugins import failed, load_object
 from promptdyn.storage import check_target
 from promptdyn.training import policy, tasks
 from promptdyn.training.checkpoints import last_checkpoint, steps_done
@@ -333,10 +337,43 @@ def load_rows(name: str, num_prompts: int = 1000, seed: int = 0) -> Dataset:
 
 
 def load_reward(name: str) -> Callable[..., list[float]]:
-    """The reward function that a text names, see `RunSettings`; InputError where there is none."""
+    """The reward function that a text names, see `RunSettings`. What it gives is checked.
+
+    Raises:
+        InputError: there is no such function. Later, from the function: it fails, or its rewards are not one number or
+            None for each completion.
+    """
     if name == DEFAULT_REWARD:
         return tasks.exact_answer
-    found: Callable[..., list[float]] = load_object(name, "reward")
+    found: Any = load_object(name, "reward")
     if not callable(found):
         raise InputError(f"reward {name!r} is a {type(found).__name__}: name a function")
-    return found
+    return found if inspect.iscoroutinefunction(found) else _checked(found, name)
+
+
+def _checked(reward: Callable[..., Any], name: str) -> Callable[..., list[float]]:
+    @functools.wraps(reward)
+    def checked(**batch: Any) -> list[float]:
+        try:
+            rewards = reward(**batch)
+        except (Exception, SystemExit) as error:
+            file = inspect.getsourcefile(reward) if inspect.isfunction(reward) else None
+            raise failed(error, name, "reward", file) from error
+        if isinstance(rewards, torch.Tensor | np.ndarray):
+            rewards = rewards.tolist()
+        try:
+            given = list(rewards)
+        except TypeError:
+            given = None
+        completions = batch["completions"]
+        if given is None or len(given) != len(completions):
+            what = f"a {type(rewards).__name__}" if given is None else f"{len(given)} rewards"
+            raise InputError(f"reward {name!r} gave {what} for {len(completions)} completions: give one for each")
+        for value in given:
+            if value is not None and not isinstance(value, Real):
+                raise InputError(
+                    f"reward {name!r} gave {value!r}: a reward is a number, or None where there is no grade"
+                )
+        return given
+
+    return checked
