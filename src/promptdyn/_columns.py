@@ -39,6 +39,7 @@ class Rows:
         if values.dtype.kind == "O":
             whole = np.fromiter(map(_is_whole, values), bool, len(values))
         elif values.dtype.kind == "f":
+            values = values.astype(np.float64)  # the bounds below are beyond half precision
             whole = np.isfinite(values) & (values == np.trunc(values))
         else:
             whole = np.full(len(values), values.dtype.kind in "iu")
@@ -62,7 +63,7 @@ class Rows:
         try:
             raw_codes, distinct = _factorise(values[self.order].tolist())
         except TypeError:  # unhashable
-            row = next(row for row, value in enumerate(values) if isinstance(value, list | dict | set))
+            row = next(row for row, value in enumerate(values) if not _hashable(value))
             raise self._wrong(
                 name, row, values, "is no label", "give a string or a number, or drop the column"
             ) from None
@@ -122,6 +123,14 @@ def _factorise(values: list[Any]) -> tuple[NDArray[np.int32], list[Any]]:
     index: defaultdict[Any, int] = defaultdict(count().__next__)
     codes = np.fromiter(map(index.__getitem__, values), np.int32, len(values))
     return codes, list(index)
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _is_text(label: str) -> bool:

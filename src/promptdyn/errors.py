@@ -2,12 +2,19 @@
 
 __all__ = ["ConvergenceWarning", "InputError"]
 
+# Characters of a message, and what is left of a longer one.
+LONGEST, HEAD, TAIL = 1000, 500, 300
+
 
 class InputError(ValueError):
     """Input that promptdyn cannot use: the message is one line that says what, where and how to mend it.
 
-    The command line prints the message alone and exits with code 2.
+    The command line prints the message alone and exits with code 2. Of a message that quotes something endless, such as
+    a prompt that is its own id, the middle is left out.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= LONGEST else f"{message[:HEAD]} ... {message[-TAIL:]}")
 
 
 class ConvergenceWarning(UserWarning):

@@ -131,7 +131,7 @@ def _read_jsonl(path: Path) -> RewardHistory:
                 continue
             try:
                 record = json.loads(text)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, or nested as deep
                 record = None
             if not isinstance(record, dict):
                 found = text.strip()[:60]

@@ -102,6 +102,9 @@ def read_trl(
 read = read_trl
 
 
+MOST_STEPS = np.iinfo(np.int32).max
+
+
 class _Block(NamedTuple):
     """The rollouts of one step in one file."""
 
@@ -165,6 +168,8 @@ def _blocks(
     step = _numbers(file, table, "step")
     for row in np.flatnonzero(np.isnan(step))[:1]:
         raise InputError(f"{file} row {row}: step is missing: remove the file, or fill in its steps")
+    for row in np.flatnonzero((step < 0) | (step > MOST_STEPS) | (step != np.trunc(step)))[:1]:
+        raise InputError(f"{file} row {row}: step={step[row]:g} is no whole number from 0 to {MOST_STEPS}: mend it")
     prompt = np.fromiter((index[key] for key in _keys(file, table, prompt_key)), np.int64, len(step))
     rewards, advantages = _numbers(file, table, reward), _numbers(file, table, "advantage")
     completions = _objects(table["completion"])
@@ -192,7 +197,7 @@ def _numbers(file: Path, table: pa.Table, name: str) -> NDArray[np.float64]:
     kind = table[name].type
     if not (pa.types.is_primitive(kind) or pa.types.is_null(kind)) or pa.types.is_temporal(kind):
         raise InputError(f"{file}: column {name!r} is of type {kind}: name a column of numbers")
-    values: NDArray[np.float64] = table[name].cast(pa.float64()).to_numpy()
+    values: NDArray[np.float64] = table[name].cast(pa.float64(), safe=False).to_numpy()
     return values
 
 

@@ -282,8 +282,12 @@ class Selector:
 
 def _counts(rewards: Any, ids: list[str], threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(group,) graded rollouts and (group,) those whose reward is at least the threshold."""
-    rows = rewards if isinstance(rewards, np.ndarray) and rewards.ndim else list(rewards)
-    if len(rows) != len(ids):
+    try:
+        rows = rewards if isinstance(rewards, np.ndarray) else list(rewards)
+        num_rows = len(rows)
+    except TypeError:
+        raise InputError(f"rewards are a {type(rewards).__name__}: give one row of rewards per prompt") from None
+    if num_rows != len(ids):
         raise InputError(f"{len(rows)} rows of rewards for {len(ids)} prompts: give one row of rewards per prompt")
     if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind in "biuf":  # all at once, for speed
         return np.sum(~np.isnan(rows), axis=1), np.sum(rows >= threshold, axis=1)
@@ -296,8 +300,8 @@ def _grades(group: Any, prompt_id: str) -> NDArray[np.float64]:
     """(graded,) rewards of one group without None and NaN."""
     try:
         given = np.asarray(group)
-        if given.dtype.kind not in "biuf" and any(isinstance(reward, str | bytes) for reward in given.flat):
-            raise TypeError  # NumPy would read "1" as a number
+        if given.dtype.kind not in "biuf" and any(isinstance(reward, str | bytes | complex) for reward in given.flat):
+            raise TypeError  # NumPy would read "1" as a number, and 1j as 0
         values = given.astype(np.float64)  # None becomes NaN
     except (TypeError, ValueError):
         raise InputError(f"rewards of prompt {prompt_id!r} are not numbers: {group!r}") from None
