@@ -2,6 +2,7 @@
 
 import decimal
 import json
+import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import DPS, BetaBernoulli
+from promptdyn.storage import read_state, write_state
 
 NUMBERS = {"num_rollouts": 8, "num_successes": 3}
 
@@ -87,3 +89,81 @@ def test_of_what_is_endless_the_ends_are_quoted():
         selector.observe(["x" * 1_000_000], [[1.0]])
     assert len(str(refused.value)) < 1000
     assert str(refused.value).startswith("prompt 'xxx")
+
+
+def saved(path, **changes):
+    """A selector's file in which parts of the state are others."""
+    selector = promptdyn.Selector(DPS().online(["a", "b", "c"]))
+    selector.observe(["a", "b"], [[1, 0, 1, 0], [1, 1, 1, 1]])
+    selector.save(path)
+    values, arrays = read_state(path, "selector")
+    for name, change in changes.items():
+        if name in arrays:
+            arrays[name] = change(arrays[name])
+        elif name in values["online"]:
+            values["online"][name] = change
+        else:
+            values[name] = change
+    write_state(path, "selector", values, arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"online": None}, "online=None"),
+        ({"online": [1]}, r"online=\[1\]"),
+        ({"steps": float("inf")}, "steps=inf, which is no whole number"),
+        ({"steps": "3"}, "steps='3'"),
+        ({"steps": -1}, "steps=-1"),
+        ({"prompt_ids": None}, "is not whole"),
+        ({"prompt_ids": ["a", 3, "c"]}, "prompt_ids are not all texts"),
+        ({"online/belief": lambda belief: belief * np.nan}, "'belief' holds numbers that are not finite"),
+        ({"online/belief": lambda belief: belief - 0.46}, "forecasts that are no probabilities"),
+        ({"online/belief": lambda belief: belief * 2}, "forecasts that are no probabilities"),
+        ({"online/cluster": lambda cluster: cluster + 7}, "clusters and its labels differ"),
+        ({"rng": {"bit_generator": "PCG64", "state": 3}}, "is not whole"),
+        ({"metrics": 3}, "is not whole"),
+    ],
+)
+def test_states_whose_values_cannot_be(tmp_path, change, message):
+    path = saved(tmp_path / "selector.npz", **change)
+    selector = promptdyn.Selector(DPS().online(["a", "b", "c"]))
+    with pytest.raises(InputError, match=rf"selector\.npz: .*{message}"):
+        selector.load(path)
+    assert selector.online.steps == 0
+    assert len(selector.select(2)) == 2
+
+
+@pytest.mark.parametrize(("version", "values"), [("new", {}), (None, {}), (1, []), (1, None)])
+def test_state_files_of_odd_versions_and_values(tmp_path, version, values):
+    path = tmp_path / "s.npz"
+    header = json.dumps({"promptdyn": "thing", "version": version, "values": values}).encode()
+    np.savez(path, header=np.frombuffer(header, np.uint8))
+    with pytest.raises(InputError, match=r"s\.npz: not a promptdyn thing file, or damaged"):
+        read_state(path, "thing")
+
+
+def test_arrays_larger_than_their_file_are_not_made(tmp_path):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, header=np.zeros(100_000_000, np.uint8))
+    with pytest.raises(InputError, match=r"bomb\.npz: .*'header.npy' is compressed"):
+        read_state(path, "thing")
+    with zipfile.ZipFile(path, "w") as archive, archive.open("header.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(
+            member,
+            {"shape": (72 * 2**40,), "fortran_order": False, "descr": np.lib.format.dtype_to_descr(np.dtype("u1"))},
+        )
+    with pytest.raises(InputError, match=r"bomb\.npz: .*is said to be \(79164837199872,\), and is smaller"):
+        read_state(path, "thing")
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows * np.nan, lambda rows: -rows, lambda rows: rows * 0.5])
+def test_fits_whose_rows_are_no_probabilities(tmp_path, change):
+    history = RewardHistory.from_columns([0, 1, 2], ["a", "b", "a"], [4] * 3, [0, 3, 4])
+    path = tmp_path / "fit.npz"
+    promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=2), history, max_iterations=1).save(path)
+    values, arrays = read_state(path, "fit")
+    write_state(path, "fit", values, {**arrays, "params/transition": change(arrays["params/transition"])})
+    with pytest.raises(InputError, match=r"fit\.npz: not a whole fit .*a row must hold probabilities"):
+        promptdyn.Fit.load(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -12,7 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,11 +124,15 @@ def read_state(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, N
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with open(path, "rb") as stream:
+            _check_sizes(stream)
+            with np.load(stream, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop("header").tobytes())
         found, version, values = header["promptdyn"], header["version"], header["values"]
-    except DAMAGE as error:
+        if not isinstance(version, int) or not isinstance(values, dict):
+            raise ValueError(f"version {version!r} and values of type {type(values).__name__}")
+    except (*DAMAGE, RecursionError) as error:
         raise InputError(f"{path}: not a promptdyn {kind} file, or damaged ({error}): write it again") from None
     if found != kind:
         raise InputError(f"{path}: holds a {found}, not a {kind}")
@@ -136,6 +141,21 @@ def read_state(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, N
             f"{path}: format version {version} is newer than this promptdyn reads ({FORMAT_VERSION}): upgrade"
         )
     return values, arrays
+
+
+def _check_sizes(stream: BinaryIO) -> None:
+    """Raise ValueError where an array is said to be larger than what the file holds of it, before it is read."""
+    with zipfile.ZipFile(stream) as archive:
+        for part in archive.infolist():
+            if part.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{part.filename!r} is compressed")
+            with archive.open(part) as member:
+                newer = np.lib.format.read_magic(member) != (1, 0)
+                read = np.lib.format.read_array_header_2_0 if newer else np.lib.format.read_array_header_1_0
+                shape, _, dtype = read(member)
+            if math.prod(shape) * dtype.itemsize > part.file_size:
+                raise ValueError(f"{part.filename!r} is said to be {shape}, and is smaller")
+    stream.seek(0)
 
 
 def _python_scalar(value: Any) -> Any:

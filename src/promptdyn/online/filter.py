@@ -17,6 +17,9 @@ from promptdyn.online.protocol import OnlineModel
 
 __all__ = ["OnlineFilter"]
 
+# Rollouts that the forecasts of a loaded state are tried at, and how far they may be from probabilities.
+TRIED, TOLERANCE = 8, 1e-4
+
 
 class OnlineFilter:
     """Belief about every prompt of a pool, one training step ahead.
@@ -278,6 +281,10 @@ class OnlineFilter:
             raise InputError(f"the state has no {missing[0]!r}: it is not whole, start without it")
         if state["model"] != self.model.describe():
             raise InputError(f"the state was saved by model {state['model']}, this filter's is {self.model.describe()}")
+        if not all(isinstance(state[part], list | tuple) for part in ("prompt_ids", "clusters")):
+            raise InputError("the state's prompt_ids or clusters are no lists: it is not whole, start without it")
+        if not all(isinstance(prompt_id, str) for prompt_id in state["prompt_ids"]):
+            raise InputError("the state's prompt_ids are not all texts: it is not whole, start without it")
         saved = list(state["prompt_ids"])
         mine = self._ids
         if saved[: len(mine)] != mine:
@@ -302,11 +309,22 @@ class OnlineFilter:
             array = field if name in self._derived else state["arrays"].get(name)
             if array is None or array.shape != field.shape or array.dtype != field.dtype:
                 raise InputError(f"the state's {name!r} is not the {field.shape} array it should be: start without it")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise InputError(f"the state's {name!r} holds numbers that are not finite: start without it")
+            if name == "cluster" and not np.array_equal(array, field):
+                raise InputError("the state's clusters and its labels differ: start without it")
             fields[name] = array.copy()
+        loaded = type(fresh)(**fields)
+        chances = self.model.outcome(loaded, TRIED)
+        if not (np.abs(chances.sum(axis=0) - 1.0) < TOLERANCE).all() or not (chances > -TOLERANCE).all():
+            raise InputError("the state's numbers give forecasts that are no probabilities: start without it")
+        steps = state["steps"]
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+            raise InputError(f"the state has steps={steps!r}, which is no whole number: start without it")
         self._row = {prompt_id: i for i, prompt_id in enumerate(saved)}
         self._ids, self._clusters = saved, clusters
-        self._state = type(fresh)(**fields)
-        self.steps = int(state["steps"])
+        self._state = loaded
+        self.steps = steps
 
 
 def _labels(prompt_ids: Sequence[str], clusters: Sequence[Any] | None) -> list[str | None]:

@@ -256,7 +256,7 @@ class Selector:
             if times_seen.shape != (len(state["online"]["prompt_ids"]),):
                 raise InputError(f"times_seen has shape {times_seen.shape}")
             self.online.load_state_dict(state["online"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"the selector's state is not whole ({error!r}): start without it") from None
@@ -275,7 +275,10 @@ class Selector:
             state["times_seen"] = arrays.pop("times_seen")
         online = {name.removeprefix("online/"): array for name, array in arrays.items()}
         try:
-            self.load_state_dict({**state, "online": {**state.get("online", {}), "arrays": online}})
+            values = state.get("online", {})
+            if not isinstance(values, dict):
+                raise InputError(f"the selector's state is not whole (online={values!r}): start without it")
+            self.load_state_dict({**state, "online": {**values, "arrays": online}})
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
