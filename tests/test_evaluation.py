@@ -141,5 +141,12 @@ def test_bad_fit_steps_are_named(history):
     for fit_steps in (-1, 40, 99):
         with pytest.raises(InputError, match=rf"fit_steps={fit_steps} leaves nothing to score.*40 steps"):
             promptdyn.compare({"dps": DPS()}, history, fit_steps=fit_steps)
-    with pytest.raises(InputError, match="no rows to fit on"):
+    with pytest.raises(InputError, match="no rows to be fitted on"):
         promptdyn.compare({"hmm": DiscreteHMM()}, history, fit_steps=0)
+
+
+def test_a_comparison_without_rows_to_fit_on_says_so():
+    history = RewardHistory.from_columns([0, 1, 2], ["a", "b", "a"], [4] * 3, [1, 2, 3], trained=[False, True, True])
+    for fit_steps in (0, 1):
+        with pytest.raises(InputError, match=rf"'hmm' has no rows .*fit_steps={fit_steps} .*observed='trained'"):
+            promptdyn.compare({"hmm": promptdyn.models.DiscreteHMM()}, history, fit_steps)

@@ -93,7 +93,7 @@ def predicted_informative(track: Track) -> Figure:
 def effective_sample_ratio(histories: Mapping[str, RewardHistory], track: Track | None = None) -> Figure:
     """Share of the trained groups with 0 < k < n, per step and as a running mean, one line per run.
 
-    With a track, also what a uniform draw from the pool would have given: as forecast, and where it is known.
+    With a track, also what a uniform draw from the pool would have given, where that is known.
     """
     figure, axes = _figure()
     axis = axes[0, 0]
@@ -103,10 +103,8 @@ def effective_sample_ratio(histories: Mapping[str, RewardHistory], track: Track 
         ratio = np.bincount(index, trained.informative) / np.bincount(index)
         axis.plot(trained.steps, ratio, ".", color=colour, alpha=0.2, markersize=4)
         axis.plot(trained.steps, _smooth(ratio, _window(len(ratio))), color=colour, label=name)
-    if track is not None:
-        axis.plot(track.steps, track.believed[:, 1], ":", color="black", linewidth=1, label="a uniform draw, forecast")
-        if np.isfinite(track.true).any():
-            axis.plot(track.steps, track.true[:, 1], color="black", linewidth=0.6, label="a uniform draw, true")
+    if track is not None and np.isfinite(track.true).any():
+        axis.plot(track.steps, track.true[:, 1], color="black", linewidth=0.6, label="a uniform draw")
     axis.set(xlabel="step", ylabel="effective-sample ratio", ylim=(0, 1))
     axis.legend(fontsize=8)
     return figure

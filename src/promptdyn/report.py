@@ -130,8 +130,12 @@ def write_report(
     sections.append(
         Section(
             "Effective-sample ratio",
-            "Share of trained groups with 0 < k < n: only these give a gradient. Dotted: the share of the whole pool "
-            f"that {forecaster} forecasts to be informative, which is what a uniform draw would get.",
+            "Share of trained groups with 0 < k < n: only these give a gradient. "
+            + (
+                "Black: that of the whole pool, which is what a uniform draw would get."
+                if np.isfinite(seen.true).any()
+                else "What a uniform draw would get is not known from this run: set a uniform run beside it."
+            ),
             figures=[svg(plots.effective_sample_ratio(runs, seen))],
         )
     )

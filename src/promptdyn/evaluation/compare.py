@@ -91,13 +91,20 @@ def compare(
     )
     # Where every row was observed there was nothing to choose, and the B highest forecasts are all of them.
     budget = np.where(seen < there, seen, 0)
+    to_fit = visible.before(first_scored)
+    for name, model in models.items():
+        if isinstance(model, Dynamics) and len(to_fit) == 0:
+            raise InputError(
+                f"model {name!r} has no rows to be fitted on: the first fit_steps={fit_steps} steps hold none "
+                f"(observed={observed!r}): give more fit_steps, or a fit"
+            )
 
     scores, forecasts, fits = [], {}, {}
     for name, model in models.items():
         if progress:
             progress(name)
         if isinstance(model, Dynamics):
-            model = fits[name] = fit(model, visible.before(first_scored))
+            model = fits[name] = fit(model, to_fit)
         made = forecasts[name] = forecast(online_over(model, history), history, fit_steps, observed)
         scores.append(
             Score(
