@@ -15,6 +15,7 @@ import pytest
 
 import grpo_run
 import promptdyn
+from promptdyn.cli import main
 from promptdyn.errors import InputError
 from promptdyn.training.checkpoints import last_checkpoint, locked, steps_done
 from promptdyn.training.run import RunSettings, run
@@ -140,21 +141,24 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     assert not (tmp_path / ".running.json").exists()
 
 
-def test_rewards_that_are_all_none_do_not_end_a_run(tmp_path):
-    (tmp_path / "grading.py").write_text(
+def test_rewards_that_are_all_none_do_not_end_a_run(tmp_path, monkeypatch, capsys):
+    (tmp_path / "none_at_times.py").write_text(
         "calls = 0\n"
         "def now_and_then(completions, answer, **_):\n"
         "    global calls\n"
         "    calls += 1\n"
         "    return [None if calls == 2 else float(c == a) for c, a in zip(completions, answer)]\n"
     )
-    done = promptdyn_command(
-        *("train", "--output-dir", "run", "--reward", "grading.py:now_and_then", "--max-steps", "3", "--json", "-"),
-        *("--num-prompts", "40", "--prompts-per-step", "4", "--num-generations", "4"),
-        cwd=tmp_path,
+    command = (
+        *("train", "--output-dir", "run", "--reward", "none_at_times.py:now_and_then", "--max-steps", "3", "--json"),
+        *("-", "--num-prompts", "40", "--prompts-per-step", "4", "--num-generations", "4"),
     )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rollouts"] == 2 * 16
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["promptdyn", *command])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code in (0, None)
+    assert json.loads(capsys.readouterr().out)["rollouts"] == 2 * 16
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
 
 
