@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -22,6 +24,19 @@ def promptdyn_command(*arguments, cwd=None) -> subprocess.CompletedProcess:
         cwd=cwd,
         check=False,
     )
+
+
+def promptdyn_here(*arguments) -> subprocess.CompletedProcess:
+    """The command in this process, which has imported what it needs."""
+    argv, sys.argv = sys.argv, ["promptdyn", *map(str, arguments)]
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        try:
+            main()
+        except SystemExit as done:
+            code = done.code or 0
+        finally:
+            sys.argv = argv
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +99,11 @@ def test_import_fit_and_report_work_on_one_another(history_path, tmp_path):
         )
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
 
-    done = promptdyn_command("import", tmp_path / "log.csv", tmp_path / "h.parquet", "--json", tmp_path / "s.json")
+    done = promptdyn_here("import", tmp_path / "log.csv", tmp_path / "h.parquet", "--json", tmp_path / "s.json")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "s.json").read_text())["rows"] == len(history)
 
-    done = promptdyn_command(
+    done = promptdyn_here(
         "fit", tmp_path / "h.parquet", "--model", "hmm:num_states=4,cluster=task", "--out", tmp_path / "fit.npz",
         "--json", tmp_path / "fit.json",
     )  # fmt: skip
@@ -96,7 +111,7 @@ def test_import_fit_and_report_work_on_one_another(history_path, tmp_path):
     assert promptdyn.Fit.load(tmp_path / "fit.npz").cluster_names == ("0", "1")
     assert json.loads((tmp_path / "fit.json").read_text())["groups"] == len(history)
 
-    done = promptdyn_command(
+    done = promptdyn_here(
         "fit", tmp_path / "h.parquet", "--model", "hmm:num_states=2", "--out", tmp_path / "draws.npz", "--method",
         "svi:num_steps=40,num_draws=9", "--backend", "pyro", "--seed", "4", "--json", "-",
     )  # fmt: skip
@@ -108,10 +123,10 @@ def test_import_fit_and_report_work_on_one_another(history_path, tmp_path):
     assert drawn.draws["gaps"].shape == (1, 9, 3)
     assert (drawn.method["num_steps"], drawn.method["backend"], drawn.method["seed"]) == (40, "pyro", 4)
 
-    done = promptdyn_command("compare", tmp_path / "h.parquet", "--models", f"dps,{tmp_path}/fit.npz", "--json", "-")
+    done = promptdyn_here("compare", tmp_path / "h.parquet", "--models", f"dps,{tmp_path}/fit.npz", "--json", "-")
     assert {record["model"] for record in json.loads(done.stdout)} == {"dps", f"{tmp_path}/fit.npz"}
 
-    done = promptdyn_command(
+    done = promptdyn_here(
         "report", tmp_path / "h.parquet", "--model", tmp_path / "fit.npz", "--models", "dps,hmm:num_states=3",
         "--baseline", f"again={history_path}", "--out", tmp_path / "report.html",
     )  # fmt: skip
