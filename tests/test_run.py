@@ -105,9 +105,12 @@ def test_any_model_dataset_and_reward_can_be_named(tmp_path):
 
 @pytest.mark.long
 def test_the_demo_ends_with_its_table_and_report(tmp_path):
-    (tmp_path / "runs" / "old").mkdir(parents=True)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    stale = tmp_path / "runs" / "uniform" / "0.0001" / "seed-0" / "result.json"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("{}")  # of a demo before
     result = demo(tmp_path, budget=64 * 12)
-    assert not (tmp_path / "runs" / "old").exists()
+    assert (tmp_path / "runs" / "mine").exists()
     assert [standing.name for standing in result.standings] == ["uniform", "dynamic_sampling", "dps", "auto"]
     for standing in result.standings:
         (path,) = (tmp_path / "runs" / standing.name).rglob("history.parquet")

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from promptdyn.history import RewardHistory
 from promptdyn.models import MODELS
 from promptdyn.report import Section, svg, write_report
 from promptdyn.storage import atomic
-from promptdyn.training.race import Race, Run, race
+from promptdyn.training.race import RESULT_FILE, Race, Run, race
 from promptdyn.training.standings import Standing, bands, standings, tables
 from promptdyn.training.trl import HISTORY_FILE
 
@@ -71,7 +70,7 @@ def demo(
     """Run the demo.
 
     Args:
-        out: folder for the runs and their histories, which begins anew, `report.html` and `curves.png`.
+        out: folder for the runs and their histories, which are run anew, `report.html` and `curves.png`.
         budget: rollouts of each run.
         seed: of the pool, sampling and selection.
         progress: called with the run and its rollouts so far, after each step.
@@ -79,7 +78,8 @@ def demo(
     """
     tell = stage or (lambda words: None)
     declared = demo_race(budget, seed)
-    shutil.rmtree(out / "runs", ignore_errors=True)
+    for name, entrant in declared.entrants.items():  # what is shown is measured now
+        (Run(name, entrant.learning_rates[0], seed).folder(out) / RESULT_FILE).unlink(missing_ok=True)
     results = race(declared, out, progress=progress)
     found = standings(declared, results)
     histories = {run.entrant: RewardHistory.from_parquet(run.folder(out) / HISTORY_FILE) for run in results}

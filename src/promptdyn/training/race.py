@@ -31,7 +31,7 @@ from promptdyn.training.recipes import Recipe, selector_recipe
 from promptdyn.training.run import RunSettings, load_reward, load_rows, make_trainer
 from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
 
-__all__ = ["Entrant", "Race", "Run", "race", "read_race", "rollouts_to_come"]
+__all__ = ["RESULT_FILE", "Entrant", "Race", "Run", "race", "read_race", "rollouts_to_come"]
 
 RESULT_FILE = "result.json"
 # Held-out prompts are drawn, and sampled from, by a seed of their own, the same for all.
@@ -303,7 +303,8 @@ class Yardstick:
         self.race = declared
         if isinstance(declared.held_out, int):
             self.rows = tasks.held_out(declared.dataset, declared.held_out, HELD_OUT_SEED)
-            self.parts = {part.name: part for part in tasks.FAMILIES[declared.dataset]}
+            family = tasks.FAMILIES[declared.dataset]
+            self.parts = {part.name: [kind.name for kind in part.kinds] for part in family}
         else:
             self.rows = load_rows(declared.held_out).to_list()
             self.parts = {}
@@ -326,8 +327,7 @@ class Yardstick:
             weights = np.array([share.get(kind, 0.0) * per_row[kind] for kind in kinds])
             return weights / weights.sum()
 
-        named = {name: [kind.name for kind in part.kinds] for name, part in self.parts.items()}
-        measures = {name: mean_over(dict.fromkeys(members, 1.0)) for name, members in named.items()}
+        measures = {name: mean_over(dict.fromkeys(kinds_of, 1.0)) for name, kinds_of in self.parts.items()}
         measures["all"] = mean_over(dict.fromkeys(per_row, 1.0))
         measures["mix"] = mean_over({kind: in_pool.count(kind) / len(in_pool) for kind in per_row})
         return measures
@@ -339,8 +339,7 @@ class Yardstick:
         columns = [history.clusters[column][history.prompt] for column in ("task", "difficulty")]
         kinds = np.array(["-".join(labels) for labels in zip(*columns, strict=True)])
         weight = history.num_rollouts / history.num_rollouts.sum()
-        members = {name: [kind.name for kind in part.kinds] for name, part in self.parts.items()}
-        return {name: float(weight[np.isin(kinds, names)].sum()) for name, names in members.items()}
+        return {name: float(weight[np.isin(kinds, kinds_of)].sum()) for name, kinds_of in self.parts.items()}
 
 
 def _kind(row: Mapping[str, Any]) -> str:
@@ -482,10 +481,10 @@ class Watch(TrainerCallback):
         with torch.no_grad():
             self.measure()
         self.seconds += time.perf_counter() - started
-        self.measured += 1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._measure()
+        self.measured = 1
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         spent = self.racer.rollouts
@@ -494,6 +493,6 @@ class Watch(TrainerCallback):
         if spent >= self.racer.budget:
             control.should_training_stop = True
         due = min(spent * self.evaluations // self.racer.budget, self.evaluations)
-        if due >= self.measured:  # the start was the first
+        if due >= self.measured:
             self._measure()
             self.measured = due + 1
