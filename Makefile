@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 # The CPU build of torch; on macOS the ordinary wheel is the CPU build already.
 TORCH  := $(if $(filter Linux,$(shell uname -s)),torch==2.13.0+cpu,torch==2.13.0)
 
-.PHONY: demo test test-long lint bench sbc clean
+.PHONY: demo test test-long browser lint bench sbc clean
 
 demo: $(READY)
 	$(BIN)/promptdyn demo --out runs/demo
@@ -14,8 +14,13 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
 
-test-long: $(READY)
+test-long: $(READY) browser
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= $(BIN)/python -m pytest -n 2 -m "long or not long"
+
+# What the long tests look at reports with.
+browser:
+	@command -v chromium > /dev/null || apt-get install --yes --quiet chromium \
+	  || echo "Chromium is not here: the test of how a report looks is skipped"
 
 lint: $(READY)
 	$(BIN)/ruff check .

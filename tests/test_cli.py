@@ -11,9 +11,7 @@ import pytest
 
 import promptdyn
 from promptdyn.cli import main
-from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
-from promptdyn.report import write_report
 
 
 def promptdyn_command(*arguments, cwd=None) -> subprocess.CompletedProcess:
@@ -133,7 +131,13 @@ def test_import_fit_and_report_work_on_one_another(history_path, tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") >= 8
-    for words in ("Where the pool stands", "Predicted and realised", "Coverage", "Learned transitions", "again"):
+    for words in (
+        "Where the pool stands",
+        "Predicted and realised",
+        "Which prompts were",
+        "Learned transitions",
+        "again",
+    ):
         assert words in page
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
@@ -185,22 +189,6 @@ def test_bad_input_is_one_line_exit_code_2_and_no_file(history_path, tmp_path, m
     assert message in lines[0]
     assert "Traceback" not in told
     assert set(tmp_path.iterdir()) == before
-
-
-@pytest.mark.parametrize("num_prompts", [1, 3, 5, 9])
-def test_small_pools_have_a_report_too(tmp_path, num_prompts):
-    step, prompt = (grid.ravel() for grid in np.meshgrid(np.arange(4), np.arange(num_prompts), indexing="ij"))
-    history = RewardHistory.from_columns(step, [f"p{i}" for i in prompt], np.full(len(step), 4), prompt % 5)
-    page = write_report(tmp_path / "report.html", history, promptdyn.models.DPS()).read_text()
-    assert sum(f"<!-- p{i} -->" in page for i in range(num_prompts)) == min(num_prompts, 8)
-    with pytest.raises(InputError, match="again: no row of the history was trained on"):
-        write_report(
-            tmp_path / "none.html",
-            history,
-            promptdyn.models.DPS(),
-            baselines={"again": RewardHistory.from_columns([0], ["a"], [8], [4], trained=[False])},
-        )
-    assert not (tmp_path / "none.html").exists()
 
 
 @pytest.mark.parametrize(

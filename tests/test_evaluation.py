@@ -14,6 +14,7 @@ from promptdyn.evaluation import (
     calibration_error,
     forecast,
     log_loss,
+    mean_interval,
     precision_at,
     reliability,
 )
@@ -123,18 +124,59 @@ def test_forecasts_are_made_for_each_rows_own_number_of_rollouts():
 
 def test_compare_ranks_models_and_keeps_fits(history):
     models = {"dps": DPS(1.0), "mopps": BetaBernoulli(), "hmm": DiscreteHMM(num_states=5, cluster="half")}
-    named = []
-    comparison = promptdyn.compare(models, history, fit_steps=20, progress=named.append)
-    assert named == list(models)
+    told = {}
+    comparison = promptdyn.compare(
+        models, history, fit_steps=20, progress=lambda words, done, total, watch: told.update({words: (done, total)})
+    )
+    assert list(told) == ["forecasting by dps", "forecasting by mopps", "fitting hmm", "forecasting by hmm"]
+    assert told["forecasting by hmm"] == (40, 40)
     losses = [score.log_loss for score in comparison.scores]
     assert losses == sorted(losses)
     assert comparison.scores[0].model == "hmm"  # the only one with the right dynamics
-    assert comparison.fits["hmm"].num_observed == np.count_nonzero(history.trained & (history.step < 20))
+    assert comparison.models["hmm"].num_observed == np.count_nonzero(history.trained & (history.step < 20))
     records = comparison.to_records()
     assert {"model", "log_loss", "brier", "auroc", "precision", "calibration_error"} <= records[0].keys()
     assert all(record["num_scored"] == 20 * 60 for record in records)
-    again = promptdyn.compare({"hmm": comparison.fits["hmm"]}, history, fit_steps=20)
+    again = promptdyn.compare({"hmm": comparison.models["hmm"]}, history, fit_steps=20)
     assert again.scores[0].log_loss == comparison.scores[0].log_loss
+    assert comparison.best is comparison.models["hmm"]
+
+
+def test_intervals_of_scores_are_over_prompts(history):
+    models = {"dps": DPS(1.0), "mopps": BetaBernoulli(), "same": BetaBernoulli()}
+    best, *others = promptdyn.compare(models, history, fit_steps=20).scores
+    assert (best.behind, best.behind_interval) == (0.0, (0.0, 0.0))
+    for score in (best, *others):
+        assert score.log_loss_interval[0] < score.log_loss < score.log_loss_interval[1]
+        assert score.log_loss == pytest.approx(best.log_loss + score.behind)
+    same, mopps = sorted(others, key=lambda score: score.model == "mopps") if best.model == "dps" else others
+    assert mopps.behind_interval == same.behind_interval
+
+
+def test_mean_interval_covers_the_mean_of_rows_that_come_in_units():
+    rng = np.random.default_rng(1)
+    hits = alone = 0
+    for seed in range(200):
+        size = rng.integers(1, 20, 100)
+        unit = np.repeat(np.arange(100), size)
+        values = (rng.standard_normal(100)[unit] + rng.standard_normal(len(unit)))[:, None]
+        for name, units in (("units", unit), ("rows", np.arange(len(unit)))):
+            (low,), (high,) = mean_interval(values, units, draws=300, seed=seed)
+            if name == "units":
+                hits += low < 0 < high
+            else:
+                alone += low < 0 < high
+    assert 180 <= hits <= 200  # nominal 190
+    assert alone < 140  # rows alike are not so many independent ones
+
+
+def test_mean_interval_draws_many_units_in_blocks():
+    rng = np.random.default_rng(2)
+    values = rng.standard_normal((20_000, 1)) + 3
+    (low,), (high,) = mean_interval(values, np.arange(20_000))
+    half = 1.96 / np.sqrt(20_000)
+    assert low == pytest.approx(values.mean() - half, abs=0.2 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.2 * half)
 
 
 def test_bad_fit_steps_are_named(history):

@@ -15,6 +15,7 @@ ROOT = Path(promptdyn.__file__).parent
 ROOMS = [
     *[
         "errors",
+        "progress",
         "storage",
         "plugins",
         "registry",

@@ -15,12 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
-    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -30,6 +27,7 @@ from rich.table import Column, Table
 
 from promptdyn.errors import InputError
 from promptdyn.models import MODELS
+from promptdyn.progress import bars
 from promptdyn.readers import read_history
 from promptdyn.storage import atomic, check_target
 
@@ -189,14 +187,8 @@ def compare(
         raise InputError(f"{plot}: a plot is one of {', '.join(PLOT_SUFFIXES)}: name the file so")
     declared = MODELS.parse(models, load=Fit.load)
     history = read_history(history_path)
-    with console.status("comparing") as status:
-        result = compare_models(
-            declared,
-            history,
-            _fit_steps(history, fit_steps),
-            observed,
-            progress=lambda name: status.update(escape(name)),
-        )
+    with bars() as tell:
+        result = compare_models(declared, history, _fit_steps(history, fit_steps), observed, tell)
     _show(result.table(), json_path, result.to_records())
     console.print(f"{result.scores[0].num_scored:,} rows forecast one step ahead, of {history.num_prompts:,} prompts")
     if plot is not None:
@@ -212,8 +204,9 @@ def report(
     history_path: HistoryPath,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     model: Annotated[
-        str, typer.Option(help="Whose beliefs to show: a model that learns online, or a fit (.npz).")
-    ] = "dps",
+        str | None,
+        typer.Option(help="Whose beliefs to show: a model that learns online, or a fit; default what forecasts best."),
+    ] = None,
     models: Annotated[str, typer.Option(help="Models whose forecasts to compare.")] = "dps,mopps,hmm",
     fit_steps: Annotated[int | None, typer.Option(help="First steps, for fitting only; default half.")] = None,
     observed: Observed = "trained",
@@ -223,13 +216,15 @@ def report(
     from promptdyn.evaluation import compare as compare_models
     from promptdyn.evaluation.forecast import check_filters
     from promptdyn.inference import Fit
-    from promptdyn.report import RUN, all_runs, write_report
+    from promptdyn.report import RUN, all_runs, in_words, write_report
 
-    sources = [history_path, Path(model), *(Path(text.partition("=")[2]) for text in baseline or [])]
+    sources = [history_path, Path(model or ""), *(Path(text.partition("=")[2]) for text in baseline or [])]
     _check_targets(out, sources=sources)
     history = read_history(history_path)
-    shown = MODELS.parse_one(model, load=Fit.load)
-    check_filters(shown)
+    shown = None
+    if model is not None:
+        shown = MODELS.parse_one(model, load=Fit.load)
+        check_filters(shown)
     declared = MODELS.parse(models, load=Fit.load)
     baselines: dict[str, RewardHistory] = {}
     for text in baseline or []:
@@ -238,16 +233,8 @@ def report(
             raise InputError(f"baseline {text!r} is not NAME=HISTORY, with a name of its own")
         baselines[name] = read_history(path)
     all_runs(RUN, history, baselines)  # before the long work
-    with console.status("comparing") as status:
-        comparison = compare_models(
-            declared,
-            history,
-            _fit_steps(history, fit_steps),
-            observed,
-            progress=lambda name: status.update(escape(name)),
-        )
-        status.update("drawing")
-        fits = [shown] if isinstance(shown, Fit) else list(comparison.fits.values())
+    with bars() as tell:
+        comparison = compare_models(declared, history, _fit_steps(history, fit_steps), observed, tell)
         write_report(
             out,
             history,
@@ -255,9 +242,10 @@ def report(
             title=f"Prompt learning dynamics: {history_path}",
             baselines=baselines,
             comparison=comparison,
-            fit=fits[0] if fits else None,
             observed=observed,
+            progress=tell,
         )
+    console.print(in_words(RUN, {RUN: history, **baselines}, comparison))
     console.print(f"wrote {out}")
 
 
@@ -325,8 +313,14 @@ def train(
     parts = {name: value for name, value in given.items() if name in Recipe.__dataclass_fields__}
     chosen = {name: value for name, value in given.items() if name in RunSettings.__dataclass_fields__}
     settings = RunSettings(**{**chosen, "selector": selector_recipe(selector, **parts)})
-    with _TrainingBar(max_steps) as bar:
-        result = run(settings, progress=lambda step, log: bar.update("training", step, log))
+    _quiet()
+    with bars() as tell:
+
+        def progress(step: int, log: dict[str, float]) -> None:
+            watch = {"reward": log["reward"], "informative": log.get("selection/informative", math.nan)}
+            tell("training", step, max_steps, watch)
+
+        result = run(settings, progress)
     row = {
         "steps": len(result.log),
         "rollouts": int(result.history.num_rollouts.sum()),
@@ -398,37 +392,6 @@ def demo(
     shown.print("One-step-ahead forecasts of the second half of the uniform run")
     shown.print(_as_table(result.comparison.table()))
     console.print(f"report: {result.report}, plot: {result.plot}")
-
-
-class _TrainingBar:
-    """A progress bar per run, with the numbers one watches, instead of the bars and warnings of transformers."""
-
-    def __init__(self, max_steps: int) -> None:
-        _quiet()
-        self.max_steps = max_steps
-        self.tasks: dict[str, TaskID] = {}
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            console=console,
-        )
-
-    def __enter__(self) -> _TrainingBar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def update(self, name: str, step: int, log: dict[str, float]) -> None:
-        if name not in self.tasks:
-            self.tasks[name] = self.progress.add_task(name, total=self.max_steps, numbers="")
-        shown = {"reward": log["reward"], "informative": log.get("selection/informative")}
-        numbers = "  ".join(f"{word} {'–' if number is None else f'{number:.2f}'}" for word, number in shown.items())
-        self.progress.update(self.tasks[name], completed=step, numbers=numbers)
 
 
 class _RaceBar:

@@ -15,16 +15,22 @@ from promptdyn.evaluation.scores import reliability
 from promptdyn.history import RewardHistory
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from promptdyn.inference.fit import Fit
 
 __all__ = [
     "coverage",
     "curves",
     "effective_sample_ratio",
+    "objective",
     "outcome_shares",
     "predicted_informative",
     "prompt_timelines",
     "reliability_diagram",
+    "selection_frequency",
+    "smoothing_window",
+    "success_by_cluster",
     "transitions",
 ]
 
@@ -33,6 +39,11 @@ COLOURS = ("#b6bcc6", "#e8a33d", "#3f7f5f")
 LINES = ("#2f5d8a", "#c2543d", "#3f7f5f", "#8a5fa8", "#8c7a3d", "#4a4a4a")
 STYLES = ("-", "--", ":")
 WIDTH = 6.4
+# Limits of an axis of shares that leave room for what lies at 0 and 1.
+SHARES = (-0.03, 1.03)
+# Points of a line that is drawn of more.
+MAX_POINTS = 400
+MAX_LEVELS = len(LINES)
 # Titles of a chain's exposures, by how many it tells apart.
 EXPOSURES = {
     1: ("every step",),
@@ -58,8 +69,16 @@ def _smooth(values: NDArray, window: int) -> NDArray:
     return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
 
 
-def _window(num_steps: int) -> int:
-    return max(1, num_steps // 20)
+def smoothing_window(num_steps: int) -> int:
+    """Steps that the running means of a plot of so many steps go over: a twentieth, odd so that it is centred."""
+    return max(1, num_steps // 20) // 2 * 2 + 1
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    """Names of the lines above the axes, where they hide nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside upper left", ncols=4, fontsize=8, frameon=False)
 
 
 def outcome_shares(track: Track) -> Figure:
@@ -73,7 +92,7 @@ def outcome_shares(track: Track) -> Figure:
             axis.plot(track.steps, boundaries[:, i], "--", color="black", linewidth=1, label=label)
     axis.set(xlabel="step", ylabel="share of the pool", ylim=(0, 1))
     axis.margins(x=0)
-    axis.legend(loc="upper left", fontsize=8, framealpha=0.9)
+    _legend(figure, axis)
     return figure
 
 
@@ -82,11 +101,11 @@ def predicted_informative(track: Track) -> Figure:
     figure, axes = _figure()
     axis = axes[0, 0]
     axis.plot(track.steps, track.realised, ".", color=LINES[1], alpha=0.25, markersize=4)
-    window = _window(len(track.steps))
+    window = smoothing_window(len(track.steps))
     axis.plot(track.steps, _smooth(track.realised, window), color=LINES[1], label="realised")
     axis.plot(track.steps, _smooth(track.predicted, window), color=LINES[0], label="predicted")
-    axis.set(xlabel="step", ylabel="share informative (0 < k < n)", ylim=(0, 1))
-    axis.legend(fontsize=8)
+    axis.set(xlabel="step", ylabel="share informative (0 < k < n)", ylim=SHARES)
+    _legend(figure, axis)
     return figure
 
 
@@ -102,11 +121,11 @@ def effective_sample_ratio(histories: Mapping[str, RewardHistory], track: Track 
         index = np.searchsorted(trained.steps, trained.step)
         ratio = np.bincount(index, trained.informative) / np.bincount(index)
         axis.plot(trained.steps, ratio, ".", color=colour, alpha=0.2, markersize=4)
-        axis.plot(trained.steps, _smooth(ratio, _window(len(ratio))), color=colour, label=name)
+        axis.plot(trained.steps, _smooth(ratio, smoothing_window(len(ratio))), color=colour, label=name)
     if track is not None and np.isfinite(track.true).any():
         axis.plot(track.steps, track.true[:, 1], color="black", linewidth=0.6, label="a uniform draw")
-    axis.set(xlabel="step", ylabel="effective-sample ratio", ylim=(0, 1))
-    axis.legend(fontsize=8)
+    axis.set(xlabel="step", ylabel="effective-sample ratio", ylim=SHARES)
+    _legend(figure, axis)
     return figure
 
 
@@ -119,8 +138,56 @@ def coverage(histories: Mapping[str, RewardHistory], pool_size: int) -> Figure:
         _, first = np.unique(trained.prompt, return_index=True)
         joined = np.searchsorted(np.sort(trained.step[first]), trained.steps, side="right")
         axis.plot(trained.steps, joined / pool_size, color=colour, label=name)
-    axis.set(xlabel="step", ylabel="share of the pool trained on", ylim=(0, 1.02))
-    axis.legend(loc="lower right", fontsize=8)
+    axis.set(xlabel="step", ylabel="share of the pool trained on", ylim=SHARES)
+    _legend(figure, axis)
+    return figure
+
+
+def selection_frequency(histories: Mapping[str, RewardHistory], pool_size: int) -> Figure:
+    """How often each prompt of the pool was trained on, most often first, one line per run."""
+    figure, axes = _figure()
+    axis = axes[0, 0]
+    for (name, history), colour in zip(histories.items(), cycle(LINES), strict=False):
+        times = np.zeros(pool_size, int)
+        chosen = np.bincount(history.prompt[history.trained], minlength=history.num_prompts)
+        times[: len(chosen)] = np.sort(chosen)[::-1]
+        at = np.unique(np.linspace(0, pool_size - 1, min(pool_size, MAX_POINTS)).astype(int))
+        axis.step((at + 1) / pool_size, times[at], where="pre", color=colour, label=name)
+    axis.set(xlabel="share of the pool, most often chosen first", ylabel="times trained on", xlim=(0, 1))
+    axis.set_ylim(bottom=0)
+    _legend(figure, axis)
+    return figure
+
+
+def success_by_cluster(history: RewardHistory, column: str) -> Figure:
+    """Success rate of the groups of each level of a label column over time, as running means; the largest levels."""
+    figure, axes = _figure()
+    axis = axes[0, 0]
+    levels, code = np.unique(history.clusters[column].astype(str), return_inverse=True)
+    code = code[history.prompt]
+    largest = np.argsort(-np.bincount(code, minlength=len(levels)), kind="stable")[:MAX_LEVELS]
+    steps = history.steps
+    at = np.searchsorted(steps, history.step)
+    kernel = np.ones(min(smoothing_window(len(steps)), len(steps)))
+    for level, colour in zip(np.sort(largest), LINES, strict=False):
+        rows = code == level
+        solved, rolled = (
+            np.convolve(np.bincount(at[rows], counts[rows], len(steps)), kernel, "same")
+            for counts in (history.num_successes, history.num_rollouts)
+        )
+        rate = np.divide(solved, rolled, out=np.full(len(steps), np.nan), where=rolled > 0)
+        axis.plot(steps, rate, color=colour, label=levels[level].replace("$", r"\$")[:40])
+    axis.set(xlabel="step", ylabel="success rate", ylim=SHARES)
+    _legend(figure, axis)
+    return figure
+
+
+def objective(fit: Fit) -> Figure:
+    """How the objective of the engine that made a fit went."""
+    figure, axes = _figure(height=2.6)
+    axis = axes[0, 0]
+    axis.plot(fit.trace, color=LINES[0], marker="." if len(fit.trace) < 60 else "")
+    axis.set(xlabel=f"{fit.method['name']} iteration", ylabel="objective, nats")
     return figure
 
 
@@ -151,22 +218,13 @@ def prompt_timelines(history: RewardHistory, track: Track, observed: str = "trai
         at = history.prompt == np.flatnonzero(history.prompt_ids == track.followed[i])[0]
         share = history.num_successes / history.num_rollouts
         axis.stackplot(track.steps, track.outcome[:, i].T, colors=COLOURS, alpha=0.45, labels=OUTCOMES)
-        axis.plot(
-            history.step[at & ~visible],
-            share[at & ~visible],
-            ".",
-            color="#868e98",
-            markersize=3,
-            label="hidden k/n",
-        )
-        axis.plot(
-            history.step[at & visible],
-            share[at & visible],
-            "o",
-            color="black",
-            markersize=3,
-            label="seen k/n",
-        )
+        for shown, marker, colour, label in (
+            (~visible, ".", "#868e98", "hidden k/n"),
+            (visible, "o", "black", "seen k/n"),
+        ):
+            if shown.any():
+                dots = {"color": colour, "markersize": 3, "label": label, "clip_on": False}
+                axis.plot(history.step[at & shown], share[at & shown], marker, **dots)
         axis.plot(
             track.steps,
             track.success_rate[:, i],
@@ -185,7 +243,7 @@ def prompt_timelines(history: RewardHistory, track: Track, observed: str = "trai
 
 def reliability_diagram(forecasts: Mapping[str, Forecast]) -> Figure:
     """Forecast against realised share informative, in ten bins; on the diagonal a forecast means what it says."""
-    figure, axes = _figure(height=4.0, width=4.8)
+    figure, axes = _figure(height=4.0)
     axis = axes[0, 0]
     axis.plot([0, 1], [0, 1], color="#b6bcc6", linewidth=1)
     for (name, made), colour in zip(forecasts.items(), cycle(LINES), strict=False):
@@ -195,11 +253,11 @@ def reliability_diagram(forecasts: Mapping[str, Forecast]) -> Figure:
     axis.set(
         xlabel="forecast P(0 < k < n)",
         ylabel="share that came true",
-        xlim=(0, 1),
-        ylim=(0, 1),
+        xlim=SHARES,
+        ylim=SHARES,
         aspect="equal",
     )
-    axis.legend(fontsize=8)
+    _legend(figure, axis)
     return figure
 
 

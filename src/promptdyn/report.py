@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -17,12 +18,13 @@ from promptdyn.evaluation.compare import Comparison
 from promptdyn.evaluation.forecast import online_over, track
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
+from promptdyn.progress import Tell
 from promptdyn.storage import atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Section", "all_runs", "svg", "write_page", "write_report"]
+__all__ = ["Section", "all_runs", "in_words", "svg", "write_page", "write_report"]
 
 RUN = "this run"
 NUM_OFTEN = NUM_SPREAD = 4
@@ -59,40 +61,45 @@ def all_runs(
 def write_report(
     path: str | Path,
     history: RewardHistory,
-    model: Any,
+    model: Any = None,
     *,
     title: str = "Prompt learning dynamics",
     name: str = RUN,
     baselines: Mapping[str, RewardHistory] | None = None,
     comparison: Comparison | None = None,
-    fit: Fit | None = None,
     observed: str = "trained",
     pool_size: int | None = None,
     first: list[Section] | None = None,
+    progress: Tell | None = None,
 ) -> Path:
     """Write the report.
 
     Args:
         path: HTML file, written atomically.
         history: the run that the page is about.
-        model: whose beliefs are shown: a `Fit`, or a model that learns online.
+        model: whose beliefs are shown: a `Fit`, or a model that learns online. Default: what scored best in the
+            comparison.
         title: heading.
         name: of the run that the page is about.
         baselines: name -> history of other runs to set beside it, such as uniform selection.
-        comparison: forecast scores to show, with their reliability diagram.
-        fit: a fit whose transition matrices are shown.
+        comparison: forecast scores to show, with their reliability diagram, and the best fit among them.
         observed: the rows of the history that the model sees: "trained" (default) or "all".
         pool_size: prompts in the pool; default those in the history.
         first: sections to put at the top.
+        progress: called with what is being done, how much of it, of how much, and numbers to watch.
 
     Returns:
         The path.
 
     Raises:
         InputError: a history without trained rows, a baseline with the name of the run, a model that must be fitted
-            first, or a path that cannot be written.
+            first, neither a model nor a comparison, or a path that cannot be written.
     """
     runs = all_runs(name, history, baselines)
+    if model is None:
+        if comparison is None:
+            raise InputError("a report shows a model's beliefs: give a model, or a comparison to take the best of")
+        model = comparison.best
     visible = history.observed(observed)
     num_generations = int(np.median(visible.num_rollouts))
     seen_often = np.argsort(-np.bincount(visible.prompt, minlength=history.num_prompts), kind="stable")
@@ -101,70 +108,161 @@ def write_report(
     spread = rest[np.unique(np.linspace(0, max(len(rest) - 1, 0), min(NUM_SPREAD, len(rest))).astype(int))]
     follow = [str(history.prompt_ids[i]) for i in (*often, *spread)]
     online = online_over(model, history)
-    seen = track(online, history, follow, num_generations, observed)
-    pool_size = pool_size or max(run.num_prompts for run in runs.values())
     forecaster = online.model.name
+    tell = progress or (lambda words, done, total, watch: None)
+    seen = track(online, history, follow, num_generations, observed, partial(tell, f"drawing beliefs of {forecaster}"))
+    pool_size = pool_size or max(run.num_prompts for run in runs.values())
+    smoothed = f"Lines are running means over {plots.smoothing_window(len(history.steps))} steps"
+    known = bool(np.isfinite(seen.true).any())
 
-    sections = list(first or [])
-    sections.append(Section("The run", rows=[_run_row(key, run, pool_size) for key, run in runs.items()]))
-    known = (
-        "Dashed lines are the true shares, known because every prompt was rolled out."
-        if np.isfinite(seen.true).any()
-        else "The true shares are not known: only some prompts were rolled out at each step."
-    )
-    sections.append(
+    sections = [
+        *(first or []),
+        Section(
+            "The run",
+            in_words(name, runs, comparison, pool_size),
+            [_run_row(key, run, pool_size) for key, run in runs.items()],
+        ),
         Section(
             "Where the pool stands",
             f"Shares of prompts forecast by {forecaster} to show no, some, or only successes in {num_generations} "
-            f"rollouts. {known}",
+            "rollouts. "
+            + (
+                "Dashed lines are the true shares, known because every prompt was rolled out."
+                if known
+                else "The true shares are not known: only some prompts were rolled out at each step."
+            ),
             figures=[svg(plots.outcome_shares(seen))],
-        )
-    )
-    sections.append(
+        ),
         Section(
             "Predicted and realised",
-            f"Mean forecast of {forecaster} that the prompts of a step would be informative, and the share that were.",
+            f"Mean forecast of {forecaster} that the prompts of a step would be informative, and the share that were "
+            f"(dots: single steps). {smoothed}.",
             figures=[svg(plots.predicted_informative(seen))],
-        )
-    )
-    sections.append(
+        ),
         Section(
             "Effective-sample ratio",
-            "Share of trained groups with 0 < k < n: only these give a gradient. "
+            f"Share of trained groups with 0 < k < n: only these give a gradient (dots: single steps). {smoothed}. "
             + (
                 "Black: that of the whole pool, which is what a uniform draw would get."
-                if np.isfinite(seen.true).any()
+                if known
                 else "What a uniform draw would get is not known from this run: set a uniform run beside it."
             ),
             figures=[svg(plots.effective_sample_ratio(runs, seen))],
-        )
-    )
-    sections.append(
-        Section("Coverage", f"Of a pool of {pool_size} prompts.", figures=[svg(plots.coverage(runs, pool_size))])
-    )
+        ),
+        Section(
+            "Which prompts were trained on",
+            f"First the share of the pool of {pool_size:,} prompts trained on at least once by each step; then how "
+            "often each prompt was, most often first.",
+            figures=[svg(plots.coverage(runs, pool_size)), svg(plots.selection_frequency(runs, pool_size))],
+        ),
+    ]
+    for column in history.clusters:
+        levels = len(set(history.clusters[column]))
+        if levels > 1:
+            sections.append(
+                Section(
+                    f"Success by {column}",
+                    "Share of rollouts that succeeded, of the prompts that were rolled out: a run that chooses its "
+                    f"prompts chooses those that are neither solved nor hopeless. {smoothed}."
+                    + (f" The {plots.MAX_LEVELS} largest of {levels:,} levels." if levels > plots.MAX_LEVELS else ""),
+                    figures=[svg(plots.success_by_cluster(history, column))],
+                )
+            )
     if comparison is not None:
         sections.append(
             Section(
                 "Forecasts compared",
-                "One-step-ahead forecasts of 0 < k < n after the fitting steps, best log loss first. Precision is of "
-                "the prompts that each forecaster would have taken; where only trained prompts were logged there was "
-                "nothing to choose, and it is not known.",
+                "One-step-ahead forecasts of 0 < k < n after the fitting steps, best log loss first; ± is half a 95 % "
+                "bootstrap interval over prompts, and 'behind' the log loss more than the best model's on the same "
+                "prompts. Precision is of the prompts that each forecaster would have taken; where only trained "
+                "prompts were logged there was nothing to choose, and it is not known. In the diagram a forecast on "
+                "the diagonal means what it says; the larger a dot, the more forecasts.",
                 comparison.table(),
                 [svg(plots.reliability_diagram(comparison.forecasts))],
             )
         )
-    sections.append(Section("A few prompts", figures=[svg(plots.prompt_timelines(history, seen, observed))]))
+    sections.append(
+        Section(
+            "A few prompts",
+            f"Those trained on most often and some others: the chances that {forecaster} gives each to show no, some, "
+            "or only successes, and the success rates that came.",
+            figures=[svg(plots.prompt_timelines(history, seen, observed))],
+        )
+    )
+    fit = _fit_to_show(model, comparison)
     if fit is not None:
-        shown = fit.cluster_names[:MAX_CLUSTERS_SHOWN]
-        note = f"{fit.model}, log marginal {fit.log_marginal:.1f} on {fit.num_observed} groups."
-        if len(shown) < len(fit.cluster_names):
-            note += f" The first {len(shown)} of {len(fit.cluster_names)} clusters."
-        for code, label in enumerate(shown):
-            heading = "Learned transitions" + (f": {label}" if len(fit.cluster_names) > 1 else "")
-            sections.append(Section(heading, note if code == 0 else "", figures=[svg(plots.transitions(fit, code))]))
+        sections += _fit_sections(fit)
 
-    subtitle = f"{len(history)} rollout groups, {history.num_prompts} prompts, {len(history.steps)} steps"
+    subtitle = f"{len(history):,} rollout groups, {history.num_prompts:,} prompts, {len(history.steps):,} steps"
     return write_page(path, title, subtitle, sections)
+
+
+def in_words(
+    name: str, runs: Mapping[str, RewardHistory], comparison: Comparison | None = None, pool_size: int | None = None
+) -> str:
+    """What a run shows, in a few sentences.
+
+    Args:
+        name: the run among `runs` that is spoken of; the others are named beside it.
+        runs: name -> history with trained rows.
+        comparison: whose best forecaster is named.
+        pool_size: prompts in the pool; default those in the histories.
+    """
+    trained = runs[name].select(runs[name].trained)
+    pool_size = pool_size or max(run.num_prompts for run in runs.values())
+    steps = trained.steps
+    tenth = max(1, len(steps) // 10)
+    early, late = trained.step < steps[min(tenth, len(steps) - 1)], trained.step >= steps[-tenth]
+    touched = len(np.unique(trained.prompt))
+    words = (
+        f"In {len(steps):,} steps {len(trained):,} groups of rollouts were trained on, of {touched:,} prompts "
+        f"({touched / pool_size:.0%} of the pool). {trained.informative.mean():.0%} of the groups taught something: "
+        "some of their rollouts succeeded and some failed."
+    )
+    if len(steps) >= 10:
+        solved = [trained.num_successes[part].sum() / trained.num_rollouts[part].sum() for part in (early, late)]
+        words += (
+            f" In the first tenth of the steps it was {trained.informative[early].mean():.0%}, in the last "
+            f"{trained.informative[late].mean():.0%}; {solved[0]:.0%} of the rollouts succeeded in the first, "
+            f"{solved[1]:.0%} in the last."
+        )
+    beside = [f"{other} {run.informative[run.trained].mean():.0%}" for other, run in runs.items() if other != name]
+    if beside:
+        words += f" The share that taught in the other runs: {', '.join(beside)}."
+    if comparison is not None:
+        best = comparison.scores[0]
+        share = comparison.forecasts[best.model].informative.mean()
+        certain = -sum(p * np.log(p) for p in (share, 1 - share) if p > 0)
+        words += (
+            f" Which groups would teach was foreseen best by {best.model}: log loss {best.log_loss:.3f}, where a "
+            f"forecaster that knew no more than the share that taught ({share:.0%}) has {certain:.3f}."
+        )
+        close = [score.model for score in comparison.scores[1:] if score.behind_interval[0] <= 0]
+        if close:
+            words += f" Not clearly behind it: {', '.join(close)}."
+    return words
+
+
+def _fit_to_show(model: Any, comparison: Comparison | None) -> Fit | None:
+    """The fit whose beliefs are shown, else the one that forecast best, else none."""
+    scored = [] if comparison is None else [comparison.models[score.model] for score in comparison.scores]
+    return next((fit for fit in (model, *scored) if isinstance(fit, Fit)), None)
+
+
+def _fit_sections(fit: Fit) -> list[Section]:
+    """How a fit came about and what it learned."""
+    note = f"{fit.model}, log marginal {fit.log_marginal:,.1f} on {fit.num_observed:,} groups. {fit.verdict}."
+    sections = [
+        Section("The fit", note, figures=[svg(plots.objective(fit))] if len(fit.trace) > 1 else []),
+    ]
+    shown = fit.cluster_names[:MAX_CLUSTERS_SHOWN]
+    for code, label in enumerate(shown):
+        heading = "Learned transitions" + (f": {label}" if len(fit.cluster_names) > 1 else "")
+        note = "From the state of a row to that of a column in one step, by what was done to the prompt in it."
+        if len(shown) < len(fit.cluster_names):
+            note += f" The first {len(shown)} of {len(fit.cluster_names):,} clusters."
+        sections.append(Section(heading, "" if code else note, figures=[svg(plots.transitions(fit, code))]))
+    return sections
 
 
 def write_page(path: str | Path, title: str, subtitle: str, sections: list[Section]) -> Path:

@@ -8,6 +8,8 @@ from promptdyn.evaluation.scores import (
     brier,
     calibration_error,
     log_loss,
+    log_losses,
+    mean_interval,
     precision_at,
     reliability,
 )
@@ -26,6 +28,8 @@ __all__ = [
     "compare",
     "forecast",
     "log_loss",
+    "log_losses",
+    "mean_interval",
     "precision_at",
     "reliability",
     "simulate",

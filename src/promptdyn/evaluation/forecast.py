@@ -17,6 +17,7 @@ from promptdyn.inference.refit import Refitted
 from promptdyn.models.base import Dynamics, cluster_of, with_clusters
 from promptdyn.models.emissions import outcome_of
 from promptdyn.online import OnlineFilter, OnlineModel
+from promptdyn.progress import Report
 
 __all__ = [
     "Forecast",
@@ -112,16 +113,17 @@ def split(history: RewardHistory, fit_steps: int) -> int:
 
 
 def walk(
-    online: OnlineFilter, history: RewardHistory, observed: str = "trained"
+    online: OnlineFilter, history: RewardHistory, observed: str = "trained", progress: Report | None = None
 ) -> Iterator[tuple[int, NDArray[np.intp]]]:
     """Take a filter through a history, step by step.
 
     Yields each logged step and the indices of its rows while the filter still holds the forecast for it; when the
-    caller comes back, the observed rows ("trained", or "all") are absorbed.
+    caller comes back, the observed rows ("trained", or "all") are absorbed, and `progress` is called.
     """
     visible = history.observed_rows(observed)
     bounds = np.searchsorted(history.step, history.steps)
-    for step, start, stop in zip(history.steps, bounds, [*bounds[1:], len(history)], strict=True):
+    stops = [*bounds[1:], len(history)]
+    for done, (step, start, stop) in enumerate(zip(history.steps, bounds, stops, strict=True), start=1):
         rows = np.arange(start, stop)
         yield int(step), rows
         seen = rows[visible[rows]]
@@ -131,9 +133,17 @@ def walk(
             history.num_rollouts[seen],
             history.trained[seen],
         )
+        if progress is not None:
+            progress(done, len(stops), {})
 
 
-def forecast(online: OnlineFilter, history: RewardHistory, fit_steps: int = 0, observed: str = "trained") -> Forecast:
+def forecast(
+    online: OnlineFilter,
+    history: RewardHistory,
+    fit_steps: int = 0,
+    observed: str = "trained",
+    progress: Report | None = None,
+) -> Forecast:
     """Run a fresh online filter through a history and record its forecast of every row before it is seen.
 
     Args:
@@ -141,6 +151,7 @@ def forecast(online: OnlineFilter, history: RewardHistory, fit_steps: int = 0, o
         history: what is forecast. Every row is scored, including those the filter never sees.
         fit_steps: number of first steps that are absorbed but not scored.
         observed: the rows the filter sees once their step is over: "trained" (default) or "all".
+        progress: called after each step with steps done, steps in all, and no numbers.
 
     Raises:
         InputError: `fit_steps` leaves nothing to score, or `observed` is neither word.
@@ -148,7 +159,7 @@ def forecast(online: OnlineFilter, history: RewardHistory, fit_steps: int = 0, o
     first_scored = split(history, fit_steps)
     place = online.rows(list(history.prompt_ids))
     probability = np.full(len(history), np.nan)
-    for step, rows in walk(online, history, observed):
+    for step, rows in walk(online, history, observed, progress):
         if step >= first_scored:
             probability[rows] = online.informative(history.num_rollouts[rows], rows=place[history.prompt[rows]])
     scored = history.step >= first_scored
@@ -161,6 +172,7 @@ def track(
     follow: list[str],
     num_generations: int = 8,
     observed: str = "trained",
+    progress: Report | None = None,
 ) -> Track:
     """Run a fresh online filter through a history and record what it believed, for plots.
 
@@ -170,13 +182,14 @@ def track(
         follow: ids of prompts whose own forecasts are kept.
         num_generations: group size that shares of the pool are forecast for; default 8.
         observed: the rows the filter sees: "trained" (default) or "all".
+        progress: as of `forecast`.
     """
     visible = history.observed_rows(observed)
     place = online.rows(list(history.prompt_ids))
     followed = online.rows(follow)
     outcome = outcome_of(history.num_rollouts, history.num_successes)
     records = []
-    for _, rows in walk(online, history, observed):
+    for _, rows in walk(online, history, observed, progress):
         seen = rows[visible[rows]]
         complete = len(rows) == history.num_prompts
         chances = online.informative(history.num_rollouts[seen], rows=place[history.prompt[seen]])

@@ -8,7 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-__all__ = ["Reliability", "auroc", "brier", "calibration_error", "log_loss", "precision_at", "reliability"]
+__all__ = [
+    "Reliability",
+    "auroc",
+    "brier",
+    "calibration_error",
+    "log_loss",
+    "log_losses",
+    "mean_interval",
+    "precision_at",
+    "reliability",
+]
+# Most units that a bootstrap draws; of more, some are drawn together.
+MAX_UNITS = 2000
 
 
 class Reliability(NamedTuple):
@@ -19,10 +31,39 @@ class Reliability(NamedTuple):
     size: NDArray[np.int64]  # (bin,) forecasts in the bin
 
 
+def log_losses(probability: NDArray, event: NDArray, clip: float = 1e-6) -> NDArray[np.float64]:
+    """Negative log-likelihood of each event, in nats, of forecasts clipped to [clip, 1 - clip]."""
+    p = np.clip(probability, clip, 1.0 - clip)
+    return -np.where(event, np.log(p), np.log1p(-p))
+
+
 def log_loss(probability: NDArray, event: NDArray, clip: float = 1e-6) -> float:
     """Mean negative log-likelihood in nats, of forecasts clipped to [clip, 1 - clip]."""
-    p = np.clip(probability, clip, 1.0 - clip)
-    return float(-np.mean(np.where(event, np.log(p), np.log1p(-p))))
+    return float(log_losses(probability, event, clip).mean())
+
+
+def mean_interval(
+    values: NDArray, unit: NDArray, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> NDArray[np.float64]:
+    """Bootstrap intervals of means of rows that come in units, such as the rows of a prompt, which are alike.
+
+    Args:
+        values: (row, column); each column's mean gets an interval, from the same draws for all.
+        unit: (row,) code of the unit that is drawn with all its rows, from 0.
+        level: coverage, default 0.95; of the bootstrap's percentiles (Efron 1979).
+        draws: of the units, with replacement; default 2000.
+        seed: of the draws; default 0.
+
+    Returns:
+        (2, column) lower and upper ends.
+    """
+    unit = np.unique(unit, return_inverse=True)[1] % MAX_UNITS
+    count = unit.max() + 1
+    size = np.bincount(unit)
+    total = np.stack([np.bincount(unit, column) for column in values.T], axis=1)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    means = (drawn @ total) / (drawn @ size)[:, None]
+    return np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
 def brier(probability: NDArray, event: NDArray) -> float:

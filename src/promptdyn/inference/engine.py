@@ -19,6 +19,7 @@ from promptdyn.history import DenseHistory
 from promptdyn.kernels.sequences import Sequences
 from promptdyn.models.base import Dynamics, Params, Statistics
 from promptdyn.ppl import BACKENDS, Program
+from promptdyn.progress import Report
 
 if TYPE_CHECKING:
     from promptdyn.inference.nuts import NUTS
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Density",
     "Engine",
-    "Report",
     "Result",
     "at_least",
     "check_explained",
@@ -42,8 +42,6 @@ Values = dict[str, Floats]
 # Numbers to hold filtered beliefs in at a time: what is larger is summed in parts. From so many on it pays to sum in
 # two, side by side. Never by how many cores there are: a fit is the same wherever it is made.
 LARGEST_CHUNK, SPLIT = 1 << 24, 1 << 18
-Report = Callable[[int, int, Mapping[str, float]], None]
-"""Called while an engine runs with what is done, of how much, and the numbers that one watches."""
 
 
 @dataclass(frozen=True)

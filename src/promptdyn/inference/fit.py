@@ -6,9 +6,9 @@ import hashlib
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from promptdyn.errors import ConvergenceWarning, InputError
 from promptdyn.history import DenseHistory, RewardHistory
 from promptdyn.inference.em import EM
-from promptdyn.inference.engine import Engine, Report, load_density
+from promptdyn.inference.engine import Engine, load_density
 from promptdyn.inference.map import MAP
 from promptdyn.inference.nuts import NUTS
 from promptdyn.inference.svi import SVI
@@ -27,6 +27,7 @@ from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of, lac
 from promptdyn.online import DiscountedBeta, FrozenChain, FrozenMixture, OnlineFilter
 from promptdyn.plugins import where
 from promptdyn.ppl import Program, chain_at, load_backend
+from promptdyn.progress import Report, bars
 from promptdyn.registry import Registry, describe
 from promptdyn.storage import read_state, write_state
 
@@ -364,9 +365,10 @@ def fit(
     )
 
 
-def _reported(progress: bool | Report, words: str) -> Any:
+@contextmanager
+def _reported(progress: bool | Report, words: str) -> Iterator[Report]:
     if progress is True:
-        from promptdyn.inference.progress import bar
-
-        return bar(words)
-    return nullcontext(progress or (lambda done, total, watch: None))
+        with bars() as tell:
+            yield partial(tell, words)
+    else:
+        yield progress or (lambda done, total, watch: None)

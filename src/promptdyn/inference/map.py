@@ -8,7 +8,8 @@ import numpy as np
 
 from promptdyn.errors import InputError
 from promptdyn.inference.climb import climb
-from promptdyn.inference.engine import Density, Report, Result, at_least
+from promptdyn.inference.engine import Density, Result, at_least
+from promptdyn.progress import Report
 
 __all__ = ["MAP"]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from promptdyn.errors import InputError
-from promptdyn.inference.engine import Density, Report, Result, at_least
+from promptdyn.inference.engine import Density, Result, at_least
+from promptdyn.progress import Report
 
 __all__ = ["GUIDES", "SVI"]
 

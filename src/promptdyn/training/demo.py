@@ -104,11 +104,9 @@ def demo(
     )
     sections[0].figures = [svg(figure) for figure in figures]
     # The run that is chosen for where nothing is said, through the eyes of the model that forecast best.
-    best = comparison.scores[0].model
     report = write_report(
         out / "report.html",
         histories.pop("auto"),
-        comparison.fits.get(best, models[best]),
         title="GRPO with prompts chosen by forecasts",
         name="auto",
         baselines=histories,
