@@ -7,6 +7,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import promptdyn
@@ -214,6 +216,39 @@ def test_nothing_is_written_over_what_is_read(history_path, tmp_path, monkeypatc
     assert done.value.code == 2
     assert message in capsys.readouterr().err
     assert (tmp_path / "h.parquet").read_bytes() == content
+
+
+def test_columns_and_warnings_of_an_import(tmp_path):
+    (tmp_path / "log.tsv").write_text("global_step\tuid\tnum_rollouts\tnum_successes\n0\ta\t8\t3\n1\ta\t8\t4\n")
+    done = promptdyn_here(
+        "import", tmp_path / "log.tsv", tmp_path / "h.parquet", "--columns", "step=global_step,prompt_id=uid"
+    )
+    assert done.returncode == 0, done.stderr
+    assert RewardHistory.from_parquet(tmp_path / "h.parquet").num_successes.tolist() == [3, 4]
+    for text in ("step", "step=", "step=a,step=b"):
+        done = promptdyn_here("import", tmp_path / "log.tsv", tmp_path / "i.parquet", "--columns", text)
+        assert done.returncode == 2
+        assert f"columns {text!r}: write each once" in done.stderr
+
+    table = pa.table({
+        "step": [1, 1], "prompt": ["p", "p"], "completion": ["x", "y"], "reward": [5, 7], "advantage": [0.0, 0.0],
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "completions.parquet")
+    done = promptdyn_here("import", tmp_path / "completions.parquet", tmp_path / "t.parquet")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "success_threshold=6" in line]
+    assert line.startswith("promptdyn: ")
+
+
+def test_tables_are_wider_than_a_narrow_terminal(history_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    done = promptdyn_here("compare", history_path, "--models", "dps,rate:cluster=task")
+    lines = done.stdout.splitlines()
+    words = " ".join(lines[:3]).split()
+    for name in ("model", "log", "loss", "behind", "Brier", "AUROC", "precision", "calibration", "error", "fit,"):
+        assert name in words
+    assert "…" not in done.stdout
+    assert any("rate:cluster=task" in line and "±" in line for line in lines)
 
 
 def test_brackets_in_names_are_shown_as_they_are(history_path, tmp_path, monkeypatch, capsys):

@@ -123,8 +123,8 @@ def test_dense_symbols_are_as_small_as_they_can_be(n, dtype):
 
 
 def test_groups_too_large_to_tabulate_are_named():
-    history = RewardHistory.from_columns([0, 3], ["a", "b"], [8, 2**31 - 1], [1, 2])
-    with pytest.raises(InputError, match="step 3, prompt 'b': num_rollouts=2147483647 is too large"):
+    history = RewardHistory.from_columns([0, 3], ["a", "b"], [900_000, 1_000_000], [1, 2])
+    with pytest.raises(InputError, match="step 3, prompt 'b': num_rollouts=1000000 is too large"):
         history.dense()
 
 
@@ -203,9 +203,9 @@ def test_summary(history):
 BAD_VALUES = [
     ({"num_successes": 9}, "num_successes=9 exceeds num_rollouts=8: count the successes among the rollouts"),
     ({"num_successes": -1}, "num_successes=-1 is out of range: give an integer from 0 to 2147483647"),
-    ({"num_rollouts": 0}, "num_rollouts=0 is out of range: give an integer from 1 to 2147483647"),
-    ({"num_rollouts": 2**40}, "num_rollouts=1099511627776 is out of range: give an integer from 1 to 2147483647"),
-    ({"num_rollouts": -2}, "num_rollouts=-2 is out of range: give an integer from 1 to 2147483647"),
+    ({"num_rollouts": 0}, "num_rollouts=0 is out of range: give an integer from 1 to 1000000"),
+    ({"num_rollouts": 2**40}, "num_rollouts=1099511627776 is out of range: give an integer from 1 to 1000000"),
+    ({"num_rollouts": -2}, "num_rollouts=-2 is out of range: give an integer from 1 to 1000000"),
     ({"num_rollouts": 7.5}, "num_rollouts=7.5 is not an integer: give an integer >= 1"),
     ({"num_rollouts": "eight"}, "num_rollouts='eight' is not an integer: give an integer >= 1"),
     ({"num_successes": True}, "num_successes=True is not an integer: give an integer >= 0"),
@@ -216,7 +216,8 @@ BAD_VALUES = [
     ({"trained": "yes"}, "trained='yes' is not a boolean: give true or false"),
     ({"trained": 2}, "trained=2 is not a boolean: give true or false"),
     ({"task": ["add"]}, "task=['add'] is no label: give a string or a number, or drop the column"),
-    ({"task": None}, "task is missing: give every row its task, or drop the row"),
+    ({"task": None}, "cluster column 'task' changes from 'add' to '(none)': give all rows of a prompt one label, "
+     "or drop the column"),
     ({"task": "div"}, "cluster column 'task' changes from 'add' to 'div': give all rows of a prompt one label, "
      "or drop the column"),
 ]  # fmt: skip
@@ -249,7 +250,7 @@ def test_bad_value_names_its_row_prompt_and_step(values, message):
     ("num_successes", np.array([0, -3, 0], np.int8), "num_successes=-3 is out of range"),
     ("trained", np.array([0, 2, 1]), "trained=2 is not a boolean"),
     ("trained", np.array(["yes", "no", "no"]), "trained='yes' is not a boolean"),
-    ("task", pd.array(["x", None, "x"], dtype="string"), "task is missing"),
+    ("task", pd.array(["x", None, "x"], dtype="string"), r"cluster column 'task' changes from 'x' to '\(none\)'"),
     ("prompt_id", pd.array(["a", None, "a"], dtype="string"), "prompt_id is missing"),
     ("num_rollouts", pd.array([8, None, 8], dtype="Int64"), "num_rollouts is missing"),
 ])  # fmt: skip
@@ -290,7 +291,8 @@ def test_long_prompts_are_quoted_short_and_on_one_line():
 @pytest.mark.parametrize(("build", "message"), [
     (lambda: RewardHistory.from_table({"step": [0], "prompt": ["a"], "num_rollouts": [8]}, "x.parquet"),
      "x.parquet: no column 'prompt_id', 'num_successes' among step, prompt, num_rollouts: "
-     "name the columns step, prompt_id, num_rollouts, num_successes"),
+     "name the columns step, prompt_id, num_rollouts, num_successes, or say which they are (columns, as in "
+     "prompt_id=NAME)"),
     (lambda: RewardHistory.from_columns([0, 1], ["a", "a"], [8], [0, 0]),
      "history: column 'num_rollouts' has 1 values and 'step' has 2: give columns of equal length"),
     (lambda: RewardHistory.from_columns([0], ["a"], np.array([[8]]), [0]),

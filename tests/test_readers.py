@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.readers import READERS, read_history, table, trl
 
@@ -88,7 +88,7 @@ def test_paths_that_no_reader_takes(tmp_path):
 def test_options_of_another_format(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(f"{HEADER}\n0,a,8,1\n")
-    assert bad(path, reward="r") == "a.csv: option 'reward' does not fit this format: it takes no options"
+    assert bad(path, reward="r") == "a.csv: option 'reward' does not fit this format: it takes columns"
     log = trl_log(tmp_path, 1, ["p"], [1.0])
     assert bad(log, rewards="r") == (
         "completions_00001.parquet: option 'rewards' does not fit this format: "
@@ -114,15 +114,17 @@ def frame() -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ""])
-@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("kind", ["parquet", "csv", "semicolons", "tabs", "jsonl", "json"])
 def test_tables_are_recognised_by_content(frame, tmp_path, kind, suffix):
     path = tmp_path / f"history{suffix}"
     if kind == "parquet":
         frame.to_parquet(path)
     elif kind == "csv":
         frame.to_csv(path, index=False)
+    elif kind in ("semicolons", "tabs"):
+        frame.to_csv(path, index=False, sep=";" if kind == "semicolons" else "\t")
     else:
-        frame.to_json(path, orient="records", lines=True)
+        frame.to_json(path, orient="records", lines=kind == "jsonl")
     history = read_history(str(path))
     assert rows(history) == [(0, "007", 8, 1), (0, "b", 8, 8), (1, "007", 4, 0)]
     assert history.trained.tolist() == [True, False, True]
@@ -140,8 +142,61 @@ def test_csv_and_jsonl_round_trip(tmp_path_factory, cells):
     folder = tmp_path_factory.mktemp("tables")
     pd.DataFrame(records).to_csv(folder / "a.csv", index=False)
     assert rows(read_history(folder / "a.csv")) == expected
+    pd.DataFrame(records).to_csv(folder / "a.tsv", index=False, sep="\t")
+    assert rows(read_history(folder / "a.tsv")) == expected
     (folder / "a.jsonl").write_text("\n\n".join(json.dumps(record) for record in records))
     assert rows(read_history(folder / "a.jsonl")) == expected
+    (folder / "a.json").write_text(json.dumps(records, indent=1))
+    assert rows(read_history(folder / "a.json")) == expected
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl", ".json"])
+def test_columns_may_have_other_names(frame, tmp_path, suffix):
+    names = {"step": "global_step", "prompt_id": "uid", "num_successes": "correct", "trained": "used"}
+    frame = frame.rename(columns=names).assign(step=["x", "y", "z"])
+    path = tmp_path / f"log{suffix}"
+    if suffix == ".parquet":
+        frame.to_parquet(path)
+    elif suffix in (".csv", ".tsv"):
+        frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+    else:
+        frame.to_json(path, orient="records", lines=suffix == ".jsonl")
+    history = read_history(path, columns=names)
+    assert rows(history) == [(0, "007", 8, 1), (0, "b", 8, 8), (1, "007", 4, 0)]
+    assert history.trained.tolist() == [True, False, True]
+    assert list(history.clusters) == ["level"]  # what was called step is nobody's any more
+    assert "no column 'id', to be read as 'prompt_id', among" in bad(path, columns={**names, "prompt_id": "id"})
+    assert "name the columns step, prompt_id, num_rollouts, num_successes, or say which they are (columns, as in " in (
+        bad(path)
+    )
+
+
+def test_a_missing_label_is_a_level_of_its_own(tmp_path):
+    (tmp_path / "a.csv").write_text(f"{HEADER},task\n0,a,8,1,add\n0,b,8,1,\n1,b,8,2,\n")
+    (tmp_path / "a.jsonl").write_text(
+        "\n".join(
+            json.dumps(dict(zip((*COLUMNS, "task"), row, strict=True)))
+            for row in [(0, "a", 8, 1, "add"), (0, "b", 8, 1, None), (1, "b", 8, 2, None)]
+        )
+    )
+    for name in ("a.csv", "a.jsonl"):
+        history = read_history(tmp_path / name)
+        assert history.labels("task").tolist() == ["add", "(none)"]
+        history.to_parquet(tmp_path / "again.parquet")
+        assert read_history(tmp_path / "again.parquet").labels("task").tolist() == ["add", "(none)"]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[1, 2]", "a.json item 0: '1' is no JSON object: give one an item"),
+    ("[]", "a.json: records: the history has no rows"),
+    ('[{"step": 0}', "a.json: no JSON ("),
+    ("[" * 100_000, "a.json: no JSON ("),
+    ('[{"step": 0, "prompt_id": "a", "num_rollouts": 8, "num_successes": 9}]',
+     "a.json item 0 (prompt 'a', step 0): num_successes=9 exceeds num_rollouts=8"),
+])  # fmt: skip
+def test_bad_json_names_its_item(tmp_path, text, message):
+    (tmp_path / "a.json").write_text(text)
+    assert bad(tmp_path / "a.json").startswith(message.replace("records: ", ""))
 
 
 CSV = [
@@ -226,7 +281,7 @@ def test_table_reader_alone(tmp_path):
 def test_trl_run_folder_folder_and_file(tmp_path):
     folder = tmp_path / "completions"
     trl_log(folder, 1, ["p", "p", "q", "q"], [1.0, 0.0, 1.0, 1.0])
-    trl_log(folder, 2, ["q", "p", "q", "p"], [0.0, 0.0, 0.4, 0.5])
+    trl_log(folder, 2, ["q", "p", "q", "p"], [0.0, 0.0, 0.2, 0.9])
     one, two = [(1, "p", 2, 1), (1, "q", 2, 2)], [(2, "q", 2, 0), (2, "p", 2, 1)]
     for path in (tmp_path, folder):
         history = read_history(path)
@@ -288,8 +343,7 @@ def test_trl_conversations_have_stable_keys(tmp_path):
 def test_trl_reward_columns(tmp_path):
     path = trl_log(tmp_path, 1, ["p", "p"], [1.0, 0.0], format=[1.0, 1.0], tokens=[3, 4])
     assert bad(path) == (
-        "completions_00001.parquet: float columns correct, format may each be the reward: "
-        "say reward=NAME, of correct, format"
+        "completions_00001.parquet: columns correct, format may each be the reward: say reward=NAME, of correct, format"
     )
     assert rows(read_history(path, reward="format")) == [(1, "p", 2, 2)]
     assert rows(read_history(path, reward="tokens", success_threshold=4)) == [(1, "p", 2, 1)]
@@ -300,8 +354,36 @@ def test_trl_reward_columns(tmp_path):
     with pytest.raises(InputError, match="success_threshold=nan is not finite: give the least reward of a success"):
         read_history(path, success_threshold=float("nan"))
     path = trl_log(tmp_path, 2, ["p", "p"], [True, False])
-    assert bad(path) == "completions_00002.parquet: no float column is the reward: say reward=NAME, of correct"
-    assert rows(read_history(path, reward="correct")) == [(2, "p", 2, 1)]
+    assert rows(read_history(path)) == [(2, "p", 2, 1)]  # booleans will do where there are no floats
+    path = trl_log(tmp_path, 3, ["p", "p"], [True, False], tokens=[3, 4])
+    assert bad(path) == (
+        "completions_00003.parquet: columns correct, tokens may each be the reward: say reward=NAME, of correct, tokens"
+    )
+    path = trl_log(tmp_path, 4, ["p", "p"], ["yes", "no"])
+    assert bad(path) == "completions_00004.parquet: no column of numbers is the reward: say reward=NAME, of correct"
+
+
+@pytest.mark.parametrize(("rewards", "told"), [
+    ([0.0, 1.0, 1.0, 0.0], None),
+    ([1.0, 1.0, 1.0, 1.0], None),
+    ([-1.0, 1.0, -1.0, 1.0], None),  # a half parts these as well as any
+    ([0.1, 0.9, 0.0, 1.0], None),
+    ([0.0, 0.2, 1.2, 0.2], None),
+    ([0.5, 0.5, 1.5, 2.0], "rewards from 0.5 to 2 are not 0 and 1: those of 0.5 and more count as successes, 100% of "
+     "the rollouts; success_threshold=1 parts them best (50%)"),
+    ([0.0, 0.1, 0.3, 0.3], "success_threshold=0.2 parts them best (50%)"),
+    ([5.0, 7.0, float("nan"), 7.0], "success_threshold=6 parts them best (67%)"),
+])  # fmt: skip
+def test_a_threshold_is_suggested_where_rewards_are_not_0_and_1(tmp_path, recwarn, rewards, told):
+    trl_log(tmp_path, 1, ["p", "p", "q", "q"], rewards)
+    history = read_history(tmp_path)
+    assert history.num_successes.sum() == sum(reward >= 0.5 for reward in rewards)
+    assert len(recwarn) == (told is not None)
+    if told:
+        assert recwarn[0].category is PromptdynWarning
+        assert told in str(recwarn[0].message)
+        read_history(tmp_path, success_threshold=0.5)  # who names one knows
+        assert len(recwarn) == 1
 
 
 def test_trl_clusters(tmp_path):
@@ -313,6 +395,10 @@ def test_trl_clusters(tmp_path):
         "completions_00002.parquet row 2 (prompt 'p', step 2): cluster column 'task' changes from 'add' to 'div': "
         "give all rollouts of a prompt one label, or leave the column out"
     )
+    trl_log(tmp_path / "gaps", 1, ["p", "q"], [1.0, 0.0], task=["add", None], level=[float("nan"), 1.0])
+    trl_log(tmp_path / "gaps", 2, ["p", "q"], [1.0, 0.0], task=["add", None], level=[float("nan"), 1.0])
+    history = read_history(tmp_path / "gaps", cluster_columns=("task", "level"))
+    assert history.labels(["task", "level"]).tolist() == ["add|(none)", "(none)|1.0"]
     trl_log(tmp_path, 2, ["q", "p"], [1.0, 0.0], task=["mul", "sub"], level=[2.0, 1.0])
     with pytest.raises(InputError, match=r"00002.parquet row 1 \(prompt 'p', step 2\): .* from 'add' to 'sub'"):
         read_history(tmp_path, cluster_columns=["task", "level"])

@@ -7,7 +7,7 @@ import pytest
 
 import promptdyn
 from promptdyn import Selector
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.inference import Refitted
 from promptdyn.models import DPS, BetaState, DiscreteHMM, InformativeRate
 from promptdyn.online import OnlineFilter
@@ -71,7 +71,7 @@ def test_a_refitted_model_takes_over_at_its_step_and_a_resumed_run_chooses_the_s
 
 def test_a_fit_that_fails_is_told_and_the_run_goes_on():
     online = Refitted(MODEL, every=2, lag=0, settings={"method": "guess"}).online(IDS, LABELS)
-    with pytest.warns(RuntimeWarning, match="step 2: the fit begun at step 2 failed: .*'guess'.*goes on without it"):
+    with pytest.warns(PromptdynWarning, match="step 2: the fit begun at step 2 failed: .*'guess'.*goes on without it"):
         drive(online, 0, 3)
     assert online.fit is None
     assert online.steps == 3

@@ -24,7 +24,7 @@ from promptdyn.models import DPS
 from promptdyn.selection.selector import Selector
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.recording import HistoryRecorder
-from promptdyn.training.trl import SelectionGRPOTrainer, prompt_ids
+from promptdyn.training.trl import SelectionGRPOTrainer, prompt_ids, prompt_rows
 
 # TRL 1.16 reads a property that transformers 5.17 renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -269,8 +269,39 @@ def test_content_ids_are_stable_and_warned_of(caplog: pytest.LogCaptureFixture) 
     assert "no column 'prompt_id'" in caplog.text
     assert len(set(ids)) == 2
     assert ids == list(reversed(prompt_ids(bare.select([1, 0]))))
-    with pytest.raises(InputError, match=r"rows 0 and 2: drop rows whose prompt repeats"):
-        prompt_ids(Dataset.from_list([*bare, bare[0]]))
+
+
+def test_rows_that_repeat_are_one_prompt_and_other_answers_another(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        {"prompt": "1 + 1 =", "answer": "2"},
+        {"prompt": "x =", "answer": "1"},
+        {"prompt": "1 + 1 =", "answer": "2"},
+        {"prompt": "x =", "answer": "2"},
+        {"prompt": "x =", "answer": "2"},
+    ]
+    found = prompt_rows(Dataset.from_list(rows))
+    assert list(found.values()) == [0, 1, 3]
+    assert "2 of 5 rows of the dataset repeat others and are left out" in caplog.text
+    assert "1 rows have the prompt of others and another answer" in caplog.text
+    # Whoever stands alone keeps the id that it would have without the others.
+    assert list(prompt_rows(Dataset.from_list(rows[:2]))) == list(found)[:2]
+    assert list(prompt_rows(Dataset.from_list(rows[1:]))) == [list(found)[i] for i in (1, 0, 2)]
+    with pytest.raises(InputError, match="no column 'prompt': it has text"):
+        prompt_rows(Dataset.from_list([{"text": "x"}]))
+
+
+def test_a_dataset_that_repeats_itself_is_trained_on_once(tmp_path: Path) -> None:
+    twice = Dataset.from_list([*POOL, *POOL])
+    trained = SelectionGRPOTrainer(
+        grpo_run.model(),
+        grpo_run.Grader(),
+        grpo_run.config(tmp_path),
+        twice,
+        processing_class=grpo_run.tokenizer(),
+        selector="dps",
+    )
+    assert list(trained.selector.prompt_ids) == prompt_ids(POOL) == prompt_ids(twice)
+    assert len(trained.train_dataset) == len(POOL)
 
 
 def selector_of(ids: list[str], num_generations: int = NUM_GENERATIONS) -> Selector:
@@ -286,7 +317,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
     "no dataset": ({"train_dataset": None}, r"type NoneType.*give a datasets\.Dataset"),
     "an id twice": (
         {"train_dataset": Dataset.from_list([*POOL, {**POOL[0], "prompt_id": "p7"}])},
-        r"prompt id 'p7' is that of rows 7 and 12: make the ids unique",
+        r"prompt id 'p7' is that of rows 7 and 12, which differ: make the ids unique",
     ),
     "small pool": (
         {"train_dataset": POOL.select([0])},

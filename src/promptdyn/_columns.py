@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 
-__all__ = ["REQUIRED", "Rows", "as_array", "check_lengths", "check_names", "no_rows"]
+__all__ = ["MAX_ROLLOUTS", "NO_LABEL", "REQUIRED", "Rows", "as_array", "check_lengths", "no_rows", "renamed"]
 
 REQUIRED = ("step", "prompt_id", "num_rollouts", "num_successes")
+# The level of prompts whose label is missing.
+NO_LABEL = "(none)"
+# Of a group; a number beyond is a slip, and models that sum over outcomes would run without end.
+MAX_ROLLOUTS = 1_000_000
 
 
 class Rows:
@@ -34,8 +38,7 @@ class Rows:
         prompt, step = self.prompt_id[row : row + 1].tolist()[0], self.step[row : row + 1].tolist()[0]
         return InputError(f"{self.place(int(row))} (prompt {_short(prompt)}, step {_short(step)}): {what}: {mend}")
 
-    def integers(self, name: str, values: NDArray, least: int) -> NDArray[np.int32]:
-        most = np.iinfo(np.int32).max
+    def integers(self, name: str, values: NDArray, least: int, most: int = np.iinfo(np.int32).max) -> NDArray[np.int32]:
         if values.dtype.kind == "O":
             whole = np.fromiter(map(_is_whole, values), bool, len(values))
         elif values.dtype.kind == "f":
@@ -58,8 +61,10 @@ class Rows:
             raise self._wrong(name, row, values, "is not a boolean", "give true or false")
         return values.astype(bool)
 
-    def labels(self, name: str, values: NDArray) -> tuple[NDArray[np.int32], NDArray[np.object_]]:
-        """(row,) codes and (label,) distinct labels as strings, numbered by first appearance."""
+    def labels(
+        self, name: str, values: NDArray, missing_as: str | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.object_]]:
+        """(row,) codes and (label,) distinct labels as strings, numbered by first appearance; refuses missing ones."""
         try:
             raw_codes, distinct = _factorise(values[self.order].tolist())
         except TypeError:  # unhashable
@@ -68,6 +73,9 @@ class Rows:
                 name, row, values, "is no label", "give a string or a number, or drop the column"
             ) from None
         missing = [code for code, value in enumerate(distinct) if _is_missing(value) or value == ""]
+        if missing_as is not None:
+            distinct = [missing_as if code in missing else value for code, value in enumerate(distinct)]
+            missing = []
         for at in np.flatnonzero(np.isin(raw_codes, missing))[:1] if missing else ():
             raise self._wrong(name, self.order[at], values, "is empty", f"give every row its {name}, or drop the row")
         # Different values may share a string, as 1 and "1" do.
@@ -81,8 +89,8 @@ class Rows:
         return codes[raw_codes], np.fromiter(labels, object, len(labels))
 
     def labels_of_prompts(self, name: str, values: NDArray, prompt: NDArray[np.int32]) -> NDArray[np.object_]:
-        """(prompt,) labels of a cluster column."""
-        codes, labels = self.labels(name, values)
+        """(prompt,) labels of a cluster column; a missing one is a level of its own."""
+        codes, labels = self.labels(name, values, missing_as=NO_LABEL)
         # Backwards, so that the label of a prompt's first row stays.
         code = np.empty(prompt.max() + 1, np.int32)
         code[prompt[::-1]] = codes[::-1]
@@ -154,16 +162,33 @@ def _is_missing(value: Any) -> bool:
     )
 
 
-def check_names(source: str, names: list[str]) -> None:
+def renamed(source: str, names: list[str], columns: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a source's columns are to be called -> what it calls them.
+
+    Args:
+        source: what errors call it.
+        names: of its columns.
+        columns: what some are to be called -> what it calls them; a column whose name another one takes is left out.
+
+    Raises:
+        InputError: a name that repeats, or one that is asked for or needed and not there.
+    """
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise InputError(f"{source}: {names.count(repeated[0])} columns {repeated[0]!r}: keep one")
-    missing = [name for name in REQUIRED if name not in names]
+    columns = columns or {}
+    there = ", ".join(map(str, names)) or "none"
+    for name, called in columns.items():
+        if called not in names:
+            raise InputError(f"{source}: no column {called!r}, to be read as {name!r}, among {there}")
+    kept = {name: name for name in names if name not in columns and name not in columns.values()}
+    missing = [name for name in REQUIRED if name not in kept and name not in columns]
     if missing:
         raise InputError(
-            f"{source}: no column {', '.join(map(repr, missing))} among {', '.join(map(str, names)) or 'none'}: "
-            f"name the columns {', '.join(REQUIRED)}"
+            f"{source}: no column {', '.join(map(repr, missing))} among {there}: name the columns "
+            f"{', '.join(REQUIRED)}, or say which they are (columns, as in {missing[0]}=NAME)"
         )
+    return {**columns, **kept}
 
 
 def check_lengths(source: str, columns: Mapping[str, NDArray]) -> None:

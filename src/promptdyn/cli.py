@@ -23,9 +23,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column, Table
+from rich.table import Table
 
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.models import MODELS
 from promptdyn.progress import bars
 from promptdyn.readers import read_history
@@ -62,6 +62,9 @@ Observed = Annotated[str, typer.Option(help="Rows a model sees: 'trained' (as li
 def import_(
     source: Annotated[Path, typer.Argument(help="TRL completions folder or file, or a table of counts.")],
     out: Annotated[Path, typer.Argument(help="History file to write (Parquet).")],
+    columns: Annotated[
+        str | None, typer.Option(help="Tables: columns named otherwise, as in step=global_step,prompt_id=uid.")
+    ] = None,
     reward: Annotated[str | None, typer.Option(help="TRL: reward column, where there are several.")] = None,
     success_threshold: Annotated[
         float | None, typer.Option(help="TRL: least reward of a success; default 0.5.")
@@ -75,6 +78,7 @@ def import_(
     """Turn rollout logs into a history file."""
     _check_targets(out, json_path, sources=[source])
     options = {
+        "columns": _pairs(columns) if columns else None,
         "reward": reward,
         "success_threshold": success_threshold,
         "prompt_key": prompt_key,
@@ -249,15 +253,36 @@ def report(
     console.print(f"wrote {out}")
 
 
+def _take_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Have a file's settings as defaults of the command's options, and keep those of GRPOConfig."""
+    if path is not None and not context.resilient_parsing:
+        from promptdyn.training.config import read_config
+
+        options = [str(option.name) for option in context.command.params]
+        context.default_map, context.meta["grpo"] = read_config(path, options)
+    return path
+
+
 @app.command()
 def train(
+    context: typer.Context,
     output_dir: Annotated[Path, typer.Option(help="Folder for checkpoints, history and the trained model.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            is_eager=True,
+            callback=_take_config,
+            help="YAML file in TRL's style: any of these options, any field of GRPOConfig. What is typed wins.",
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="'embedded', or a Hugging Face model name or folder.")] = "embedded",
     dataset: Annotated[
         str, typer.Option(help="Embedded family, a data file with a 'prompt' column, or a Hugging Face dataset.")
     ] = "arithmetic",
+    eval_dataset: Annotated[str | None, typer.Option(help="As --dataset, to evaluate on; default none.")] = None,
     reward: Annotated[
-        str, typer.Option(help="'exact_answer', MODULE:FUNCTION or FILE.py:FUNCTION (a TRL reward function).")
+        str,
+        typer.Option(help="'exact_answer', MODULE:FUNCTION or FILE.py:FUNCTION (TRL's reward functions); with commas."),
     ] = "exact_answer",
     selector: Annotated[
         str,
@@ -312,7 +337,8 @@ def train(
     _check_targets(json_path)
     parts = {name: value for name, value in given.items() if name in Recipe.__dataclass_fields__}
     chosen = {name: value for name, value in given.items() if name in RunSettings.__dataclass_fields__}
-    settings = RunSettings(**{**chosen, "selector": selector_recipe(selector, **parts)})
+    grpo = context.meta.get("grpo", {})
+    settings = RunSettings(**{**chosen, "selector": selector_recipe(selector, **parts), "grpo": grpo})
     _quiet()
     with bars() as tell:
 
@@ -361,7 +387,7 @@ def race(
     shown = _tables(json_path)
     for title, rows in tables(read, found).items():
         shown.print(title)
-        shown.print(_as_table(rows))
+        _print_table(shown, rows)
     _write_json(json_path, [standing.record() for standing in found])
     console.print(f"report {page}")
 
@@ -388,9 +414,9 @@ def demo(
     shown = _tables(json_path)
     for title, rows in result.tables.items():
         shown.print(title)
-        shown.print(_as_table(rows))
+        _print_table(shown, rows)
     shown.print("One-step-ahead forecasts of the second half of the uniform run")
-    shown.print(_as_table(result.comparison.table()))
+    _print_table(shown, result.comparison.table())
     console.print(f"report: {result.report}, plot: {result.plot}")
 
 
@@ -433,8 +459,6 @@ def _quiet() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    # TRL 1.16 still uses a name that transformers 5.17 deprecates.
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def _check_targets(*paths: Path | None, sources: Sequence[Path | None] = ()) -> None:
@@ -450,6 +474,15 @@ def _check_targets(*paths: Path | None, sources: Sequence[Path | None] = ()) -> 
             raise InputError(f"{path}: is to be written twice: name another file for one of the two")
 
 
+def _pairs(text: str) -> dict[str, str]:
+    """{"step": "global_step", ...} of "step=global_step,..."; InputError where it is not that."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    for name, _, value in pairs:
+        if not name or not value or [part[0] for part in pairs].count(name) > 1:
+            raise InputError(f"columns {text!r}: write each once, as in step=global_step,prompt_id=uid")
+    return {name: value for name, _, value in pairs}
+
+
 def _fit_steps(history: RewardHistory, given: int | None) -> int:
     return len(history.steps) // 2 if given is None else given
 
@@ -459,7 +492,7 @@ def _show(records: list[dict[str, Any]], json_path: Path | None, value: Any = No
 
     With "--json -" stdout is the program's alone, and the table goes to stderr.
     """
-    _tables(json_path).print(_as_table(records))
+    _print_table(_tables(json_path), records)
     _write_json(json_path, records if value is None else value)
 
 
@@ -469,11 +502,28 @@ def _tables(json_path: Path | None) -> Console:
 
 
 def _as_table(records: list[dict[str, Any]]) -> Table:
-    first, *others = (name.replace("_", " ") for name in records[0])
-    table = Table(Column(first, no_wrap=True), *others, box=box.SIMPLE_HEAD, pad_edge=False)
-    for record in records:
-        table.add_row(*(_cell(cell) for cell in record.values()))
+    """A row a record; of a single record, a row a fact."""
+    cells = [{name.replace("_", " "): _cell(cell) for name, cell in record.items()} for record in records]
+    if len(cells) == 1:
+        table = Table.grid(padding=(0, 2))
+        for fact in cells[0].items():
+            table.add_row(*fact)
+        return table
+    # Headers may break between words; nothing else does, and nothing is left out.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in cells[0]:
+        parts = [*name.split(), *(record[name] for record in cells)]
+        table.add_column(name, min_width=max(map(len, parts)))
+    for record in cells:
+        table.add_row(*record.values())
     return table
+
+
+def _print_table(to: Console, records: list[dict[str, Any]]) -> None:
+    """Print records as a table, wider than the terminal where they are."""
+    table = _as_table(records)
+    least = to.measure(table, options=to.options.update(width=10_000)).minimum
+    to.print(table, width=max(to.width, least), crop=False)
 
 
 def _cell(value: Any) -> str:
@@ -519,7 +569,18 @@ def _one_line_errors() -> Iterator[None]:
         sys.exit(2)
 
 
+@contextmanager
+def _own_warnings() -> Iterator[None]:
+    """Our warnings as one line on stderr each, those of other packages not at all; `python -W` has the last word."""
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", PromptdynWarning)
+            warnings.showwarning = lambda message, *_: print(f"promptdyn: {message}", file=sys.stderr)
+        yield
+
+
 def main() -> None:
     """Entry point of the `promptdyn` command."""
-    with _one_line_errors():
+    with _one_line_errors(), _own_warnings():
         app()

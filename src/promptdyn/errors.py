@@ -1,6 +1,6 @@
-"""The one error type for bad input, and the warning of fits. Knows nothing of where they are shown."""
+"""The one error type for bad input, and the warnings. Knows nothing of where they are shown."""
 
-__all__ = ["ConvergenceWarning", "InputError"]
+__all__ = ["ConvergenceWarning", "InputError", "PromptdynWarning"]
 
 # Characters of a message, and what is left of a longer one.
 LONGEST, HEAD, TAIL = 1000, 500, 300
@@ -17,5 +17,9 @@ class InputError(ValueError):
         super().__init__(message if len(message) <= LONGEST else f"{message[:HEAD]} ... {message[-TAIL:]}")
 
 
-class ConvergenceWarning(UserWarning):
+class PromptdynWarning(UserWarning):
+    """What one should know of a result that is given all the same; the command line shows it as a line."""
+
+
+class ConvergenceWarning(PromptdynWarning):
     """A fit has not converged: it can be used, but further work would change it."""

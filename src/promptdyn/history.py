@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from promptdyn._columns import REQUIRED, Rows, as_array, check_lengths, check_names, no_rows
+from promptdyn._columns import MAX_ROLLOUTS, REQUIRED, Rows, as_array, check_lengths, no_rows, renamed
 from promptdyn.errors import InputError
 from promptdyn.storage import atomic
 
@@ -88,10 +88,11 @@ class RewardHistory:
         Args:
             step: (row,) integers >= 0, in any order.
             prompt_id: (row,) strings, or anything that `str` makes unique.
-            num_rollouts: (row,) integers >= 1.
+            num_rollouts: (row,) integers from 1 to a million.
             num_successes: (row,) integers from 0 to `num_rollouts`.
             trained: (row,) booleans or 0/1. Default: all true.
-            clusters: column name -> (row,) labels, the same in every row of a prompt. Default: none.
+            clusters: column name -> (row,) labels, the same in every row of a prompt; a missing one is the level
+                "(none)". Default: none.
             source: what errors call the whole, such as a file name.
             place: what errors call a row, given its number from 0. Default: "SOURCE row NUMBER".
 
@@ -112,7 +113,7 @@ class RewardHistory:
 
         rows = Rows(place or (lambda row: f"{source} row {row}"), columns["prompt_id"], columns["step"])
         steps = rows.integers("step", columns["step"], least=0)
-        n = rows.integers("num_rollouts", columns["num_rollouts"], least=1)
+        n = rows.integers("num_rollouts", columns["num_rollouts"], least=1, most=MAX_ROLLOUTS)
         k = rows.integers("num_successes", columns["num_successes"], least=0)
         for row in np.flatnonzero(k > n)[:1]:
             what = f"num_successes={k[row]} exceeds num_rollouts={n[row]}"
@@ -138,6 +139,7 @@ class RewardHistory:
         table: Mapping[str, ArrayLike],
         source: str = "history",
         place: Callable[[int], str] | None = None,
+        columns: Mapping[str, str] | None = None,
     ) -> RewardHistory:
         """Build a history of named columns: a dict of arrays or a data frame.
 
@@ -146,13 +148,14 @@ class RewardHistory:
                 is a cluster column. See `from_columns`.
             source: what errors call the whole.
             place: what errors call a row, given its number from 0.
+            columns: name here -> name in the table, of columns that it calls otherwise, as in {"step": "global_step"}.
 
         Raises:
             InputError: a column is missing, or as `from_columns`.
         """
-        check_names(source, list(table))
-        named = {name: table[name] for name in (*REQUIRED, "trained") if name in table}
-        clusters = {name: table[name] for name in table if name not in named}
+        names = renamed(source, list(table), columns)
+        named = {name: table[names[name]] for name in (*REQUIRED, "trained") if name in names}
+        clusters = {name: table[names[name]] for name in names if name not in named}
         return cls.from_columns(**named, clusters=clusters, source=source, place=place)
 
     @classmethod
@@ -161,6 +164,7 @@ class RewardHistory:
         records: Iterable[Mapping[str, Any]],
         source: str = "records",
         place: Callable[[int], str] | None = None,
+        columns: Mapping[str, str] | None = None,
     ) -> RewardHistory:
         """Build a history of one mapping per row, with the names of `from_table`.
 
@@ -172,11 +176,11 @@ class RewardHistory:
         if not records:
             raise no_rows(source)
         table = {name: as_array([record.get(name) for record in records]) for name in names}
-        return cls.from_table(table, source, place)
+        return cls.from_table(table, source, place, columns)
 
     @classmethod
-    def from_parquet(cls, path: str | Path) -> RewardHistory:
-        """Read a history file, or any Parquet file with the columns of `from_table`.
+    def from_parquet(cls, path: str | Path, columns: Mapping[str, str] | None = None) -> RewardHistory:
+        """Read a history file, or any Parquet file with the columns of `from_table`, or those that `columns` names.
 
         Raises:
             InputError: no such file, not a Parquet file, written by a newer version, or as `from_table`.
@@ -192,7 +196,7 @@ class RewardHistory:
             schema = metadata.schema.to_arrow_schema()
             # pandas keeps the row numbers of a filtered frame as a column of that name.
             names = [name for name in schema.names if not name.startswith("__index_level_")]
-            check_names(str(path), names)
+            renamed(str(path), names, columns)
             kinds = {name: schema.field(name).type for name in names}
             for name, kind in kinds.items():
                 if pa.types.is_nested(kind):
@@ -204,7 +208,7 @@ class RewardHistory:
         except (pa.ArrowException, OSError) as error:
             found = " ".join(str(error).split())
             raise InputError(f"{path}: not a Parquet file, or damaged ({found}): write it again") from None
-        return cls.from_table({name: _numpy(table[name]) for name in names}, source=str(path))
+        return cls.from_table({name: _numpy(table[name]) for name in names}, source=str(path), columns=columns)
 
     def to_parquet(self, path: str | Path) -> None:
         """Write a Parquet file with the columns of `from_table`, in place of one that is there.

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.errors import ConvergenceWarning, InputError
+from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit, fit
 from promptdyn.models import InformativeRate
@@ -162,7 +162,7 @@ class RefittedFilter(OnlineFilter):
             model: Any = found.frozen()
             state = model.init(self._clusters)
         except InputError as error:
-            warnings.warn(f"step {self.steps}: {error}; selection goes on without it", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"step {self.steps}: {error}; selection goes on without it", PromptdynWarning, stacklevel=2)
             return
         # Those rolled out each have their own belief; then there is one for all others of a cluster.
         unseen = belief[:, len(rows) :]

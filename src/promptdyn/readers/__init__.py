@@ -40,7 +40,8 @@ READERS: tuple[Reader, ...] = (trl, table)
 def read_history(path: str | Path, **options: Any) -> RewardHistory:
     """Read a reward history, in whichever known format it is.
 
-    - a Parquet, CSV or JSONL file with the columns of a history: `promptdyn.readers.table`;
+    - a Parquet, CSV, JSONL or JSON file with the columns of a history, or others that `columns` names:
+      `promptdyn.readers.table`;
     - a folder of TRL's logged completions, the run's folder around it, or one of its Parquet files:
       `promptdyn.readers.trl`, with its options.
 

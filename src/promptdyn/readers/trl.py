@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def read_trl(
     path: str | Path,
     prompt_key: str | None = None,
     reward: str | None = None,
-    success_threshold: float = 0.5,
+    success_threshold: float | None = None,
     cluster_columns: Sequence[str] = (),
 ) -> RewardHistory:
     """Count the successes of each prompt and step among logged completions.
@@ -68,17 +68,19 @@ def read_trl(
         path: folder of completions, the run's folder that holds `completions`, or one Parquet file.
         prompt_key: column that identifies prompts. Default: `prompt_id` where every file has it, else `prompt`.
             Messages are identified by their JSON text, with sorted keys and without nulls.
-        reward: column of the reward that decides on success. Default: the only float column that is not one of
-            TRL's own, the prompt key or a cluster column.
-        success_threshold: a rollout succeeds if its reward is at least this. Default 0.5.
-        cluster_columns: columns with a label for each prompt. Default: none.
+        reward: column of the reward that decides on success. Default: of the columns that are not TRL's own, the prompt
+            key or a cluster column, the only one of floats; where there is none of these, the only one of integers or
+            booleans.
+        success_threshold: a rollout succeeds if its reward is at least this. Default 0.5, with a warning where
+            rewards are not 0 and 1 and another threshold parts them better.
+        cluster_columns: columns with a label for each prompt; a null is the label "(none)". Default: none.
 
     Raises:
         InputError: nothing to read; a column is missing; several columns may be the reward; a rollout has no step, key
             or label; two files hold different rollouts of a step; labels of a prompt differ.
     """
     path = Path(path)
-    if not math.isfinite(success_threshold):
+    if success_threshold is not None and not math.isfinite(success_threshold):
         raise InputError(f"success_threshold={success_threshold} is not finite: give the least reward of a success")
     # TRL writes a file without rollouts when it logs before it has generated.
     schemas = {file: schema for file in _files(path) for schema, rows in [_schema(file)] if rows > 0}
@@ -96,7 +98,10 @@ def read_trl(
 
     index: defaultdict[str, int] = defaultdict(count().__next__)
     blocks = [block for file in schemas for block in _blocks(file, prompt_key, reward, cluster_columns, index)]
-    return _count(path, _without_repeats(path, blocks), list(index), success_threshold)
+    blocks = _without_repeats(path, blocks)
+    if success_threshold is None:
+        success_threshold = _usual_threshold(path, np.concatenate([block.reward for block in blocks]))
+    return _count(path, blocks, list(index), success_threshold)
 
 
 read = read_trl
@@ -152,11 +157,37 @@ def _only_reward(path: Path, schema: pa.Schema, exclude: set[str]) -> str:
     import pyarrow as pa
 
     names = [name for name in schema.names if name not in exclude]
-    floats = [name for name in names if pa.types.is_floating(schema.field(name).type)]
-    if len(floats) == 1:
-        return floats[0]
-    found = f"float columns {', '.join(floats)} may each be" if floats else "no float column is"
-    raise InputError(f"{path}: {found} the reward: say reward=NAME, of {', '.join(floats or names) or 'none'}")
+    kinds = {name: schema.field(name).type for name in names}
+    floats = [name for name in names if pa.types.is_floating(kinds[name])]
+    whole = [name for name in names if pa.types.is_integer(kinds[name]) or pa.types.is_boolean(kinds[name])]
+    may = floats or whole
+    if len(may) == 1:
+        return may[0]
+    found = f"columns {', '.join(may)} may each be" if may else "no column of numbers is"
+    raise InputError(f"{path}: {found} the reward: say reward=NAME, of {', '.join(may or names) or 'none'}")
+
+
+def _usual_threshold(path: Path, rewards: NDArray[np.float64]) -> float:
+    """A half, with a warning where another threshold would part the rewards better (Otsu 1979)."""
+    value, count = np.unique(rewards[np.isfinite(rewards)], return_counts=True)
+    if len(value) > 1 and not np.isin(value, (0.0, 1.0)).all():
+        # Of every place between two values: the variance between the two sides.
+        below, total = np.cumsum(count)[:-1], np.cumsum(count * value)[:-1]
+        above, rest = count.sum() - below, (count * value).sum() - total
+        between = below * above * (total / below - rest / above) ** 2
+        at = int(np.argmax(between))
+        best = float(np.format_float_positional((value[at] + value[at + 1]) / 2, 3, fractional=False))
+        if not value[at] < best <= value[at + 1]:
+            best = float(value[at + 1])
+        usual, other = (count[value >= threshold].sum() / count.sum() for threshold in (0.5, best))
+        if usual != other:
+            warnings.warn(
+                f"{path}: rewards from {value[0]:g} to {value[-1]:g} are not 0 and 1: those of 0.5 and more count as "
+                f"successes, {usual:.0%} of the rollouts; success_threshold={best:g} parts them best ({other:.0%})",
+                PromptdynWarning,
+                stacklevel=4,
+            )
+    return 0.5
 
 
 def _blocks(
@@ -173,7 +204,7 @@ def _blocks(
     prompt = np.fromiter((index[key] for key in _keys(file, table, prompt_key)), np.int64, len(step))
     rewards, advantages = _numbers(file, table, reward), _numbers(file, table, "advantage")
     completions = _objects(table["completion"])
-    labels = {name: _objects(table[name]) for name in cluster_columns}
+    labels = {name: _labels(table[name]) for name in cluster_columns}
 
     order = np.argsort(step, kind="stable")
     for row in np.split(order, np.flatnonzero(np.diff(step[order])) + 1):
@@ -203,6 +234,12 @@ def _numbers(file: Path, table: pa.Table, name: str) -> NDArray[np.float64]:
 
 def _objects(column: pa.ChunkedArray) -> NDArray[np.object_]:
     return np.fromiter(column.to_pylist(), object, len(column))
+
+
+def _labels(column: pa.ChunkedArray) -> NDArray[np.object_]:
+    """(rollout,) labels, None where there is none: a NaN would differ from itself."""
+    values = [None if value != value else value for value in column.to_pylist()]
+    return np.fromiter(values, object, len(values))
 
 
 def _keys(file: Path, table: pa.Table, name: str) -> Iterator[str]:
@@ -239,6 +276,7 @@ def _without_repeats(path: Path, blocks: list[_Block]) -> list[_Block]:
         warnings.warn(
             f"{path}: dropped {len(repeats)} of {len(blocks)} blocks of rollouts, which repeat those before them "
             f"(step {steps}): TRL logged more often than it generated",
+            PromptdynWarning,
             stacklevel=3,
         )
     dropped = set(repeats)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.online import OnlineFilter
 from promptdyn.selection.policies import POLICIES, Policy, entropy
 from promptdyn.selection.policies import take as take_rows
@@ -192,7 +192,7 @@ class Selector:
             warnings.warn(
                 f"step {self.online.steps}: no new prompt for {STALLED} steps, {coverage:.0%} of the pool ever rolled "
                 "out: policy 'top' takes the same prompts again and again; use 'proportional'",
-                UserWarning,
+                PromptdynWarning,
                 stacklevel=3,
             )
 

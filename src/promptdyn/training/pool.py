@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from promptdyn._columns import NO_LABEL
 from promptdyn.clusters import LABEL_COLUMNS, few_levels_first
 from promptdyn.errors import InputError
 from promptdyn.evaluation.forecast import online_filter
@@ -25,8 +26,6 @@ __all__ = ["AUTO", "dynamics", "label_columns", "labels", "make_filter", "reads_
 AUTO = "auto"
 # What `FeatureRate.features` says where the policy is to read the prompts.
 POLICY = "policy"
-# The level of prompts whose label is missing.
-NO_LABEL = "(none)"
 
 
 def label_columns(dataset: Dataset) -> list[str]:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
@@ -26,6 +25,7 @@ from promptdyn.evaluation.scores import calibration_error, log_loss
 from promptdyn.history import RewardHistory
 from promptdyn.storage import atomic
 from promptdyn.training import tasks
+from promptdyn.training.config import read_yaml
 from promptdyn.training.policy import pass_counts
 from promptdyn.training.recipes import Recipe, selector_recipe
 from promptdyn.training.run import RunSettings, load_reward, load_rows, make_trainer
@@ -175,14 +175,7 @@ def read_race(path: str | Path) -> Race:
         InputError: no such file, no YAML, an unknown or missing key, or a value that cannot be used, with the file's
             name.
     """
-    try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(given, dict):
-        raise InputError(f"{path}: holds no mapping of settings")
+    given = read_yaml(path)
     try:
         return _race(given)
     except InputError as error:

@@ -57,8 +57,10 @@ class RunSettings:
             folder.
         dataset: an embedded task family ("arithmetic", ...), a .parquet, .json, .jsonl or .csv file, or the name
             of a Hugging Face dataset; rows hold "prompt", and what the reward function needs.
+        eval_dataset: as `dataset`, of a family other prompts; evaluated ten times a run unless `grpo` says otherwise.
+            Default: none.
         reward: "exact_answer" (completion equals the column "answer"), "MODULE:FUNCTION" or "FILE.py:FUNCTION",
-            a reward function as TRL knows them.
+            a reward function as TRL knows them; several with commas, summed by their weights.
         selector: how prompts are chosen: the name of a selector, a model, or a `Recipe`; default "auto". See
             `promptdyn.training.recipes`.
         num_prompts: pool size, for embedded tasks.
@@ -78,6 +80,7 @@ class RunSettings:
     output_dir: Path
     model: str = EMBEDDED
     dataset: str = "arithmetic"
+    eval_dataset: str | None = None
     reward: str = DEFAULT_REWARD
     selector: str | Recipe = AUTO
     num_prompts: int = 1000
@@ -202,44 +205,57 @@ def make_trainer(
     _check(settings)
     set_seed(settings.seed)
     dataset = load_rows(settings.dataset, settings.num_prompts, settings.seed)
-    reward = load_reward(settings.reward)
-    if settings.reward == DEFAULT_REWARD and "answer" not in dataset.column_names:
+    rewards = [load_reward(name) for name in settings.reward.split(",")]
+    evaluated = settings.eval_dataset and load_rows(settings.eval_dataset, settings.num_prompts, settings.seed + 1)
+    if DEFAULT_REWARD in settings.reward.split(",") and "answer" not in dataset.column_names:
         raise InputError(
             f"dataset {settings.dataset!r} has no column 'answer', which reward {DEFAULT_REWARD!r} compares with: name "
             "another reward, as in FILE.py:FUNCTION"
         )
-    model, tokenizer = _model(settings.model)
+    grpo = dict(settings.grpo)
+    model, tokenizer = _model(settings.model, grpo.pop("model_init_kwargs", None))
     _check_prompts(dataset, settings.dataset, tokenizer)
-    config = GRPOConfig(
-        **{
-            "output_dir": str(settings.output_dir),
-            "max_steps": settings.max_steps,
-            "per_device_train_batch_size": settings.prompts_per_step * settings.num_generations,
-            "num_generations": settings.num_generations,
-            "max_completion_length": settings.max_completion_length,
-            "learning_rate": settings.learning_rate,
-            "lr_scheduler_type": settings.lr_scheduler_type,
-            "beta": 0.0,
-            "temperature": 1.0,
-            "logging_steps": 1,
-            "save_strategy": "steps" if settings.save_steps else "no",
-            "save_steps": settings.save_steps or settings.max_steps,
-            "save_total_limit": 2,
-            "seed": settings.seed,
-            "report_to": "none",
-            "bf16": False,
-            "activation_checkpointing": False,
-            "use_cpu": not torch.cuda.is_available(),
-            "disable_tqdm": progress is not None,
-            "dataloader_pin_memory": torch.cuda.is_available(),
-            **settings.grpo,
-        }
-    )
+    batch_size = settings.prompts_per_step * settings.num_generations
+    evaluation = {
+        "eval_strategy": "steps",
+        "eval_steps": max(1, settings.max_steps // 10),
+        "per_device_eval_batch_size": batch_size,
+    }
+    try:
+        config = GRPOConfig(
+            **{
+                "output_dir": str(settings.output_dir),
+                "max_steps": settings.max_steps,
+                "per_device_train_batch_size": batch_size,
+                "num_generations": settings.num_generations,
+                "max_completion_length": settings.max_completion_length,
+                "learning_rate": settings.learning_rate,
+                "lr_scheduler_type": settings.lr_scheduler_type,
+                "beta": 0.0,
+                "temperature": 1.0,
+                "logging_steps": 1,
+                "save_strategy": "steps" if settings.save_steps else "no",
+                "save_steps": settings.save_steps or settings.max_steps,
+                "save_total_limit": 2,
+                "seed": settings.seed,
+                "report_to": "none",
+                "bf16": False,
+                "activation_checkpointing": False,
+                "use_cpu": not torch.cuda.is_available(),
+                "disable_tqdm": progress is not None,
+                "dataloader_pin_memory": torch.cuda.is_available(),
+                **(evaluation if evaluated else {}),
+                **grpo,
+            }
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"trl.GRPOConfig: {' '.join(str(error).split())}") from None
     trainer = kind(
         model,
-        reward,
+        rewards,
         config,
         dataset,
+        evaluated or None,
         processing_class=tokenizer,
         selector=settings.selector,
         **named,
@@ -294,12 +310,12 @@ class _Progress(TrainerCallback):
             self.report(state.global_step, logs)
 
 
-def _model(name: str) -> tuple[Any, Any]:
+def _model(name: str, init_kwargs: dict[str, Any] | None = None) -> tuple[Any, Any]:
     if name in policy.EMBEDDED:
         return policy.load_policy(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
-        return AutoModelForCausalLM.from_pretrained(name), tokenizer
+        return AutoModelForCausalLM.from_pretrained(name, **init_kwargs or {}), tokenizer
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
 

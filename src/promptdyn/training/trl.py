@@ -22,6 +22,7 @@ import json
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -46,7 +47,7 @@ from promptdyn.training.pool import AUTO, label_columns, labels
 from promptdyn.training.recipes import Recipe, selector_recipe
 from promptdyn.training.recording import HistoryRecorder
 
-__all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "prompt_ids"]
+__all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "prompt_ids", "prompt_rows"]
 
 SELECTOR_FILE = "selector.npz"
 FEATURES_FILE = "features.npz"
@@ -56,38 +57,61 @@ logger = logging.getLogger(__name__)
 
 
 def prompt_ids(dataset: Any, id_column: str = "prompt_id") -> list[str]:
-    """Ids of a dataset's prompts, in row order, as the selector and the trainer know them.
+    """Ids of a dataset's prompts, as the selector and the trainer know them: the keys of `prompt_rows`, see there."""
+    return list(prompt_rows(dataset, id_column))
+
+
+def prompt_rows(dataset: Any, id_column: str = "prompt_id") -> dict[str, int]:
+    """The prompts of a dataset: id -> row, in row order.
+
+    Rows that repeat another in every column are the same prompt, and the first stands for all. A prompt that other rows
+    have with another answer is one of its own in each. Where there are such, a line is logged.
 
     Args:
-        dataset: a `datasets.Dataset` with one row per prompt.
+        dataset: a `datasets.Dataset`.
         id_column: the column that holds the ids. Where the dataset has none, an id is a hash of the row's
-            "prompt", the same in every run, and a warning is logged.
-
-    Returns:
-        (prompt,) unique strings.
+            "prompt", the same in every run, and of the whole row where rows of one prompt differ.
 
     Raises:
-        InputError: no dataset that can be indexed, an empty id, or an id that two rows share.
+        InputError: no dataset that can be indexed, no column "prompt", an empty id, or an id of two rows that differ.
     """
     if not isinstance(dataset, Dataset):
         raise InputError(
             f"the training data is of type {type(dataset).__name__}, which has no rows to choose from: give "
             "a datasets.Dataset (of a stream, Dataset.from_list(list(stream)))"
         )
-    if id_column in dataset.column_names:
+    if "prompt" not in dataset.column_names:
+        raise InputError(f"the dataset has no column 'prompt': it has {', '.join(dataset.column_names) or 'none'}")
+    given = id_column in dataset.column_names
+    if given:
         ids = ["" if prompt_id is None else str(prompt_id) for prompt_id in dataset[id_column]]
-        mend = "make the ids unique"
         if "" in ids:
             raise InputError(f"row {ids.index('')} of the dataset has an empty {id_column!r}: give every row an id")
     else:
         logger.warning("the dataset has no column %r: ids are hashes of the prompts", id_column)
         ids = [_content_id(prompt) for prompt in dataset["prompt"]]
-        mend = f"drop rows whose prompt repeats, or add a column {id_column!r}"
-    first_row: dict[str, int] = {}
+    # Rows are read whole only where an id repeats.
+    repeated = {prompt_id for prompt_id, count in Counter(ids).items() if count > 1}
+    content = {row: _content_id(dataset[row]) for row, prompt_id in enumerate(ids) if prompt_id in repeated}
+    first = {prompt_id: row for row, prompt_id in reversed(list(enumerate(ids)))}
+    rows: dict[str, int] = {}
+    merged = apart = 0
     for row, prompt_id in enumerate(ids):
-        if first_row.setdefault(prompt_id, row) != row:
-            raise InputError(f"prompt id {prompt_id!r} is that of rows {first_row[prompt_id]} and {row}: {mend}")
-    return ids
+        if first[prompt_id] != row and content[row] != content[first[prompt_id]]:
+            if given:
+                raise InputError(
+                    f"prompt id {prompt_id!r} is that of rows {first[prompt_id]} and {row}, which differ: make the ids "
+                    "unique"
+                )
+            prompt_id = content[row]
+            apart += prompt_id not in rows
+        merged += prompt_id in rows
+        rows.setdefault(prompt_id, row)
+    if merged:
+        logger.warning("%d of %d rows of the dataset repeat others and are left out", merged, len(ids))
+    if apart:
+        logger.warning("%d rows have the prompt of others and another answer: each is a prompt of its own", apart)
+    return rows
 
 
 def _content_id(prompt: Any) -> str:
@@ -130,9 +154,9 @@ class SelectionGRPOTrainer(GRPOTrainer):
 
     Raises:
         InputError: no `args.max_steps` (an epoch means nothing when prompts are chosen); training data that cannot
-            be indexed, with an id empty or twice, or with fewer prompts than an optimizer step takes; a selector
-            made for other prompts or another group size; a recipe that cannot be followed; a cluster column that is
-            absent; when resuming, a checkpoint of another pool or model.
+            be indexed, with an id empty or of two rows that differ, or with fewer prompts than an optimizer step takes;
+            a selector made for other prompts or another group size; a recipe that cannot be followed; a cluster column
+            that is absent; when resuming, a checkpoint of another pool or model.
     """
 
     def __init__(
@@ -152,7 +176,10 @@ class SelectionGRPOTrainer(GRPOTrainer):
         # All is checked before TRL loads a model, which may take minutes.
         if args is None or args.max_steps <= 0:
             raise InputError("max_steps is not set, and an epoch means nothing here: set GRPOConfig(max_steps=...)")
-        ids = prompt_ids(train_dataset, id_column)
+        rows = prompt_rows(train_dataset, id_column)
+        ids = list(rows)
+        if len(ids) < len(train_dataset):
+            train_dataset = train_dataset.select(list(rows.values()))
         _check_size(ids, args)
         recipe = selector_recipe(selector) if isinstance(selector, str) else selector
         if isinstance(recipe, Selector):
