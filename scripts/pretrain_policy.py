@@ -1,7 +1,7 @@
 """Pre-train an embedded policy, which ships as package data. About three minutes on two cores:
 
     python scripts/pretrain_policy.py --seed 0
-    python scripts/pretrain_policy.py --policy embedded_countdown --seed 0
+    python scripts/pretrain_policy.py --policy embedded_countdown --seed 0 --steps 2400
 
 A small Llama learns to answer the tasks of `promptdyn.training.tasks` (train split only) a character at a time. Harder
 kinds are shown less often, and training stops early, so that pools are left with unsolved, partly solved and solved
@@ -14,6 +14,7 @@ import argparse
 import random
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -32,6 +33,9 @@ CHARACTERS = "0123456789+-*=?,() abcdefghijklmnopqrstuvwxyz"
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 # What each policy is trained on, items of each kind, and how they are graded afterwards.
 FAMILY = {"embedded": "mixed", "embedded_countdown": "countdown"}
+# A third of the countdown prompts are of more numbers than the policy has ever seen.
+MOST_NUMBERS = 4
+LENGTH = {"embedded": 8, "embedded_countdown": 16}  # tokens of an answer
 ITEMS_PER_KIND = {"embedded": 4000, "embedded_countdown": 20_000}
 REWARD = {"embedded": tasks.exact_answer, "embedded_countdown": tasks.makes_target}
 BATCH_SIZE, LEARNING_RATE = 256, 3e-3
@@ -80,6 +84,11 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
 
 
+def shown(rows: Iterable[dict]) -> Iterator[dict]:
+    """The rows that a policy learns from."""
+    return (row for row in rows if row["task"] != "countdown" or row["prompt"].count(",") < MOST_NUMBERS)
+
+
 def slip(row: dict, generator: random.Random) -> dict:
     """The row, sometimes with a wrong digit in its answer."""
     if generator.random() >= MISTAKES[row["difficulty"]]:
@@ -116,7 +125,7 @@ def main() -> None:
     kinds = [kind for part in tasks.FAMILIES[FAMILY[arguments.policy]] for kind in part.kinds]
     # A seed of its own: pools are drawn with small seeds.
     each = ITEMS_PER_KIND[arguments.policy]
-    items = {kind.name: list(islice(tasks.stream(kind, 10_000 + arguments.seed), each)) for kind in kinds}
+    items = {kind.name: list(islice(shown(tasks.stream(kind, 10_000 + arguments.seed)), each)) for kind in kinds}
     weights = [SHARE.get(kind.task, 1.0) * FADE ** (kind.difficulty - 1) for kind in kinds]
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
@@ -150,12 +159,14 @@ def main() -> None:
         if (family == "countdown") != (arguments.policy == "embedded_countdown"):
             continue
         pool = tasks.make_pool(family, 600)
-        counts = pass_counts(model, tokenizer, pool, REWARD[arguments.policy])
-        by_kind = {} if family == "mixed" else {f"{row['task']}-{row['difficulty']}": [] for row in pool}
+        length = LENGTH[arguments.policy]
+        counts = pass_counts(model, tokenizer, pool, REWARD[arguments.policy], max_completion_length=length)
+        by_kind: dict[str, list[int]] = {}
         for row, count in zip(pool, counts, strict=True):
-            if by_kind:
-                by_kind[f"{row['task']}-{row['difficulty']}"].append(count)
-        for name, values in {f"[b]{family}[/b]": counts, **by_kind}.items():
+            numbers = f"{row['prompt'].count(',') + 1} numbers"
+            name = numbers if family == "countdown" else f"{row['task']}-{row['difficulty']}"
+            by_kind.setdefault(name, []).append(count)
+        for name, values in {f"[b]{family}[/b]": counts, **dict(sorted(by_kind.items()))}.items():
             k = np.asarray(values)
             shares = (np.mean(k == 0), np.mean((k > 0) & (k < 8)), np.mean(k == 8), k.mean() / 8)
             table.add_row(name, *(f"{share:.2f}" for share in shares))

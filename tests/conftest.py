@@ -6,6 +6,10 @@ import os
 import shutil
 import tempfile
 
+from hypothesis import settings
+
+settings.register_profile("long")  # more inputs where a test asks for the profile's name
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # a model hub that cannot be reached is waited for otherwise
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Compiling takes longer here than running; `make test-long` compiles as users do.

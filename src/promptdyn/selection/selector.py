@@ -251,16 +251,19 @@ class Selector:
         try:
             rng = np.random.default_rng()
             rng.bit_generator.state = state["rng"]
-            times_seen = np.array(state["times_seen"], np.int32)
+            times_seen = np.array(state["times_seen"])
             metrics = dict(state["metrics"])
-            if times_seen.shape != (len(state["online"]["prompt_ids"]),):
-                raise InputError(f"times_seen has shape {times_seen.shape}")
+            if times_seen.shape != (len(state["online"]["prompt_ids"]),) or times_seen.dtype.kind not in "iu":
+                raise InputError(
+                    f"the selector's state is not whole (times_seen of shape {times_seen.shape} and type "
+                    f"{times_seen.dtype}): start without it"
+                )
             self.online.load_state_dict(state["online"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"the selector's state is not whole ({error!r}): start without it") from None
-        self._rng, self._times_seen, self._metrics = rng, times_seen, metrics
+        self._rng, self._times_seen, self._metrics = rng, times_seen.astype(np.int32), metrics
 
     def save(self, path: str | Path) -> None:
         """Write the state to one .npz file (versioned, no pickle), atomically."""

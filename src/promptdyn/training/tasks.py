@@ -23,8 +23,6 @@ from promptdyn.errors import InputError
 
 __all__ = [
     "FAMILIES",
-    "MAX_ANSWER_LENGTH",
-    "MAX_PROMPT_LENGTH",
     "SPLITS",
     "Kind",
     "Part",
@@ -35,8 +33,6 @@ __all__ = [
     "stream",
 ]
 
-MAX_PROMPT_LENGTH = 17  # characters
-MAX_ANSWER_LENGTH = 7  # characters; with the end-of-sequence token, 8 tokens
 SPLITS = ("train", "test")
 TEST_SHARE = 5  # one content in five is held out
 PATIENCE = 2000  # draws without a new content after which a kind counts as exhausted
@@ -52,11 +48,15 @@ class Kind:
         task: name of the task, such as "add".
         difficulty: 1 is easiest; comparable within a task only.
         source: from a seed to a function that draws the (prompt, answer) of an index.
+        longest_prompt: characters; longer ones are passed over. Default 17.
+        longest_answer: characters; default 7, with the end-of-sequence token 8 tokens.
     """
 
     task: str
     difficulty: int
     source: Callable[[int], Draw]
+    longest_prompt: int = 17
+    longest_answer: int = 7
 
     @property
     def name(self) -> str:
@@ -181,7 +181,7 @@ def stream(kind: Kind, seed: int = 0, split: str = "train") -> Iterator[dict[str
             "difficulty": kind.difficulty,
         }
         for prompt, answer in filter(None, map(draw, count()))
-        if len(prompt) <= MAX_PROMPT_LENGTH and len(answer) <= MAX_ANSWER_LENGTH and _split(prompt) == split
+        if len(prompt) <= kind.longest_prompt and len(answer) <= kind.longest_answer and _split(prompt) == split
     )
 
 
@@ -370,7 +370,7 @@ _KINDS = {
 
 
 _COUNTDOWN = _countdown(
-    min_numbers=3, max_numbers=4, min_value=1, max_value=15, min_target=1, max_target=250, operators=("+", "-", "*")
+    min_numbers=3, max_numbers=5, min_value=1, max_value=15, min_target=1, max_target=250, operators=("+", "-", "*")
 )
 
 
@@ -382,8 +382,9 @@ FAMILIES: dict[str, tuple[Part, ...]] = {
     "arithmetic": (Part("all", 1.0, _ARITHMETIC),),
     "sequences": (Part("all", 1.0, _SEQUENCES),),
     "mixed": (Part("all", 1.0, (*_ARITHMETIC, *_SEQUENCES)),),
-    # A search, of one kind: nothing but the prompt itself tells which are within reach.
-    "countdown": (Part("all", 1.0, (Kind("countdown", 1, _COUNTDOWN),)),),
+    # A search, of one kind: nothing but the prompt itself tells which are within reach. The embedded policy has seen
+    # none of five numbers; answers are up to 16 tokens.
+    "countdown": (Part("all", 1.0, (Kind("countdown", 1, _COUNTDOWN, longest_prompt=19, longest_answer=15),)),),
     # What the embedded policy solves, what is out of its reach, and what it can learn, which is scarce.
     "scarce": (
         _part("solved", 0.45, "add-1", "subtract-1", "reverse-1", "sort-1"),
