@@ -1,7 +1,7 @@
 """Pre-train an embedded policy, which ships as package data. About three minutes on two cores:
 
     python scripts/pretrain_policy.py --seed 0
-    python scripts/pretrain_policy.py --policy embedded_countdown --seed 0 --steps 2400
+    python scripts/pretrain_policy.py --policy embedded_countdown --seed 0
 
 A small Llama learns to answer the tasks of `promptdyn.training.tasks` (train split only) a character at a time. Harder
 kinds are shown less often, and training stops early, so that pools are left with unsolved, partly solved and solved

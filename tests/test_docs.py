@@ -15,7 +15,7 @@ PAGES = [
 
 
 # Half a minute each, and on what other tests hold too.
-LONG = {"fitting.md", "free-form.md"}
+LONG = {"fitting.md", "free-form.md", "models.md"}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from promptdyn.training import tasks
 from promptdyn.training.race import Run, race, read_race, rollouts_to_come
 from promptdyn.training.recipes import ROUNDS, Recipe
 from promptdyn.training.standings import standings, tables, write_standings
-from test_cli import promptdyn_command
+from test_cli import promptdyn_here
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 SMALL = {
@@ -194,8 +194,7 @@ def test_a_race_of_one_seed_has_no_intervals(tmp_path):
 
 def test_the_command_races_and_shows(tmp_path):
     written(tmp_path / "a.yaml")
-    command = ("race", "a.yaml", "--out", "out", "--only", "uniform", "--json", "-")
-    done = promptdyn_command(*command, cwd=tmp_path)
+    done = promptdyn_here(*("race", tmp_path / "a.yaml", "--out", tmp_path / "out", "--only", "uniform", "--json", "-"))
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)
     assert record["selector"] == "uniform"

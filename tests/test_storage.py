@@ -168,6 +168,42 @@ def test_files_are_whole_whenever_their_writer_is_killed(tmp_path):
     assert not list(tmp_path.glob(".*.part"))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("command", ["import", "fit"])
+def test_commands_killed_at_any_moment_leave_a_whole_file_or_none(tmp_path, command):
+    """kill -9, 15 times each, somewhere between start and end; then the command does its work."""
+    lines = "".join(f"{step},{prompt},8,{(step + prompt) % 9}\n" for step in range(200) for prompt in range(50))
+    (tmp_path / "log.csv").write_text("step,prompt_id,num_rollouts,num_successes\n" + lines)
+    out = tmp_path / ("out.parquet" if command == "import" else "out.npz")
+    rest = [out] if command == "import" else ["--out", out, "--model", "hmm:num_states=2", "--method", "em"]
+    arguments = [sys.executable, "-c", "from promptdyn.cli import main; main()", command, tmp_path / "log.csv", *rest]
+
+    def result():
+        return (
+            promptdyn.read_history(out).num_successes.tolist()
+            if command == "import"
+            else promptdyn.Fit.load(out).success_rates.tolist()
+        )
+
+    started = time.perf_counter()
+    subprocess.run(arguments, check=True, capture_output=True)
+    took, whole = time.perf_counter() - started, result()
+    rng, unfinished = random.Random(0), 0
+    for _ in range(15):
+        out.unlink(missing_ok=True)
+        with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+            time.sleep(rng.uniform(0.0, took))
+            running.kill()
+        if out.exists():
+            assert result() == whole
+        else:
+            unfinished += 1
+    assert unfinished >= 5
+    subprocess.run(arguments, check=True, capture_output=True)
+    assert result() == whole
+    assert not list(tmp_path.glob(".*.part"))
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 64 KiB."""

@@ -14,6 +14,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
+        message = " ".join(message.splitlines())  # what is quoted may have any
         super().__init__(message if len(message) <= LONGEST else f"{message[:HEAD]} ... {message[-TAIL:]}")
 
 

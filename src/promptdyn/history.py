@@ -205,10 +205,11 @@ class RewardHistory:
             texts = [name for name in names if pa.types.is_string(kinds[name]) or pa.types.is_large_string(kinds[name])]
             with pq.ParquetFile(path, read_dictionary=texts) as file:
                 table = file.read(columns=names)
-        except (pa.ArrowException, OSError) as error:
+            values = {name: _numpy(table[name]) for name in names}
+        except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
             found = " ".join(str(error).split())
             raise InputError(f"{path}: not a Parquet file, or damaged ({found}): write it again") from None
-        return cls.from_table({name: _numpy(table[name]) for name in names}, source=str(path), columns=columns)
+        return cls.from_table(values, source=str(path), columns=columns)
 
     def to_parquet(self, path: str | Path) -> None:
         """Write a Parquet file with the columns of `from_table`, in place of one that is there.
@@ -421,7 +422,10 @@ def _numpy(column: pa.ChunkedArray) -> NDArray:
 
 
 def _check_version(path: str | Path, metadata: Mapping[bytes, bytes]) -> None:
-    version = int(metadata.get(VERSION_KEY, b"0"))
+    try:
+        version = int(metadata.get(VERSION_KEY, b"0"))
+    except ValueError:
+        raise InputError(f"{path}: of format {metadata[VERSION_KEY]!r}, which is no number: write it again") from None
     if version > VERSION:
         raise InputError(
             f"{path}: history format {version} is newer than the {VERSION} that this promptdyn reads: upgrade promptdyn"

@@ -48,5 +48,5 @@ def bars() -> Iterator[Tell]:
         yield tell
 
 
-def _shown(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:,.6g}" if abs(value) >= 100 else f"{value:.3g}"
+def _shown(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:,.6g}" if abs(value) >= 100 else f"{value:.3g}"

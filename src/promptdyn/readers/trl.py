@@ -142,7 +142,7 @@ def _open(file: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(file) as parquet:
             yield parquet
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         found = " ".join(str(error).split())
         raise InputError(f"{file}: not a Parquet file, or damaged ({found}): remove or replace it") from None
 
@@ -172,11 +172,12 @@ def _usual_threshold(path: Path, rewards: NDArray[np.float64]) -> float:
     value, count = np.unique(rewards[np.isfinite(rewards)], return_counts=True)
     if len(value) > 1 and not np.isin(value, (0.0, 1.0)).all():
         # Of every place between two values: the variance between the two sides.
-        below, total = np.cumsum(count)[:-1], np.cumsum(count * value)[:-1]
-        above, rest = count.sum() - below, (count * value).sum() - total
+        scaled = value / np.abs(value).max()
+        below, total = np.cumsum(count)[:-1], np.cumsum(count * scaled)[:-1]
+        above, rest = count.sum() - below, (count * scaled).sum() - total
         between = below * above * (total / below - rest / above) ** 2
         at = int(np.argmax(between))
-        best = float(np.format_float_positional((value[at] + value[at + 1]) / 2, 3, fractional=False))
+        best = float(np.format_float_positional(value[at] / 2 + value[at + 1] / 2, 3, fractional=False))
         if not value[at] < best <= value[at + 1]:
             best = float(value[at + 1])
         usual, other = (count[value >= threshold].sum() / count.sum() for threshold in (0.5, best))
@@ -203,8 +204,8 @@ def _blocks(
         raise InputError(f"{file} row {row}: step={step[row]:g} is no whole number from 0 to {MOST_STEPS}: mend it")
     prompt = np.fromiter((index[key] for key in _keys(file, table, prompt_key)), np.int64, len(step))
     rewards, advantages = _numbers(file, table, reward), _numbers(file, table, "advantage")
-    completions = _objects(table["completion"])
-    labels = {name: _labels(table[name]) for name in cluster_columns}
+    completions = _objects(_values(file, table, "completion"))
+    labels = {name: _labels(_values(file, table, name)) for name in cluster_columns}
 
     order = np.argsort(step, kind="stable")
     for row in np.split(order, np.flatnonzero(np.diff(step[order])) + 1):
@@ -232,19 +233,27 @@ def _numbers(file: Path, table: pa.Table, name: str) -> NDArray[np.float64]:
     return values
 
 
-def _objects(column: pa.ChunkedArray) -> NDArray[np.object_]:
-    return np.fromiter(column.to_pylist(), object, len(column))
+def _values(file: Path, table: pa.Table, name: str) -> list[Any]:
+    """(rollout,) a column's values as Python's own."""
+    try:
+        return table[name].to_pylist()
+    except (ValueError, OverflowError) as error:  # bytes that are no text, dates that Python has not
+        found = " ".join(str(error).split())
+        raise InputError(f"{file}: column {name!r} holds what cannot be read ({found}): write it again") from None
 
 
-def _labels(column: pa.ChunkedArray) -> NDArray[np.object_]:
-    """(rollout,) labels, None where there is none: a NaN would differ from itself."""
-    values = [None if value != value else value for value in column.to_pylist()]
+def _objects(values: list[Any]) -> NDArray[np.object_]:
     return np.fromiter(values, object, len(values))
+
+
+def _labels(values: list[Any]) -> NDArray[np.object_]:
+    """(rollout,) labels, None where there is none: a NaN would differ from itself."""
+    return _objects([None if value != value else value for value in values])
 
 
 def _keys(file: Path, table: pa.Table, name: str) -> Iterator[str]:
     """The text that identifies each rollout's prompt."""
-    for row, value in enumerate(table[name].to_pylist()):
+    for row, value in enumerate(_values(file, table, name)):
         if value is None:
             raise InputError(f"{file} row {row}: {name} is missing: log all of them, or give prompt_key='prompt'")
         if isinstance(value, list | dict):

@@ -169,7 +169,10 @@ class Selector:
         graded = num_rollouts > 0
         seen = [prompt_id for prompt_id, keep in zip(ids, graded, strict=True) if keep]
         num_rollouts, num_successes = num_rollouts[graded], num_successes[graded]
-        flags = np.asarray(trained)
+        try:
+            flags = np.asarray(trained)
+        except ValueError:
+            raise InputError("trained is neither a flag nor a list of flags: give one flag per prompt") from None
         if flags.ndim and flags.shape != graded.shape:
             raise InputError(f"trained has shape {flags.shape} for {len(ids)} prompts: give one flag per prompt")
         flags = np.broadcast_to(flags, graded.shape)[graded]
