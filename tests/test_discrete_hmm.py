@@ -73,7 +73,7 @@ def history():
     "model",
     [
         DiscreteHMM(num_states=3, cluster="family"),
-        DiscreteHMM(num_states=3, emission="beta_binomial", num_exposures=2),
+        pytest.param(DiscreteHMM(num_states=3, emission="beta_binomial", num_exposures=2), marks=pytest.mark.long),
         pytest.param(DiscreteHMM(num_states=5, num_exposures=1), marks=pytest.mark.long),
         pytest.param(DiscreteHMM(num_states=3, emission="ternary", noise=0.05), marks=pytest.mark.long),
         pytest.param(DiscreteHMM(num_states=3, emission="ternary"), marks=pytest.mark.long),

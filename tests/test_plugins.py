@@ -17,7 +17,7 @@ from promptdyn.models import MODELS, BetaBernoulli, DiscreteHMM
 from promptdyn.plugins import load_object, where
 from promptdyn.registry import Registry
 from promptdyn.selection import POLICIES
-from test_cli import promptdyn_command
+from test_cli import promptdyn_command, promptdyn_here
 
 HISTORY = small_history(1, num_prompts=12, num_steps=10)
 MINE = '''
@@ -208,7 +208,7 @@ def test_the_command_line_takes_a_model_of_ones_own_all_the_way(folder):
     HISTORY.to_parquet("h.parquet")
     done = promptdyn_command("fit", "h.parquet", "--model", "mine.py:OneRate:strength=3", "--out", "fit.npz")
     assert done.returncode == 0, done.stderr
-    done = promptdyn_command("compare", "h.parquet", "--models", "dps,fit.npz")
+    done = promptdyn_here("compare", "h.parquet", "--models", "dps,fit.npz")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     named = line.partition("write ")[2].partition(",")[0]

@@ -105,7 +105,7 @@ def test_log_densities_agree(model):
 
 
 # What takes long.
-BRIEF = ["a chain per prompt", "own program with clusters"]
+BRIEF = ["own program with clusters", "a chain per prompt"]
 
 
 @pytest.mark.filterwarnings("ignore")  # funsor's own
@@ -183,7 +183,7 @@ def test_run_forward_it_draws_counts_of_the_groups_that_were_rolled_out(backend)
             belief = belief @ chain.transition[min(exposure, 1), place]
 
 
-@pytest.mark.long  # docs/models.md runs SVI of NumPyro's own
+@pytest.mark.long
 def test_a_user_can_run_his_own_nuts():
     model = CONFIGS["own program with clusters"]
     with jax.enable_x64(True):
