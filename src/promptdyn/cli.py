@@ -425,7 +425,8 @@ class _RaceBar:
 
     def __init__(self, rollouts: int) -> None:
         _quiet()
-        logging.getLogger("promptdyn.training").setLevel(logging.ERROR)  # else each run says what it goes by
+        self.logger = logging.getLogger("promptdyn.training")
+        self.level = self.logger.level
         self.done, self.current, self.spent = 0, "", 0
         self.progress = Progress(
             BarColumn(),
@@ -438,11 +439,13 @@ class _RaceBar:
         self.task = self.progress.add_task("", total=rollouts)
 
     def __enter__(self) -> _RaceBar:
+        self.logger.setLevel(logging.ERROR)  # else each run says what it goes by
         self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+        self.logger.setLevel(self.level)
 
     def update(self, name: str, spent: int) -> None:
         if name != self.current:
