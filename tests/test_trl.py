@@ -22,9 +22,10 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import DPS
 from promptdyn.selection.selector import Selector
+from promptdyn.training.pool import prompt_ids, prompt_rows
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.recording import HistoryRecorder
-from promptdyn.training.trl import SelectionGRPOTrainer, prompt_ids, prompt_rows
+from promptdyn.training.trl import SelectionGRPOTrainer
 
 # TRL 1.16 reads a property that transformers 5.17 renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
