@@ -66,6 +66,17 @@ def _chain(table: _Table, params: Params) -> tuple[Markov, Any]:
     return table.markov(chain), log_prior
 
 
+# Whole, since some of what bijections are made of would be compiled operation by operation.
+@partial(jax.jit, static_argnums=0)
+def _unconstrain(table: _Table, params: Params) -> Values:
+    return table.program.unconstrain(params)
+
+
+@partial(jax.jit, static_argnums=0)
+def _constrain(table: _Table, values: Values) -> Params:
+    return table.program.constrain(values)
+
+
 @partial(jax.jit, static_argnums=0)
 def _chain_of_values(table: _Table, values: Values) -> tuple[Markov, Any]:
     return _chain(table, table.program.constrain(values))
@@ -127,12 +138,12 @@ class Density:
     def unconstrain(self, params: Mapping[str, Any]) -> Values:
         """Sites as real numbers."""
         with jax.enable_x64(True):
-            return jax.device_get(self.program.unconstrain(params))
+            return jax.device_get(_unconstrain(self._table, dict(params)))
 
     def constrain(self, values: Mapping[str, Any]) -> Params:
         """Sites of real numbers."""
         with jax.enable_x64(True):
-            return jax.device_get(self.program.constrain(values))
+            return jax.device_get(_constrain(self._table, dict(values)))
 
     def joint(self, values: Values) -> tuple[float, Values]:
         """The log joint and its gradient."""
@@ -141,7 +152,7 @@ class Density:
             parts = self._each_chunk(partial(_slopes, markov))
             slopes = jax.tree.map(lambda *each: sum(each), *(part[0] for part in parts))
             log_marginals = np.sum([part[1] for part in parts], axis=0)
-            explained = sum(jnp.sum(slope * part) for slope, part in zip(slopes[:2], markov[:2], strict=True))
+            explained = sum(np.vdot(slope, part) for slope, part in zip(slopes[:2], markov[:2], strict=True))
             check_explained(self.dense, float(explained), self._sequences.num_draws, log_marginals)
             return float(log_marginals.sum() + log_prior), jax.device_get(_pull(self._table, values, slopes))
 

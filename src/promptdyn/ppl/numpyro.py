@@ -26,6 +26,9 @@ from promptdyn.ppl.sites import EDGE, Names, check_sites, dims_of, start_of
 
 __all__ = ["GroupCounts", "NumPyro", "Program", "run"]
 
+# To the compiler, of what runs once: half of the time that it takes is spent on making code fast.
+RUN_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
 
 class NumPyro:
     """The names that a program is handed."""
@@ -85,7 +88,7 @@ class Program:
         with jax.enable_x64(True):
             try:
                 # Compiled whole: operation by operation it would take seconds.
-                values, self._supports = jax.jit(begin)()
+                values, self._supports = jax.device_get(jax.jit(begin)())
             except AssertionError as error:
                 if "unique names" not in str(error):
                     raise
@@ -126,8 +129,8 @@ class Program:
         """site -> (draw ...) drawn from the program run forward."""
         with jax.enable_x64(True):
             draw = Predictive(lambda: self.model.program(NumPyro(), self.pool), num_samples=num_draws)
-            # Compiled whole: operation by operation it would take seconds.
-            drawn = jax.jit(draw)(jax.random.key(seed))
+            # Compiled whole: operation by operation it would take seconds. It runs once, so it is not made fast.
+            drawn = jax.jit(draw, compiler_options=RUN_ONCE)(jax.random.key(seed))
         return {name: np.asarray(drawn[name]) for name in self.start}
 
 
