@@ -44,20 +44,22 @@ def written(path: Path, **changes) -> Path:
 def test_a_race_is_read(tmp_path):
     selectors = {
         "uniform": None,
+        "dynamic_sampling": None,
         "mine": {"selector": "dps:decay=0.5", "policy": "thompson", "budget": 128, "learning_rates": [1e-4, 3e-4]},
     }
     declared = read_race(written(tmp_path / "a.yaml", selectors=selectors, tuning_seeds=[0, 1], reference="mine"))
     assert declared.baseline == "uniform"
     assert declared.entrants["uniform"].recipe == Recipe("rate", policy="uniform")
+    assert declared.entrants["dynamic_sampling"].recipe.max_rounds == ROUNDS
     mine = declared.entrants["mine"]
     assert mine.recipe == Recipe("dps:decay=0.5", policy="thompson")
     assert (mine.budget, mine.learning_rates) == (128, (1e-4, 3e-4))
-    assert rollouts_to_come(declared) == 64 + 5 * 128
+    assert rollouts_to_come(declared) == 2 * 64 + 5 * 128
     for path in Path(promptdyn.__file__).parents[2].glob("races/*.yaml"):
         shipped = read_race(path)
         assert len(shipped.seeds) >= 5
         assert min(shipped.seeds) >= 9
-        assert shipped.entrants["dynamic_sampling"].recipe.max_rounds == ROUNDS
+        assert shipped.baseline == "uniform"
 
 
 def test_a_race_is_run_and_resumed_run_by_run(tmp_path, monkeypatch):
