@@ -12,10 +12,10 @@ demo: $(READY)
 	$(BIN)/promptdyn demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-long: $(READY) browser
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= $(BIN)/python -m pytest -n 2 -m "long or not long" --hypothesis-profile=long
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist worksteal -m "long or not long" --hypothesis-profile=long
 
 # What the long tests look at reports with.
 browser:
