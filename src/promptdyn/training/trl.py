@@ -49,7 +49,6 @@ __all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "prompt_ids"]
 SELECTOR_FILE = "selector.npz"
 FEATURES_FILE = "features.npz"
 HISTORY_FILE = "history.parquet"
-SOME_SIZE = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -200,9 +199,6 @@ class SelectionGRPOTrainer(GRPOTrainer):
 
     def _choose(self, k: int, enough: float | None = None) -> list[str]:
         """Ids of the next generation's prompts, the same on every process."""
-        # After a training step the first request of some size, whoever makes it, has the allocator tidy up what torch
-        # has freed, for milliseconds: those are not the selection's.
-        np.empty(SOME_SIZE)
         started = time.perf_counter()
         choice: list[Any] = [None]
         if self.accelerator.is_main_process:
