@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("long")  # more inputs where a test asks for the profile's name
@@ -14,11 +15,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # a model hub that cannot be reached is wait
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Compiling takes longer here than running; `make test-long` compiles as users do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Small operations, of which a test compiles hundreds, compile a third faster so.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+# Small operations, of which a test compiles hundreds, compile a third faster so; and each in one thread, since two
+# workers share the cores.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # set by the first process, inherited by the others
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="promptdyn-compiled-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+@pytest.fixture
+def registries(monkeypatch):
+    """What a test registers is gone after it."""
+    from promptdyn.models import MODELS  # after the settings above
+    from promptdyn.selection import POLICIES
+
+    for registry in (MODELS, POLICIES):
+        monkeypatch.setattr(registry, "_classes", dict(registry._classes))

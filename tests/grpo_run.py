@@ -8,6 +8,7 @@ Imported by the tests, and run as a script where a test needs a process to kill 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import shutil
@@ -220,4 +221,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "die":
         trainer(Path(sys.argv[2]), callbacks=[Death(int(sys.argv[3]))]).train()
     else:
+        faulthandler.dump_traceback_later(120, exit=True)  # where it hangs, should one rank wait in vain
         pair(Path(sys.argv[2]))

@@ -57,7 +57,7 @@ def history_path(tmp_path_factory):
 
 
 def test_compare_writes_json_and_plot(history_path, tmp_path):
-    done = promptdyn_command(
+    done = promptdyn_here(
         "compare", history_path, "--observed", "trained", "--fit-steps", 15,
         "--models", "dps,mopps,hmm:num_states=4,cluster=task", "--json", tmp_path / "scores.json",
         "--plot", tmp_path / "reliability.svg",
@@ -77,7 +77,7 @@ def test_compare_writes_json_and_plot(history_path, tmp_path):
 def test_live_histories_have_no_precision(history_path, tmp_path):
     history = RewardHistory.from_parquet(history_path)
     history.select(history.trained).to_parquet(tmp_path / "live.parquet")
-    done = promptdyn_command("compare", tmp_path / "live.parquet", "--models", "dps", "--json", "-")
+    done = promptdyn_here("compare", tmp_path / "live.parquet", "--models", "dps", "--json", "-")
     assert json.loads(done.stdout)[0]["precision"] is None
     assert "–" in done.stderr
 

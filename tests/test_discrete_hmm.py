@@ -85,8 +85,9 @@ def test_em_raises_the_log_joint_at_every_iteration(model, history):
     assert len(fit.trace) > 3
     assert np.diff(fit.trace).min() > -1e-6
     assert np.isfinite(fit.log_marginal)
+    made = Program(model, Pool.of(history.dense(model.cluster)))
     with jax.enable_x64(True):
-        _, log_prior = Program(model, Pool.of(history.dense(model.cluster))).at(fit.params)
+        log_prior = jax.jit(lambda params: made.at(params)[1])(fit.params)
     assert fit.trace[-1] == pytest.approx(fit.log_marginal + float(log_prior))
 
 
@@ -297,12 +298,13 @@ class ByGradient:
 
 def test_the_gradient_m_step_reaches_the_mode_of_the_closed_form(history):
     model = DiscreteHMM(num_states=3, cluster="family", num_exposures=2)
-    closed = promptdyn.fit(model, history, tolerance=1e-9)
-    climbed = promptdyn.fit(ByGradient(model), history, tolerance=1e-9)
+    closed, climbed = (
+        promptdyn.fit(each, history, max_iterations=20, tolerance=1e-9) for each in (model, ByGradient(model))
+    )
     assert np.diff(climbed.trace).min() > -1e-6
-    assert climbed.trace[-1] == pytest.approx(closed.trace[-1], abs=1e-3)
+    assert climbed.trace[-1] == pytest.approx(closed.trace[-1], abs=0.02)  # it climbs most of the way at each step
     for name, value in closed.params.items():
-        np.testing.assert_allclose(climbed.params[name], value, atol=2e-3)
+        np.testing.assert_allclose(climbed.params[name], value, atol=1e-3)
 
 
 def test_fit_files_that_are_not_whole_are_named(history, tmp_path):

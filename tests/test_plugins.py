@@ -63,14 +63,12 @@ number = 3
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, registries):
     """A folder with a file of one's own and what it imports; what a test enters is taken out again."""
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "chance.py").write_text("START = 0.4\n")
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
-    for registry in (MODELS, POLICIES):
-        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
     yield tmp_path
     for name in ("chance", "mine"):
         sys.modules.pop(name, None)
@@ -213,7 +211,7 @@ def test_the_command_line_takes_a_model_of_ones_own_all_the_way(folder):
     (line,) = done.stderr.splitlines()
     named = line.partition("write ")[2].partition(",")[0]
     assert Path(named.partition("@")[0].partition(":")[0]).samefile("mine.py")
-    done = promptdyn_command("compare", "h.parquet", "--models", f"dps,mine.py:OneRate,{named}", "--json", "-")
+    done = promptdyn_here("compare", "h.parquet", "--models", f"dps,mine.py:OneRate,{named}", "--json", "-")
     assert done.returncode == 0, done.stderr
     assert {record["model"] for record in json.loads(done.stdout)} == {"dps", "mine.py:OneRate", named}
 

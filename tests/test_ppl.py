@@ -1,6 +1,7 @@
 """One text, every interpreter: NumPyro, Pyro, NumPy, the kernel and the enumerated path tell the same density."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import jax
 import numpy as np
@@ -29,23 +30,33 @@ def a_pool(model) -> Pool:
     return Pool.of(HISTORY.dense(cluster_of(model)))
 
 
-def somewhere(model, seed: int = 0) -> dict[str, np.ndarray]:
+@cache
+def somewhere(model) -> dict[str, np.ndarray]:
     """Parameters off the start of a fit."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         made = load_backend("numpyro").Program(model, a_pool(model))
-        values = made.unconstrain(made.start)
+        values = jax.jit(made.unconstrain)(made.start)
         moved = {name: value + 0.3 * rng.standard_normal(value.shape) for name, value in values.items()}
-        return {name: np.array(value) for name, value in made.constrain(moved).items()}
+        return {name: np.array(value) for name, value in jax.jit(made.constrain)(moved).items()}
 
 
-def log_prior(model, params) -> float:
+def at(model, params):
+    """Beliefs and transitions of the chain at some parameters, and their log prior, by NumPyro."""
+
+    def parts(params):
+        chain, log_prior = made.at(params)
+        return (chain.initial, chain.transition), log_prior
+
     with jax.enable_x64(True):
-        return float(load_backend("numpyro").Program(model, a_pool(model)).at(params)[1])
+        made = load_backend("numpyro").Program(model, a_pool(model))
+        return jax.device_get(jax.jit(parts)(params))
 
 
-def by_paths(model, params) -> float:
-    """Log joint by a sum over every path, in NumPy."""
+@cache
+def by_paths(model) -> float:
+    """Log joint somewhere, by a sum over every path, in NumPy."""
+    params = somewhere(model)
     dense = HISTORY.dense(cluster_of(model))
     chain = chain_at(model, params, Pool.of(dense))
     places = chain.places(Pool.of(dense))
@@ -56,7 +67,7 @@ def by_paths(model, params) -> float:
         initial = chain.initial[min(place, len(chain.initial) - 1)]
         transition = chain.transition[:, min(place, chain.transition.shape[1] - 1)]
         total += path_sums(initial, transition, table, dense.symbols[:, i], dense.exposure[:, i]).log_marginal
-    return total + log_prior(model, params)
+    return total + at(model, params)[1]
 
 
 @pytest.fixture(params=in_brief(PROGRAMS))
@@ -72,12 +83,11 @@ def test_starts_and_chains_are_the_same_in_every_interpreter(model):
         np.testing.assert_allclose(second.start[name], value, rtol=1e-12)
     params = somewhere(model)
     plain = chain_at(model, params, pool)
-    with jax.enable_x64(True):
-        in_jax, prior = first.at(params)
+    in_jax, prior = at(model, params)
     in_torch, torch_prior = second.at(params)
     np.testing.assert_allclose(float(torch_prior), float(prior), rtol=1e-12)
-    for part in ("initial", "transition"):
-        np.testing.assert_allclose(getattr(in_jax, part), getattr(plain, part), atol=1e-14)
+    for part, value in zip(("initial", "transition"), in_jax, strict=True):
+        np.testing.assert_allclose(value, getattr(plain, part), atol=1e-14)
         np.testing.assert_allclose(getattr(in_torch, part), getattr(plain, part), atol=1e-14)
     counts = HISTORY.dense().counts
     np.testing.assert_allclose(
@@ -90,10 +100,11 @@ def test_starts_and_chains_are_the_same_in_every_interpreter(model):
 
 def test_log_densities_agree(model):
     params = somewhere(model)
-    truth = by_paths(model, params)
+    truth = by_paths(model)
+    observed = program(model, HISTORY)
     with jax.enable_x64(True):
-        density, _ = log_density(program(model, HISTORY), (), {}, params)
-        np.testing.assert_allclose(density, truth, rtol=1e-9)
+        density = jax.jit(lambda params: log_density(observed, (), {}, params)[0])(params)
+    np.testing.assert_allclose(density, truth, rtol=1e-9)
 
     given = {name: torch.as_tensor(value) for name, value in params.items()}
     trace = poutine.trace(poutine.condition(program(model, HISTORY, backend="pyro"), given)).get_trace()
@@ -118,8 +129,8 @@ def test_numpyro_enumerates_to_the_same(model):
     with jax.enable_x64(True):
         # Left of the four axes that plates take.
         enumerated = enum(program(model, HISTORY, enumerated=True), first_available_dim=-5)
-        summed, _ = enumerated_density(enumerated, (), {}, params)
-        np.testing.assert_allclose(summed, by_paths(model, params), rtol=1e-9)
+        summed = jax.jit(lambda params: enumerated_density(enumerated, (), {}, params)[0])(params)
+    np.testing.assert_allclose(summed, by_paths(model), rtol=1e-9)
 
 
 @pytest.mark.parametrize("model", in_brief(PROGRAMS, BRIEF))

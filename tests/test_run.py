@@ -12,7 +12,7 @@ from promptdyn.training import policy, tasks
 from promptdyn.training.demo import demo
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.run import RunSettings, run
-from test_cli import promptdyn_command
+from test_cli import promptdyn_here
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 SMALL = {"num_prompts": 40, "prompts_per_step": 6, "num_generations": 4}
@@ -81,7 +81,8 @@ def test_a_run_learns_its_dynamics_on_the_fly(tmp_path):
         run(dataclasses.replace(settings, selector=Recipe("dps", refit_every=2)))
 
 
-def test_any_model_dataset_and_reward_can_be_named(tmp_path):
+def test_any_model_dataset_and_reward_can_be_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     model, tokenizer = policy.load_policy()
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
@@ -92,11 +93,10 @@ def test_any_model_dataset_and_reward_can_be_named(tmp_path):
         "def right_sum(completions, right, **_):\n"
         "    return [float(c.strip() == str(r)) for c, r in zip(completions, right)]\n"
     )
-    done = promptdyn_command(
+    done = promptdyn_here(
         *("train", "--output-dir", "run", "--model", "model", "--dataset", "sums.jsonl"),
         *("--reward", "grading.py:right_sum", "--selector", "dps:decay=0.5", "--policy", "gumbel:temperature=0.1"),
         *("--max-steps", "2", "--prompts-per-step", "4", "--num-generations", "4", "--json", "out.json"),
-        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert len(promptdyn.read_history(tmp_path / "run" / "history.parquet")) == 8

@@ -14,7 +14,7 @@ from promptdyn.history import RewardHistory
 from promptdyn.inference import Fit
 from promptdyn.inference.engine import load_density
 from promptdyn.models import DPS, DiscreteHMM, HierarchicalHMM
-from test_cli import promptdyn_command
+from test_cli import promptdyn_here
 
 # Idle prompts stay, trained ones move forward, those trained on without variance fall back: exposures show.
 MOVES = [[[0.95, 0.05], [0.1, 0.9]], [[0.4, 0.6], [0.05, 0.95]], [[0.9, 0.1], [0.7, 0.3]]]
@@ -130,7 +130,7 @@ def test_what_cannot_be_drawn_is_told(source, sizes, message):
 
 def test_the_command_line_simulates(tmp_path):
     CLUSTERED.save(tmp_path / "fit.npz")
-    done = promptdyn_command(
+    done = promptdyn_here(
         "simulate", tmp_path / "fit.npz", tmp_path / "h.parquet", "--num-prompts", 40, "--num-steps", 9,
         "--prompts-per-step", 7, "--num-generations", 4, "--seed", 3, "--truth", tmp_path / "truth.npz", "--json", "-",
     )  # fmt: skip

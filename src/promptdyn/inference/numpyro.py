@@ -20,7 +20,7 @@ from promptdyn.history import DenseHistory
 from promptdyn.inference.engine import Values, check_explained, chunks, mini_batches
 from promptdyn.kernels.jax import Markov, Sequences, expected_counts, log_marginal
 from promptdyn.models.base import Dynamics, Params, Pool, Statistics
-from promptdyn.ppl.numpyro import NumPyro, Program
+from promptdyn.ppl.numpyro import RUN_ONCE, NumPyro, Program
 
 if TYPE_CHECKING:
     from promptdyn.inference.nuts import NUTS as NUTSSettings
@@ -194,17 +194,19 @@ class Density:
             inference = SVI(self._table.text, made, optimiser, Trace_ELBO())
             batches = sequences.batches(num_lanes, seed)
             first, last = jax.random.split(jax.random.key(seed))
-            # What is set up here runs, and compiles, operation by operation: without counts there is less of it.
-            state = inference.init(first, None, scale)
+            state = jax.jit(lambda key: inference.init(key, None, scale), compiler_options=RUN_ONCE)(first)
             update = jax.jit(partial(inference.update, scale=scale))
             elbo = []
             for step in range(1, settings.num_steps + 1):
                 state, loss = update(state, next(batches))
                 elbo.append(-float(loss))
                 report(step, elbo[-1])
-            drawn = made.sample_posterior(
-                last, inference.get_params(state), None, scale, sample_shape=(settings.num_draws,)
-            )
+
+            def draw(key: Any, state: Any) -> Any:
+                params = inference.get_params(state)
+                return made.sample_posterior(key, params, None, scale, sample_shape=(settings.num_draws,))
+
+            drawn = jax.jit(draw, compiler_options=RUN_ONCE)(last, state)
         return {name: np.asarray(drawn[name]) for name in self.program.start}, np.array(elbo)
 
     def nuts(
@@ -215,13 +217,18 @@ class Density:
         sampler = NUTS(
             self._table.text, target_accept_prob=settings.target_accept, max_tree_depth=settings.max_tree_depth
         )
-        num_chains = len(next(iter(starts.values())))
         with jax.enable_x64(True):
-            arguments = (jax.device_put(self._sequences), 1.0)
-            init = {name: jnp.asarray(value) for name, value in starts.items()}
-            keys = jax.random.split(jax.random.key(seed), num_chains)
-            begin = jax.jit(lambda keys, init, arguments: sampler.init(keys, num_warmup, init, arguments, {}))
-            state = begin(keys, init, arguments)
+            arguments = jax.device_put((self._sequences, 1.0))
+            begin = jax.jit(
+                lambda key, init, arguments: sampler.init(key, num_warmup, init, arguments, {}),
+                compiler_options=RUN_ONCE,
+            )
+            keys = jax.random.split(jax.random.key(seed), len(next(iter(starts.values()))))
+            # One compiled chain that every core runs: batched, chains wait at each draw for the longest tree among them.
+            states = [
+                begin(key, {name: jnp.asarray(value[chain]) for name, value in starts.items()}, arguments)
+                for chain, key in enumerate(keys)
+            ]
 
             @jax.jit
             def advance(state: Any, arguments: Any) -> Any:
@@ -232,21 +239,27 @@ class Density:
 
                 return jax.lax.scan(one, state, length=WINDOW)
 
-            windows = []
-            for done in range(WINDOW, num_warmup + num_draws + WINDOW, WINDOW):
-                state, kept = advance(state, arguments)
-                windows.append(jax.device_get(kept))
-                _, diverging, num_steps, _, log_density = windows[-1]
-                watch = {
-                    "log density": float(log_density[-1].mean()),
-                    "leapfrog steps": float(num_steps.mean()),
-                    "diverged": float(diverging.sum()),
-                }
-                report(min(done, num_warmup + num_draws), watch)
+            compiled = advance.lower(states[0], arguments).compile()
 
-        # (draw chain ...) windows to (chain draw ...) after the warm-up.
+        def stacked(*chains: NDArray) -> NDArray:
+            return np.stack(chains)
+
+        windows = []
+        for done in range(WINDOW, num_warmup + num_draws + WINDOW, WINDOW):
+            moved = list(_THREADS.map(lambda state: compiled(state, arguments), states))
+            states = [state for state, _ in moved]
+            windows.append(jax.tree.map(stacked, *(jax.device_get(kept) for _, kept in moved)))
+            _, diverging, num_steps, _, log_density = windows[-1]
+            watch = {
+                "log density": float(log_density[:, -1].mean()),
+                "leapfrog steps": float(num_steps.mean()),
+                "diverged": float(diverging.sum()),
+            }
+            report(min(done, num_warmup + num_draws), watch)
+
+        # (chain draw ...) windows to those after the warm-up.
         def joined(*parts: NDArray) -> NDArray:
-            return np.swapaxes(np.concatenate(parts)[num_warmup : num_warmup + num_draws], 0, 1)
+            return np.concatenate(parts, axis=1)[:, num_warmup : num_warmup + num_draws]
 
         values, diverging, num_steps, accept, log_density = jax.tree.map(joined, *windows)
         stats = {"diverging": diverging, "n_steps": num_steps, "acceptance_rate": accept, "lp": log_density}

@@ -32,7 +32,7 @@ class NUTS:
     Attributes:
         num_warmup: adaptation draws per chain, thrown away; default 500.
         num_draws: draws kept per chain; default 500.
-        num_chains: default 2. NumPyro runs them side by side, Pyro one after the other.
+        num_chains: default 2. NumPyro runs one per core side by side, Pyro one after the other.
         target_accept: mean acceptance that the step size is adapted to; default 0.9.
         max_tree_depth: at most 2^depth leapfrog steps a draw; default 10.
 
