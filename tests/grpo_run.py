@@ -214,7 +214,10 @@ def pair(folder: Path) -> None:
     }
     (folder / f"rank{rank}.json").write_text(json.dumps(seen))
     full.accelerator.wait_for_everyone()
-    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    # Torn down, torch may wait for good: it joins gloo's threads with the interpreter's lock held, and one of them may
+    # want that lock to give back a tensor.
+    os._exit(0)
 
 
 if __name__ == "__main__":

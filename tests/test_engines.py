@@ -98,7 +98,7 @@ def test_the_same_seed_draws_the_same(engine, backend):
     np.testing.assert_array_equal(again, first)
 
 
-@pytest.mark.parametrize("backend", [pytest.param("numpyro", marks=pytest.mark.long), "pyro"])
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.long)])
 def test_mini_batches_stand_for_the_whole_pool(backend):
     model = CONFIGS["own program with clusters"]
     whole, parts = (

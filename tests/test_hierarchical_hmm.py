@@ -55,8 +55,8 @@ def tilted(scale, num_groups, seed):
     ("scale", "low", "high"), [pytest.param(0.0, 0.0, 0.1, marks=pytest.mark.long), (1.0, 0.6, 1.2)]
 )
 def test_the_scale_between_clusters_is_recovered_by_em_and_not_by_the_joint_mode(scale, low, high):
-    groups = np.repeat(np.arange(16), 25)
-    history = simulate(np.ones(3) / 3, tilted(scale, 16, 0), groups, 40, seed=1)
+    groups = np.repeat(np.arange(12), 20)
+    history = simulate(np.ones(3) / 3, tilted(scale, 12, 0), groups, 30, seed=1)
     fit = promptdyn.fit(HierarchicalHMM(num_states=3), history)
     assert fit.model.cluster == ("family",)
     assert fit.converged, fit.verdict
