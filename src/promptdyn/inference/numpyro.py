@@ -224,7 +224,7 @@ class Density:
                 compiler_options=RUN_ONCE,
             )
             keys = jax.random.split(jax.random.key(seed), len(next(iter(starts.values()))))
-            # One compiled chain that every core runs: batched, chains wait at each draw for the longest tree among them.
+            # One compiled chain for every core: batched, chains wait for the longest tree among them at each draw.
             states = [
                 begin(key, {name: jnp.asarray(value[chain]) for name, value in starts.items()}, arguments)
                 for chain, key in enumerate(keys)
