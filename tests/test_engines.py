@@ -131,7 +131,7 @@ def test_long_histories_are_summed_chunk_by_chunk(monkeypatch):
 @pytest.fixture(scope="module")
 def sampled():
     model = CONFIGS["hmm with clusters"]
-    return promptdyn.fit(model, HISTORY, "nuts", num_warmup=100, num_draws=60, seed=3)
+    return promptdyn.fit(model, HISTORY, "nuts", num_warmup=60, num_draws=60, seed=3)
 
 
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter")  # few draws

@@ -119,8 +119,9 @@ import promptdyn
 history = promptdyn.RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
 program = promptdyn.program(promptdyn.models.DiscreteHMM(num_states=3), history, backend=backend)
 if backend == "numpyro":
+    from jax import jit
     from numpyro.handlers import seed
-    seed(program, 0)()
+    jit(lambda: seed(program, 0)() and None)()  # compiled whole, not operation by operation
 else:
     program()
 model = promptdyn.models.DiscreteHMM(num_states=3)
