@@ -31,7 +31,7 @@ __all__ = ["Density"]
 Floats = NDArray[np.float64]
 # Iterations of a sampler between two reports.
 WINDOW = 10
-_THREADS = ThreadPoolExecutor(os.cpu_count(), "promptdyn-chunk")
+_THREADS = ThreadPoolExecutor(os.cpu_count(), "promptdyn")
 
 
 class _Table:
@@ -241,14 +241,11 @@ class Density:
 
             compiled = advance.lower(states[0], arguments).compile()
 
-        def stacked(*chains: NDArray) -> NDArray:
-            return np.stack(chains)
-
         windows = []
         for done in range(WINDOW, num_warmup + num_draws + WINDOW, WINDOW):
             moved = list(_THREADS.map(lambda state: compiled(state, arguments), states))
             states = [state for state, _ in moved]
-            windows.append(jax.tree.map(stacked, *(jax.device_get(kept) for _, kept in moved)))
+            windows.append(jax.tree.map(lambda *chains: np.stack(chains), *(kept for _, kept in moved)))
             _, diverging, num_steps, _, log_density = windows[-1]
             watch = {
                 "log density": float(log_density[:, -1].mean()),
