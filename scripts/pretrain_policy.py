@@ -160,7 +160,7 @@ def main() -> None:
             continue
         pool = tasks.make_pool(family, 600)
         length = LENGTH[arguments.policy]
-        counts = pass_counts(model, tokenizer, pool, REWARD[arguments.policy], max_completion_length=length)
+        counts = pass_counts(model, tokenizer, pool, [REWARD[arguments.policy]], max_completion_length=length)
         by_kind: dict[str, list[int]] = {}
         for row, count in zip(pool, counts, strict=True):
             numbers = f"{row['prompt'].count(',') + 1} numbers"

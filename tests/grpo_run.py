@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -24,7 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from trl import GRPOConfig
 
 from promptdyn.models import DPS
-from promptdyn.selection.selector import Observation, Selector
+from promptdyn.selection import Observation, Selector
+from promptdyn.selection.groups import rewards_of
 from promptdyn.training.dynamic_sampling import DynamicSampling
 from promptdyn.training.trl import SelectionGRPOTrainer, prompt_ids
 
@@ -63,7 +63,7 @@ def model() -> LlamaForCausalLM:
 
 
 class WatchedSelector(Selector):
-    """Keeps the calls it gets, in order: ("select", ids) and ("observe", ids, rewards, observation)."""
+    """Keeps the calls it gets, in order: ("select", ids) and ("observe", ids, folded rewards, observation)."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -74,9 +74,10 @@ class WatchedSelector(Selector):
         self.calls.append(("select", list(ids)))
         return ids
 
-    def observe(self, prompt_ids: Any, rewards: Any, trained: Any = True) -> Observation:
-        observation = super().observe(prompt_ids, rewards, trained)
-        self.calls.append(("observe", list(prompt_ids), np.array(rewards), observation))
+    def observe(self, prompt_ids: Any, rewards: Any, trained: Any = True, **named: Any) -> Observation:
+        observation = super().observe(prompt_ids, rewards, trained, **named)
+        folded = rewards_of(rewards, prompt_ids, named["weights"])[0].folded.reshape(len(prompt_ids), -1)
+        self.calls.append(("observe", list(prompt_ids), folded, observation))
         return observation
 
     @property

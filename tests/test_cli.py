@@ -236,8 +236,8 @@ def test_columns_and_warnings_of_an_import(tmp_path):
     pq.write_table(table, tmp_path / "completions.parquet")
     done = promptdyn_here("import", tmp_path / "completions.parquet", tmp_path / "t.parquet")
     assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if "success_threshold=6" in line]
-    assert line.startswith("promptdyn: ")
+    (line,) = [line for line in done.stderr.splitlines() if "a success is" in line]
+    assert line.startswith(f"promptdyn: {tmp_path / 'completions.parquet'}: a success is 'reward>=7', found from")
 
 
 def test_tables_are_wider_than_a_narrow_terminal(history_path, monkeypatch):

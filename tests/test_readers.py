@@ -92,7 +92,7 @@ def test_options_of_another_format(tmp_path):
     log = trl_log(tmp_path, 1, ["p"], [1.0])
     assert bad(log, rewards="r") == (
         "completions_00001.parquet: option 'rewards' does not fit this format: "
-        "it takes prompt_key, reward, success_threshold, cluster_columns"
+        "it takes prompt_key, reward, reward_weights, success, cluster_columns"
     )
 
 
@@ -311,9 +311,9 @@ def test_trl_counts_equal_a_naive_count(tmp_path_factory, generations, threshold
                 successes[step, prompt] += reward >= threshold
     if not rollouts:
         with pytest.raises(InputError, match="no rows"):
-            read_history(folder, success_threshold=threshold)
+            read_history(folder, success=threshold)
     else:
-        history = read_history(folder, success_threshold=threshold)
+        history = read_history(folder, success=threshold)
         assert sorted(rows(history)) == sorted((*cell, n, successes[cell]) for cell, n in rollouts.items())
 
 
@@ -343,16 +343,17 @@ def test_trl_conversations_have_stable_keys(tmp_path):
 def test_trl_reward_columns(tmp_path):
     path = trl_log(tmp_path, 1, ["p", "p"], [1.0, 0.0], format=[1.0, 1.0], tokens=[3, 4])
     assert bad(path) == (
-        "completions_00001.parquet: columns correct, format may each be the reward: say reward=NAME, of correct, format"
+        "completions_00001.parquet: the sum of the columns correct, format, at weights 1, 1, does not go with the "
+        "logged advantages in 1 of 1 groups: say which are rewards (reward) and at what weights (reward_weights)"
     )
     assert rows(read_history(path, reward="format")) == [(1, "p", 2, 2)]
-    assert rows(read_history(path, reward="tokens", success_threshold=4)) == [(1, "p", 2, 1)]
+    assert rows(read_history(path, reward="tokens", success=4)) == [(1, "p", 2, 1)]
     assert bad(path, reward="completion") == (
         "completions_00001.parquet: column 'completion' is of type large_string: name a column of numbers"
     )
     assert bad(path, reward="score").startswith("completions_00001.parquet: no column 'score' among step, prompt,")
-    with pytest.raises(InputError, match="success_threshold=nan is not finite: give the least reward of a success"):
-        read_history(path, success_threshold=float("nan"))
+    with pytest.raises(InputError, match="success=nan is not finite: give the least reward of a success"):
+        read_history(path, success=float("nan"))
     path = trl_log(tmp_path, 2, ["p", "p"], [True, False])
     assert rows(read_history(path)) == [(2, "p", 2, 1)]  # booleans will do where there are no floats
     path = trl_log(tmp_path, 3, ["p", "p"], [True, False], tokens=[3, 4])
@@ -363,27 +364,53 @@ def test_trl_reward_columns(tmp_path):
     assert bad(path) == "completions_00004.parquet: no column of numbers is the reward: say reward=NAME, of correct"
 
 
-@pytest.mark.parametrize(("rewards", "told"), [
-    ([0.0, 1.0, 1.0, 0.0], None),
-    ([1.0, 1.0, 1.0, 1.0], None),
-    ([-1.0, 1.0, -1.0, 1.0], None),  # a half parts these as well as any
-    ([0.1, 0.9, 0.0, 1.0], None),
-    ([0.0, 0.2, 1.2, 0.2], None),
-    ([0.5, 0.5, 1.5, 2.0], "rewards from 0.5 to 2 are not 0 and 1: those of 0.5 and more count as successes, 100% of "
-     "the rollouts; success_threshold=1 parts them best (50%)"),
-    ([0.0, 0.1, 0.3, 0.3], "success_threshold=0.2 parts them best (50%)"),
-    ([5.0, 7.0, float("nan"), 7.0], "success_threshold=6 parts them best (67%)"),
+@pytest.mark.parametrize(("rewards", "rule", "successes", "told"), [
+    ([0.0, 1.0, 1.0, 0.0], "0.5", 2, False),
+    ([1.0, 1.0, 1.0, 1.0], "0.5", 4, False),
+    ([-1.0, 1.0, -1.0, 1.0], "correct>=1", 2, True),
+    ([0.1, 0.9, 0.0, 1.0], "0.5", 2, True),  # a half parts these as well as any
+    ([0.0, 0.2, 1.2, 0.2], "0.5", 1, True),
+    ([0.5, 0.5, 1.5, 2.0], "1", 2, True),
+    ([0.0, 0.1, 0.3, 0.3], "0.2", 2, True),
+    ([5.0, 7.0, float("nan"), 7.0], "correct>=7", 2, True),
 ])  # fmt: skip
-def test_a_threshold_is_suggested_where_rewards_are_not_0_and_1(tmp_path, recwarn, rewards, told):
+def test_trl_success_is_found_and_told(tmp_path, caplog, rewards, rule, successes, told):
     trl_log(tmp_path, 1, ["p", "p", "q", "q"], rewards)
     history = read_history(tmp_path)
-    assert history.num_successes.sum() == sum(reward >= 0.5 for reward in rewards)
-    assert len(recwarn) == (told is not None)
-    if told:
-        assert recwarn[0].category is PromptdynWarning
-        assert told in str(recwarn[0].message)
-        read_history(tmp_path, success_threshold=0.5)  # who names one knows
-        assert len(recwarn) == 1
+    assert (history.success, history.num_successes.sum()) == (rule, successes)
+    assert (f"a success is {rule!r}, found from the first" in caplog.text) == told
+    caplog.clear()
+    assert (read_history(tmp_path, success=rule).num_successes == history.num_successes).all()  # as the line says
+    assert not caplog.text
+
+
+def test_trl_rewards_are_folded_by_weights_that_go_with_the_advantages(tmp_path, caplog):
+    accuracy, form = np.array([1.0, 0.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.0, 0.0])
+
+    def logged(folder, weights):
+        folded = weights[0] * accuracy + weights[1] * form
+        path = trl_log(folder, 1, ["p"] * 4, accuracy.tolist(), form=form.tolist(), length=[3.0, 9.0, 1.0, 5.0])
+        frame = pd.read_parquet(path)
+        frame["advantage"] = (folded - folded.mean()) / (folded.std(ddof=1) + 1e-4)
+        frame.to_parquet(path)
+        return path
+
+    path = logged(tmp_path, (1.0, 0.5))
+    assert "columns correct, form, length, at weights 1, 1, 1, does not go" in bad(path)  # `length` is no reward
+    columns = {"reward": ["correct", "form"], "reward_weights": [1, 0.5]}
+    assert rows(read_history(path, **columns)) == [(1, "p", 4, 1)]
+    assert "a success is 'correct>=1 and form>=1'" in caplog.text
+    assert rows(read_history(path, success="correct", **columns)) == [(1, "p", 4, 2)]
+    assert rows(read_history(path, success=0.4, **columns)) == [(1, "p", 4, 3)]  # of the folded reward
+    with pytest.warns(PromptdynWarning, match="correct, form, at weights 1, 3, does not go with the logged advantages"):
+        read_history(path, reward=["correct", "form"], reward_weights=[1.0, 3.0])
+    assert bad(path, reward=["correct"], reward_weights=[1, 2]) == (
+        "completions_00001.parquet: reward_weights [1, 2] for the rewards correct: give a number for each, in this "
+        "order"
+    )
+    assert bad(path, success="corect", **columns) == (
+        "completions_00001.parquet: success='corect': no reward function is called 'corect': did you mean 'correct'?"
+    )
 
 
 def test_trl_clusters(tmp_path):

@@ -19,6 +19,7 @@ ROOMS = [
         "storage",
         "plugins",
         "registry",
+        "success",
         "_columns",
         "history",
         "clusters",

@@ -163,7 +163,7 @@ def test_scores_of_a_beta_posterior():
 
 
 def test_rewards_without_a_grade_are_counted_out():
-    selector = Selector(BetaBernoulli().online(IDS))
+    selector = Selector(BetaBernoulli().online(IDS), success=0.5)
     seen = selector.observe(
         ["p0", "p1", "p2"],
         [[1.0, None, 0.0, float("nan")], [None, float("nan"), None, None], [1.0, 1.0, 0.9, 0.2]],
@@ -177,8 +177,8 @@ def test_rewards_without_a_grade_are_counted_out():
     assert selector.online.success_rate()[1] == 0.5
 
 
-def test_success_threshold_and_groups_of_different_length():
-    selector = Selector(DPS().online(IDS), success_threshold=2.0)
+def test_threshold_and_groups_of_different_length():
+    selector = Selector(DPS().online(IDS), success=2.0)
     seen = selector.observe(["p0", "p1"], [[1.9, 2.0, 2.1], [0.0, 1.0]])
     assert seen.num_rollouts.tolist() == [3, 2]
     assert seen.num_successes.tolist() == [2, 0]
@@ -247,7 +247,7 @@ def test_a_saved_selector_goes_on_as_if_never_stopped(policy, tmp_path):
         (lambda s: s.observe(["p0"], [["good", "bad"]]), "rewards of prompt 'p0' are not numbers"),
         (lambda s: s.observe(["p0"], [["1", "0"]]), "rewards of prompt 'p0' are not numbers"),
         (lambda s: s.observe(["p0", "p0"], [[None], [1, 0]]), "'p0' appears twice"),
-        (lambda s: Selector(s.online, success_threshold=float("nan")), "success_threshold=nan"),
+        (lambda s: Selector(s.online, success=float("nan")), "success=nan"),
         (lambda s: Selector(s.online, policy="top_entropy:weight=nan"), "weight='nan' is not a finite number"),
         (lambda s: Selector(s.online, score=lambda *_: np.zeros(3)).select(2), r"shape \(3,\) for 12 prompts"),
         (lambda s: Selector(s.online, score=lambda *_: np.full(12, np.nan)).select(2), "prompt 'p0' the priority NaN"),

@@ -134,7 +134,7 @@ def test_the_pool_has_unsolved_partly_solved_and_solved_prompts():
     assert counts.shape == (300,)
     shares = np.array([np.mean(counts == 0), np.mean((counts > 0) & (counts < 8)), np.mean(counts == 8)])
     assert (shares > 0.15).all(), shares
-    graded = policy.pass_counts(model, tokenizer, pool, lambda prompts, task, **_: [0.7] * len(task), 2)
+    graded = policy.pass_counts(model, tokenizer, pool, [lambda prompts, task, **_: [0.7] * len(task)], 2)
     assert (graded == 2).all()
 
 

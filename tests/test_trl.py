@@ -21,7 +21,7 @@ from grpo_run import NUM_GENERATIONS, POOL, Grader, WatchedTrainer
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import DPS
-from promptdyn.selection.selector import Selector
+from promptdyn.selection import Observation, Selector
 from promptdyn.training.pool import prompt_ids, prompt_rows
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.recording import HistoryRecorder
@@ -248,7 +248,7 @@ def test_rewards_are_weighted_and_unscored_rollouts_are_not_counted(tmp_path: Pa
     def other(prompt_id: list[str], **_: Any) -> list[float | None]:
         return [None if i % NUM_GENERATIONS < 2 else 4.0 for i in range(len(prompt_id))]
 
-    selector = grpo_run.selector(success_threshold=2.0)
+    selector = grpo_run.selector(success=2.0)
     run = SelectionGRPOTrainer(
         grpo_run.model(),
         [half, other],
@@ -395,6 +395,11 @@ def test_checkpoint_of_another_pool_or_without_a_selector(
     assert [row[0] for row in rows(history_of(tmp_path / "run"))] == [4, 4]
 
 
+def observation(step: int, ids: list[str], num_rollouts: list[int], num_successes: list[int]) -> Observation:
+    n, k = np.array(num_rollouts), np.array(num_successes)
+    return Observation(ids, n, k, (k > 0) & (k < n), np.ones(len(ids), bool), step)
+
+
 def test_recorder_writes_every_so_many_steps_and_sets_old_files_aside(tmp_path: Path) -> None:
     path = tmp_path / "history.parquet"
     recorder = HistoryRecorder(path, write_every=3)
@@ -402,7 +407,7 @@ def test_recorder_writes_every_so_many_steps_and_sets_old_files_aside(tmp_path: 
         recorder.start(0)
         assert not path.exists()
         for step in range(4):
-            recorder.record(step, [f"{attempt}a", f"{attempt}b"], [4, 4], [step, 0], [True, True])
+            recorder.record(observation(step, [f"{attempt}a", f"{attempt}b"], [4, 4], [step, 0]))
         assert [row[0] for row in rows(RewardHistory.from_parquet(path))] == [0, 0, 1, 1, 2, 2, 3, 3]
     kept = [RewardHistory.from_parquet(tmp_path / f"history.parquet.{i}") for i in (1, 2)]
     assert [set(history.prompt_ids) for history in kept] == [{"0a", "0b"}, {"1a", "1b"}]
@@ -411,7 +416,7 @@ def test_recorder_writes_every_so_many_steps_and_sets_old_files_aside(tmp_path: 
 def test_recorder_refuses_a_prompt_without_label(tmp_path: Path) -> None:
     recorder = HistoryRecorder(tmp_path / "history.parquet", clusters={"task": {"a": "sum"}})
     with pytest.raises(InputError, match=r"prompt 'b' has no label in cluster column 'task'"):
-        recorder.record(0, ["a", "b"], [4, 4], [1, 2], [True, True])
+        recorder.record(observation(0, ["a", "b"], [4, 4], [1, 2]))
 
 
 def test_auto_goes_by_label_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

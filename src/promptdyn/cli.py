@@ -65,9 +65,16 @@ def import_(
     columns: Annotated[
         str | None, typer.Option(help="Tables: columns named otherwise, as in step=global_step,prompt_id=uid.")
     ] = None,
-    reward: Annotated[str | None, typer.Option(help="TRL: reward column, where there are several.")] = None,
-    success_threshold: Annotated[
-        float | None, typer.Option(help="TRL: least reward of a success; default 0.5.")
+    reward: Annotated[
+        str | None, typer.Option(help="TRL: column(s) of the reward functions, comma-separated; default all of floats.")
+    ] = None,
+    reward_weights: Annotated[str | None, typer.Option(help="TRL: their weights, as in 1,0.2; default 1 each.")] = None,
+    success: Annotated[
+        str | None,
+        typer.Option(
+            help="TRL: what a success is: 0.5 (of the folded reward), correct, 'correct>=0.8', FILE.py:FUNCTION; "
+            "default what the first rewards tell (auto)."
+        ),
     ] = None,
     prompt_key: Annotated[str | None, typer.Option(help="TRL: column that tells prompts apart.")] = None,
     cluster_columns: Annotated[
@@ -79,8 +86,9 @@ def import_(
     _check_targets(out, json_path, sources=[source])
     options = {
         "columns": _pairs(columns) if columns else None,
-        "reward": reward,
-        "success_threshold": success_threshold,
+        "reward": reward.split(",") if reward else None,
+        "reward_weights": reward_weights.split(",") if reward_weights else None,
+        "success": success,
         "prompt_key": prompt_key,
         "cluster_columns": tuple(cluster_columns.split(",")) if cluster_columns else None,
     }
@@ -314,7 +322,13 @@ def train(
     at_cap: Annotated[
         str | None, typer.Option(help="What is done where the batch is not full then: train, drop or raise.")
     ] = None,
-    success_threshold: Annotated[float | None, typer.Option(help="Least reward of a success; default 0.5.")] = None,
+    success: Annotated[
+        str | None,
+        typer.Option(
+            help="What a success is: 1.5 (of the folded reward), correct, 'correct>=0.8', FILE.py:FUNCTION; default "
+            "what the first rewards tell (auto)."
+        ),
+    ] = None,
     num_prompts: Annotated[int, typer.Option(help="Pool size, for embedded tasks.")] = 1000,
     max_steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 200,
     prompts_per_step: Annotated[int, typer.Option(help="Prompts a step.")] = 32,
@@ -425,7 +439,7 @@ class _RaceBar:
 
     def __init__(self, rollouts: int) -> None:
         _quiet()
-        self.logger = logging.getLogger("promptdyn.training")
+        self.logger = logging.getLogger("promptdyn")
         self.level = self.logger.level
         self.done, self.current, self.spent = 0, "", 0
         self.progress = Progress(
@@ -574,13 +588,21 @@ def _one_line_errors() -> Iterator[None]:
 
 @contextmanager
 def _own_warnings() -> Iterator[None]:
-    """Our warnings as one line on stderr each, those of other packages not at all; `python -W` has the last word."""
-    with warnings.catch_warnings():
-        if not sys.warnoptions:
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("always", PromptdynWarning)
-            warnings.showwarning = lambda message, *_: print(f"promptdyn: {message}", file=sys.stderr)
-        yield
+    """Our warnings and log as one line on stderr each, warnings of other packages not at all; `python -W` has the last
+    word.
+    """
+    log = logging.StreamHandler()
+    log.setFormatter(logging.Formatter("promptdyn: %(message)s"))
+    logging.getLogger("promptdyn").addHandler(log)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("always", PromptdynWarning)
+                warnings.showwarning = lambda message, *_: print(f"promptdyn: {message}", file=sys.stderr)
+            yield
+    finally:
+        logging.getLogger("promptdyn").removeHandler(log)
 
 
 def main() -> None:

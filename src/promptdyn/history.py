@@ -26,6 +26,7 @@ __all__ = ["DenseHistory", "RewardHistory", "cross"]
 
 VERSION = 1
 VERSION_KEY = b"promptdyn.history.version"
+SUCCESS_KEY = b"promptdyn.history.success"
 # Distinct (n, k) of a dense history: every model tabulates its likelihoods over them.
 MAX_SYMBOLS = 2**20
 
@@ -61,6 +62,7 @@ class RewardHistory:
         num_successes: (row,) k, 0 <= k <= n.
         trained: (row,) whether the row fed the gradient.
         clusters: column name -> (prompt,) labels.
+        success: the rule by which successes were counted, as `promptdyn.success` writes it; None where it is not known.
     """
 
     prompt_ids: NDArray[np.object_]
@@ -70,6 +72,7 @@ class RewardHistory:
     num_successes: NDArray[np.int32]
     trained: NDArray[np.bool_]
     clusters: Mapping[str, NDArray[np.object_]]
+    success: str | None = None
 
     @classmethod
     def from_columns(
@@ -82,6 +85,7 @@ class RewardHistory:
         clusters: Mapping[str, ArrayLike] | None = None,
         source: str = "history",
         place: Callable[[int], str] | None = None,
+        success: str | None = None,
     ) -> RewardHistory:
         """Check columns of equal length and build a history of them.
 
@@ -95,6 +99,7 @@ class RewardHistory:
                 "(none)". Default: none.
             source: what errors call the whole, such as a file name.
             place: what errors call a row, given its number from 0. Default: "SOURCE row NUMBER".
+            success: the rule by which successes were counted. Default None: not known.
 
         Raises:
             InputError: no rows; columns of different lengths; a value that is missing, out of range or of another
@@ -131,6 +136,7 @@ class RewardHistory:
             num_successes=k[order],
             trained=exposed[order],
             clusters={name: rows.labels_of_prompts(name, values, prompt) for name, values in labels.items()},
+            success=success,
         )
 
     @classmethod
@@ -154,7 +160,7 @@ class RewardHistory:
             InputError: a column is missing, or as `from_columns`.
         """
         names = renamed(source, list(table), columns)
-        named = {name: table[names[name]] for name in (*REQUIRED, "trained") if name in names}
+        named: dict[str, Any] = {name: table[names[name]] for name in (*REQUIRED, "trained") if name in names}
         clusters = {name: table[names[name]] for name in names if name not in named}
         return cls.from_columns(**named, clusters=clusters, source=source, place=place)
 
@@ -209,7 +215,9 @@ class RewardHistory:
         except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
             found = " ".join(str(error).split())
             raise InputError(f"{path}: not a Parquet file, or damaged ({found}): write it again") from None
-        return cls.from_table(values, source=str(path), columns=columns)
+        success = (metadata.metadata or {}).get(SUCCESS_KEY)
+        history = cls.from_table(values, source=str(path), columns=columns)
+        return replace(history, success=None if success is None else success.decode(errors="replace"))
 
     def to_parquet(self, path: str | Path) -> None:
         """Write a Parquet file with the columns of `from_table`, in place of one that is there.
@@ -240,6 +248,8 @@ class RewardHistory:
         with atomic(path) as part, pq.ParquetWriter(part, table.schema, **options) as writer:
             writer.write_table(table)
             writer.add_key_value_metadata({VERSION_KEY: str(VERSION)})
+            if self.success is not None:
+                writer.add_key_value_metadata({SUCCESS_KEY: self.success})
 
     def _text(self, labels: NDArray[np.object_]) -> pa.Array:
         """(row,) text column of (prompt,) labels, each text kept once however many rows it has."""
@@ -395,6 +405,7 @@ class RewardHistory:
             "trained": _share(trained, rows),
             "coverage": _share(rows, cells),
             "clusters": {name: len(set(labels)) for name, labels in self.clusters.items()},
+            "success": self.success,
         }
 
 

@@ -141,6 +141,11 @@ class RefittedFilter(OnlineFilter):
             "settings": dict(self.refitted.settings),
         }
 
+    def reset(self) -> None:
+        """Go back to before the first step, and before the first fit."""
+        self.model, self.fit, self._log, self._job = self._start, None, [], None
+        super().reset()
+
     def _absorb(self, *step: NDArray) -> None:
         self._log.append(_Step(*step))
         super()._absorb(*step)

@@ -155,6 +155,12 @@ class OnlineFilter:
             raise InputError(f"{features.shape[1]} features a prompt, where the pool has {there}: give as many")
         return features
 
+    def reset(self) -> None:
+        """Go back to before the first step, with all prompts of the pool as it is now."""
+        features = self._state.features.T if hasattr(self.model, "features") else None
+        self._state = self._fresh(self._clusters, features)
+        self.steps = 0
+
     def step(
         self,
         prompt_ids: Sequence[str],

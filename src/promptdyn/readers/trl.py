@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import logging
 import reprlib
 import warnings
 from collections import defaultdict
@@ -33,12 +33,15 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
+from promptdyn.success import AUTO, Grader, Rewards, Success, spread
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
 __all__ = ["read", "read_trl", "recognises"]
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("step", "prompt", "completion", "advantage")
 
@@ -55,53 +58,65 @@ def recognises(path: Path) -> bool:
 def read_trl(
     path: str | Path,
     prompt_key: str | None = None,
-    reward: str | None = None,
-    success_threshold: float | None = None,
+    reward: str | Sequence[str] | None = None,
+    reward_weights: Sequence[float] | None = None,
+    success: Success = AUTO,
     cluster_columns: Sequence[str] = (),
 ) -> RewardHistory:
     """Count the successes of each prompt and step among logged completions.
 
-    A rollout without a reward (null or NaN) does not count; a group without any has no row. Groups of one prompt in
-    one step are counted together. All rows are `trained`.
+    A rollout without a grade (null or NaN where the rule of success wants a reward) does not count; a group without any
+    has no row. Groups of one prompt in one step are counted together. All rows are `trained`.
 
     Args:
         path: folder of completions, the run's folder that holds `completions`, or one Parquet file.
         prompt_key: column that identifies prompts. Default: `prompt_id` where every file has it, else `prompt`.
             Messages are identified by their JSON text, with sorted keys and without nulls.
-        reward: column of the reward that decides on success. Default: of the columns that are not TRL's own, the prompt
-            key or a cluster column, the only one of floats; where there is none of these, the only one of integers or
-            booleans.
-        success_threshold: a rollout succeeds if its reward is at least this. Default 0.5, with a warning where
-            rewards are not 0 and 1 and another threshold parts them better.
+        reward: column(s) of the reward functions, in TRL's order. Default: all columns of floats that are not TRL's
+            own, the prompt key or a cluster column, if the logged advantages go with their sum; where there are no
+            floats, the only one of integers or booleans.
+        reward_weights: weights of these in the folded reward, TRL's `reward_weights`; default 1 each.
+        success: what a success is, see `promptdyn.success`. Default "auto": found from the first rewards, as a live run
+            does; a line is logged that says what was found, unless rewards are 0 and 1.
         cluster_columns: columns with a label for each prompt; a null is the label "(none)". Default: none.
 
     Raises:
-        InputError: nothing to read; a column is missing; several columns may be the reward; a rollout has no step, key
-            or label; two files hold different rollouts of a step; labels of a prompt differ.
+        InputError: nothing to read; a column is missing; it is not clear which columns are rewards; a rollout has no
+            step, key or label; two files hold different rollouts of a step; labels of a prompt differ; a `success` that
+            is no rule, or names no column of rewards.
     """
     path = Path(path)
-    if success_threshold is not None and not math.isfinite(success_threshold):
-        raise InputError(f"success_threshold={success_threshold} is not finite: give the least reward of a success")
+    grader = Grader(success)
     # TRL writes a file without rollouts when it logs before it has generated.
     schemas = {file: schema for file in _files(path) for schema, rows in [_schema(file)] if rows > 0}
     if not schemas:
         raise InputError(f"{path}: no rollouts in Parquet files: give TRL's folder of completions")
     if prompt_key is None:
         prompt_key = "prompt_id" if all("prompt_id" in schema.names for schema in schemas.values()) else "prompt"
-    if reward is None:
-        reward = _only_reward(path, next(iter(schemas.values())), {*COLUMNS, prompt_key, *cluster_columns})
+    given = [reward] if isinstance(reward, str) else reward
+    names = given or _may_be_rewards(path, next(iter(schemas.values())), {*COLUMNS, prompt_key, *cluster_columns})
+    weights = _weights(path, names, reward_weights)
     for file, schema in schemas.items():
-        for name in (*COLUMNS, prompt_key, reward, *cluster_columns):
+        for name in (*COLUMNS, prompt_key, *names, *cluster_columns):
             if name not in schema.names:
                 there = ", ".join(schema.names)
                 raise InputError(f"{file}: no column {name!r} among {there}: name one of these, or log it")
+    try:
+        grader.check(names)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
     index: defaultdict[str, int] = defaultdict(count().__next__)
-    blocks = [block for file in schemas for block in _blocks(file, prompt_key, reward, cluster_columns, index)]
+    blocks = [block for file in schemas for block in _blocks(file, prompt_key, names, weights, cluster_columns, index)]
     blocks = _without_repeats(path, blocks)
-    if success_threshold is None:
-        success_threshold = _usual_threshold(path, np.concatenate([block.reward for block in blocks]))
-    return _count(path, blocks, list(index), success_threshold)
+    if len(names) > 1:
+        _check_fold(path, blocks, given=bool(given))
+    for block in blocks:
+        grader.see(block.rewards)
+    grader.settle()
+    if grader.words:
+        logger.warning("%s: %s", path, grader.words)
+    return _count(path, blocks, list(index), grader)
 
 
 read = read_trl
@@ -117,7 +132,8 @@ class _Block(NamedTuple):
     file: Path
     row: NDArray[np.intp]  # (rollout,) row in the file
     prompt: NDArray[np.int64]  # (rollout,) code of the prompt's key
-    reward: NDArray[np.float64]  # (rollout,) NaN without a reward
+    rewards: Rewards
+    advantage: NDArray[np.float64]  # (rollout,)
     labels: dict[str, NDArray[np.object_]]  # cluster column -> (rollout,)
     digest: bytes  # of prompts, completions, rewards and advantages, in order
 
@@ -153,57 +169,85 @@ def _schema(file: Path) -> tuple[pa.Schema, int]:
         return parquet.schema_arrow, parquet.metadata.num_rows
 
 
-def _only_reward(path: Path, schema: pa.Schema, exclude: set[str]) -> str:
+def _may_be_rewards(path: Path, schema: pa.Schema, exclude: set[str]) -> list[str]:
     import pyarrow as pa
 
     names = [name for name in schema.names if name not in exclude]
     kinds = {name: schema.field(name).type for name in names}
     floats = [name for name in names if pa.types.is_floating(kinds[name])]
     whole = [name for name in names if pa.types.is_integer(kinds[name]) or pa.types.is_boolean(kinds[name])]
-    may = floats or whole
-    if len(may) == 1:
-        return may[0]
-    found = f"columns {', '.join(may)} may each be" if may else "no column of numbers is"
-    raise InputError(f"{path}: {found} the reward: say reward=NAME, of {', '.join(may or names) or 'none'}")
+    if floats or len(whole) == 1:
+        return floats or whole
+    found = f"columns {', '.join(whole)} may each be" if whole else "no column of numbers is"
+    raise InputError(f"{path}: {found} the reward: say reward=NAME, of {', '.join(whole or names) or 'none'}")
 
 
-def _usual_threshold(path: Path, rewards: NDArray[np.float64]) -> float:
-    """A half, with a warning where another threshold would part the rewards better (Otsu 1979)."""
-    value, count = np.unique(rewards[np.isfinite(rewards)], return_counts=True)
-    if len(value) > 1 and not np.isin(value, (0.0, 1.0)).all():
-        # Of every place between two values: the variance between the two sides.
-        scaled = value / np.abs(value).max()
-        below, total = np.cumsum(count)[:-1], np.cumsum(count * scaled)[:-1]
-        above, rest = count.sum() - below, (count * scaled).sum() - total
-        between = below * above * (total / below - rest / above) ** 2
-        at = int(np.argmax(between))
-        best = float(np.format_float_positional(value[at] / 2 + value[at + 1] / 2, 3, fractional=False))
-        if not value[at] < best <= value[at + 1]:
-            best = float(value[at + 1])
-        usual, other = (count[value >= threshold].sum() / count.sum() for threshold in (0.5, best))
-        if usual != other:
-            warnings.warn(
-                f"{path}: rewards from {value[0]:g} to {value[-1]:g} are not 0 and 1: those of 0.5 and more count as "
-                f"successes, {usual:.0%} of the rollouts; success_threshold={best:g} parts them best ({other:.0%})",
-                PromptdynWarning,
-                stacklevel=4,
-            )
-    return 0.5
+def _weights(path: Path, names: Sequence[str], given: Sequence[float] | None) -> NDArray[np.float64]:
+    try:
+        weights = np.ones(len(names)) if given is None else np.array(given, np.float64)
+    except (TypeError, ValueError):
+        weights = np.zeros(0)
+    if weights.shape != (len(names),) or not np.isfinite(weights).all():
+        raise InputError(
+            f"{path}: reward_weights {given} for the rewards {', '.join(names)}: give a number for each, in this order"
+        )
+    return weights
+
+
+# Cosine between the advantages of a group and what they should be, from which on they are alike.
+ALIKE = 0.999
+
+
+def _check_fold(path: Path, blocks: list[_Block], given: bool) -> None:
+    """Tell where the rewards, folded by their weights, do not go with the logged advantages.
+
+    Within a group TRL's advantages are a multiple of what the folded reward is above its mean.
+
+    Raises:
+        InputError: they do not, and nobody has said which columns are rewards.
+    """
+    groups = unlike = 0
+    for block in blocks:
+        ends = np.flatnonzero(np.diff(block.prompt)) + 1
+        for rollouts in np.split(np.arange(len(block.prompt)), ends):
+            folded, advantage = block.rewards.folded[rollouts], block.advantage[rollouts]
+            if np.isnan(folded).any() or np.isnan(advantage).any() or not spread(folded[None])[0]:
+                continue
+            above = folded - folded.mean()
+            groups += 1
+            unlike += not above @ advantage >= ALIKE * np.linalg.norm(above) * np.linalg.norm(advantage) > 0
+    if not groups or unlike <= groups // 10:
+        return
+    columns = ", ".join(blocks[0].rewards.functions)
+    weights = ", ".join(f"{weight:g}" for weight in blocks[0].rewards.weights)
+    told = (
+        f"{path}: the sum of the columns {columns}, at weights {weights}, does not go with the logged advantages in "
+        f"{unlike} of {groups} groups"
+    )
+    if not given:
+        raise InputError(f"{told}: say which are rewards (reward) and at what weights (reward_weights)")
+    warnings.warn(f"{told}: is a reward missing, or a weight another?", PromptdynWarning, stacklevel=4)
 
 
 def _blocks(
-    file: Path, prompt_key: str, reward: str, cluster_columns: Sequence[str], index: defaultdict[str, int]
+    file: Path,
+    prompt_key: str,
+    names: Sequence[str],
+    weights: NDArray[np.float64],
+    cluster_columns: Sequence[str],
+    index: defaultdict[str, int],
 ) -> Iterator[_Block]:
     """The file's rollouts, step by step; prompt keys are numbered in `index`."""
     with _open(file) as parquet:
-        table = parquet.read(columns=list(dict.fromkeys((*COLUMNS, prompt_key, reward, *cluster_columns))))
+        table = parquet.read(columns=list(dict.fromkeys((*COLUMNS, prompt_key, *names, *cluster_columns))))
     step = _numbers(file, table, "step")
     for row in np.flatnonzero(np.isnan(step))[:1]:
         raise InputError(f"{file} row {row}: step is missing: remove the file, or fill in its steps")
     for row in np.flatnonzero((step < 0) | (step > MOST_STEPS) | (step != np.trunc(step)))[:1]:
         raise InputError(f"{file} row {row}: step={step[row]:g} is no whole number from 0 to {MOST_STEPS}: mend it")
     prompt = np.fromiter((index[key] for key in _keys(file, table, prompt_key)), np.int64, len(step))
-    rewards, advantages = _numbers(file, table, reward), _numbers(file, table, "advantage")
+    rewards = np.stack([_numbers(file, table, name) for name in names], axis=1)
+    advantages = _numbers(file, table, "advantage")
     completions = _objects(_values(file, table, "completion"))
     labels = {name: _labels(_values(file, table, name)) for name in cluster_columns}
 
@@ -216,7 +260,8 @@ def _blocks(
             file=file,
             row=row,
             prompt=prompt[row],
-            reward=rewards[row],
+            rewards=Rewards(tuple(names), weights, rewards[row]),
+            advantage=advantages[row],
             labels={name: values[row] for name, values in labels.items()},
             digest=hashlib.blake2b(content + b"".join(values.tobytes() for values in numbers)).digest(),
         )
@@ -292,17 +337,17 @@ def _without_repeats(path: Path, blocks: list[_Block]) -> list[_Block]:
     return [block for i, block in enumerate(blocks) if i not in dropped]
 
 
-def _count(path: Path, blocks: list[_Block], prompt_ids: list[str], threshold: float) -> RewardHistory:
+def _count(path: Path, blocks: list[_Block], prompt_ids: list[str], grader: Grader) -> RewardHistory:
     """Fold rollouts into one row per step and prompt, in the order of their first rollouts."""
     start = np.cumsum([0, *(len(block.row) for block in blocks)])
     step = np.repeat([block.step for block in blocks], np.diff(start))
     prompt = np.concatenate([block.prompt for block in blocks])
-    reward = np.concatenate([block.reward for block in blocks])
-    scored = ~np.isnan(reward)
+    grades = np.concatenate([grader.grades(block.rewards) for block in blocks])
+    scored = ~np.isnan(grades)
 
     _, first, group = np.unique(step * len(prompt_ids) + prompt, return_index=True, return_inverse=True)
     num_rollouts = np.bincount(group[scored], minlength=len(first))
-    num_successes = np.bincount(group[reward >= threshold], minlength=len(first))
+    num_successes = np.bincount(group[grades == 1], minlength=len(first))
     rows = np.argsort(first)
     rows = rows[num_rollouts[rows] > 0]
 
@@ -330,4 +375,5 @@ def _count(path: Path, blocks: list[_Block], prompt_ids: list[str], threshold: f
         clusters=clusters,
         source=str(path),
         place=lambda row: place(first[rows][row]),
+        success=str(grader.rule),
     )

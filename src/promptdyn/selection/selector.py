@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.online import OnlineFilter
-from promptdyn.selection.policies import POLICIES, Policy, entropy
+from promptdyn.selection.groups import Groups, Observation, packed, rewards_of, unpacked
+from promptdyn.selection.policies import POLICIES, Policy, Uniform, entropy
 from promptdyn.selection.policies import take as take_rows
 from promptdyn.selection.scores import SCORES, Score
+from promptdyn.selection.watch import SuccessWatch
 from promptdyn.storage import read_state, write_state
+from promptdyn.success import AUTO, Grader, Success
 
 __all__ = ["Observation", "Selector"]
 
@@ -25,15 +29,7 @@ ENTROPY_SAMPLE = 1_000
 # Steps without a prompt that is new after which the choice has got stuck.
 STALLED = 50
 
-
-class Observation(NamedTuple):
-    """What `Selector.observe` made of the rewards: the groups with at least one graded rollout."""
-
-    prompt_ids: list[str]
-    num_rollouts: NDArray[np.int64]  # (group,) graded rollouts
-    num_successes: NDArray[np.int64]  # (group,)
-    informative: NDArray[np.bool_]  # (group,) 0 < k < n
-    trained: NDArray[np.bool_]  # (group,) whether it feeds the gradient
+logger = logging.getLogger(__name__)
 
 
 class Selector:
@@ -45,11 +41,13 @@ class Selector:
             with settings as in "gumbel:temperature=0.05", or a `Policy`.
         score: what a prompt is worth: "informative" (default), "reward_variance", "half_solved", or a function.
         num_generations: rollouts per prompt that forecasts are made for; default 8.
-        success_threshold: a rollout succeeds when its reward is at least this; default 0.5.
+        success: what a success is: a number (threshold on the reward), a reward function's name, "FUNCTION>=NUMBER", a
+            function of the rewards by name, or "auto" (default): found from the first rewards, see
+            `promptdyn.success`. Until it can be told, prompts are chosen as "uniform" does.
         seed: of the selector's own generator, which draws samples and breaks ties.
 
     Raises:
-        InputError: an unknown policy or score, or a setting out of range.
+        InputError: an unknown policy or score, a setting out of range, or a `success` that is no rule.
     """
 
     def __init__(
@@ -58,25 +56,28 @@ class Selector:
         policy: str | Policy = "proportional",
         score: str | Score = "informative",
         num_generations: int = 8,
-        success_threshold: float = 0.5,
+        success: Success = AUTO,
         seed: int = 0,
     ) -> None:
         if num_generations < 2:
             raise InputError(
                 f"num_generations={num_generations}: a group of fewer than 2 rollouts cannot be informative"
             )
-        if not np.isfinite(success_threshold):
-            raise InputError(f"success_threshold={success_threshold} is not finite: give the least reward of a success")
         if isinstance(score, str) and score not in SCORES:
             raise InputError(f"score {score!r} is none of {', '.join(SCORES)}")
         self.online = online
         self.policy: Policy = POLICIES.parse_one(policy) if isinstance(policy, str) else policy
         self.score: Score = SCORES[score] if isinstance(score, str) else score
-        self.num_generations, self.success_threshold = num_generations, success_threshold
+        self.num_generations = num_generations
+        self.grader = Grader(success)
         self._rng = np.random.default_rng(seed)
         self._times_seen = np.zeros(online.num_prompts, np.int32)
         self._metrics: dict[str, float] = {}
         self._steps_without_new = 0
+        self._watch = SuccessWatch()
+        # All steps while the rule of success may still change, and how many of them the filter has absorbed.
+        self._told: list[Groups] = []
+        self._absorbed = 0
 
     @property
     def prompt_ids(self) -> list[str]:
@@ -86,6 +87,11 @@ class Selector:
     @property
     def num_prompts(self) -> int:
         return self.online.num_prompts
+
+    @property
+    def success(self) -> str | None:
+        """The rule of success in force, as `promptdyn.success` writes it; None while it cannot be told."""
+        return None if self.grader.rule is None else str(self.grader.rule)
 
     def add(
         self,
@@ -123,7 +129,8 @@ class Selector:
             raise InputError(
                 f"cannot select k={k} of {self.num_prompts} prompts{left_out}: k must be from 1 to {available}"
             )
-        given = self.policy.priorities(self.online, self.score, self.num_generations, self._rng)
+        policy = Uniform() if self.grader.rule is None else self.policy
+        given = policy.priorities(self.online, self.score, self.num_generations, self._rng)
         priorities = np.asarray(given, dtype=float)
         if priorities.shape != (self.num_prompts,):
             raise InputError(
@@ -145,47 +152,112 @@ class Selector:
     def observe(
         self,
         prompt_ids: Sequence[str],
-        rewards: ArrayLike | Sequence[Sequence[float | None]],
+        rewards: ArrayLike | Sequence[Sequence[float | None]] | Mapping[str, Any],
         trained: Sequence[bool] | bool = True,
+        weights: Sequence[float] | None = None,
+        step: int | None = None,
     ) -> Observation:
         """Learn from one training step's rewards; every other prompt ages by one step.
 
         Args:
             prompt_ids: (group,) ids rolled out, each once.
-            rewards: (group, rollout) rewards. None and NaN are rollouts without a grade: they are counted out of
-                n, and a group without any grade counts as not rolled out. Groups may differ in length.
+            rewards: (group, rollout) rewards, or {reward function: (group, rollout) rewards}. None and NaN are rollouts
+                without a reward. A rollout without a grade is counted out of n, and a group without any counts as not
+                rolled out. Groups may differ in length.
             trained: (group,) or one flag: whether the group feeds the gradient. Default True.
+            weights: (function,) of the reward functions in the folded reward; default 1 each.
+            step: the training step, for whoever records it; default the number of steps absorbed.
 
         Returns:
-            The counts that were absorbed.
+            The counts that were absorbed; no group while the rule of success cannot be told.
 
         Raises:
-            InputError: unknown or repeated id, or not one row of rewards and one flag per id; nothing is absorbed then.
+            InputError: unknown or repeated id, not one row of rewards and one flag per id, or a reward function that
+                the rule of success names and that is not there; nothing is absorbed then.
         """
         start = time.perf_counter()
         ids = [str(prompt_id) for prompt_id in prompt_ids]
         self.online.rows(ids, distinct=True)  # an id is checked even where its group is counted out
-        num_rollouts, num_successes = _counts(rewards, ids, self.success_threshold)
-        graded = num_rollouts > 0
-        seen = [prompt_id for prompt_id, keep in zip(ids, graded, strict=True) if keep]
-        num_rollouts, num_successes = num_rollouts[graded], num_successes[graded]
+        given, group = rewards_of(rewards, ids, weights)
         try:
             flags = np.asarray(trained)
         except ValueError:
             raise InputError("trained is neither a flag nor a list of flags: give one flag per prompt") from None
-        if flags.ndim and flags.shape != graded.shape:
+        if flags.ndim and flags.shape != (len(ids),):
             raise InputError(f"trained has shape {flags.shape} for {len(ids)} prompts: give one flag per prompt")
-        flags = np.broadcast_to(flags, graded.shape)[graded]
-        self.online.step(seen, num_successes, num_rollouts, flags)
+        number = self.online.steps if step is None else step
+        if flags.size and flags.dtype.kind != "b":
+            raise InputError(f"trained is of type {flags.dtype}: give booleans, one flag per prompt")
+        groups = Groups(number, ids, given, group, np.broadcast_to(flags, (len(ids),)).astype(bool))
+        seen = self._learn(groups)
 
-        informative = (num_successes > 0) & (num_successes < num_rollouts)
-        rows = self.online.rows(seen)
+        rows = self.online.rows(groups.rolled_out)
         self._watch_coverage(bool(np.any(self._times_seen[rows] == 0)))
         self._times_seen[rows] += 1
-        self._metrics["informative"] = float(informative.mean()) if len(seen) else float("nan")
-        self._metrics["ungraded_groups"] = float(len(ids) - len(seen))
+        if self.grader.rule is not None:
+            self._watch.see(groups, seen, self.grader.rule)
+        self._metrics["informative"] = float(seen.informative.mean()) if len(seen.prompt_ids) else float("nan")
+        self._metrics["ungraded_groups"] = float(len(ids) - len(seen.prompt_ids))
         self._metrics["observe_time_s"] = time.perf_counter() - start
-        return Observation(seen, num_rollouts, num_successes, informative, flags)
+        return seen
+
+    def settle(self) -> tuple[Observation, ...]:
+        """Let the rule of success stay that is best by what was told so far: a run ends, or its record is wanted.
+
+        Returns:
+            What the steps so far show by it; nothing where the rule has been in force for all of them.
+        """
+        if self.grader.settled:
+            return ()
+        before = self.grader.rule
+        self.grader.settle()
+        if not self.grader.settled:
+            return ()
+        same = self.grader.rule == before and self._absorbed == len(self._told)
+        seen = () if same else self._relearn()
+        self._forget()
+        return seen
+
+    def _learn(self, groups: Groups) -> Observation:
+        """Absorb a step by the rule of success as the step leaves it; those before too where they were not, by that."""
+        if self.grader.settled:
+            return self._absorb(groups)
+        before = self.grader.rule
+        self.grader.see(groups.rewards)
+        self._told.append(groups)
+        if self.grader.rule is None:
+            seen = groups.counted(self.grader)
+        elif self.grader.rule == before and self._absorbed == len(self._told) - 1:
+            seen = self._absorb(groups)
+            self._absorbed += 1
+        else:
+            *earlier, seen = self._relearn()
+            seen = seen._replace(earlier=tuple(earlier))
+        if self.grader.settled:
+            self._forget()
+        return seen
+
+    def _relearn(self) -> tuple[Observation, ...]:
+        """Absorb all that was told by the rule that is in force now, in place of what was absorbed by another."""
+        if self.online.steps == self._absorbed:  # else the filter knew something before, and keeps all it has absorbed
+            self.online.reset()
+            self._absorbed = 0
+        seen = tuple(groups.counted(self.grader) for groups in self._told)
+        for groups in self._told[self._absorbed :]:
+            self._absorb(groups)
+        self._absorbed = len(self._told)
+        return seen
+
+    def _absorb(self, groups: Groups) -> Observation:
+        seen = groups.counted(self.grader)
+        self.online.step(seen.prompt_ids, seen.num_successes, seen.num_rollouts, seen.trained)
+        return seen
+
+    def _forget(self) -> None:
+        """The rule stays: what was told is needed no more."""
+        self._told, self._absorbed = [], 0
+        if self.grader.words:
+            logger.warning("%s", self.grader.words)
 
     def _watch_coverage(self, new: bool) -> None:
         """Warn once where `top` keeps to a few prompts: others are never learned of, and the policy forgets them."""
@@ -225,25 +297,28 @@ class Selector:
         return {
             "choice": self._choice(),
             "num_generations": self.num_generations,
-            "success_threshold": self.success_threshold,
+            "success": str(self.grader),
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on choosing as if never stopped: beliefs, generator, coverage."""
+        """Everything needed to go on choosing as if never stopped: beliefs, generator, coverage, rule of success."""
         return {
             **self._settings(),
             "online": self.online.state_dict(),
             "rng": self._rng.bit_generator.state,
             "times_seen": self._times_seen.copy(),
             "metrics": dict(self._metrics),
+            "grader": self.grader.state_dict(),
+            "told": packed(self._told),
+            "absorbed": self._absorbed,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state.
 
         Raises:
-            InputError: saved with another model, pool, policy, score, num_generations or success_threshold, or not
-                whole; the selector is as it was then.
+            InputError: saved with another model, pool, policy, score, num_generations or success, or not whole; the
+                selector is as it was then.
         """
         for setting, value in self._settings().items():
             if setting in state and state[setting] != value:
@@ -261,59 +336,47 @@ class Selector:
                     f"the selector's state is not whole (times_seen of shape {times_seen.shape} and type "
                     f"{times_seen.dtype}): start without it"
                 )
+            told, absorbed = unpacked(state["told"]), state["absorbed"]
+            if not isinstance(absorbed, int) or not 0 <= absorbed <= len(told):
+                raise InputError(f"the selector's state is not whole (absorbed={absorbed!r}): start without it")
+            pool = set(state["online"]["prompt_ids"])
+            if not all(len(set(groups.prompt_ids) & pool) == len(groups.prompt_ids) for groups in told):
+                raise InputError("the selector's state is not whole (groups of prompts not in it): start without it")
+            grader = self.grader.loaded(state["grader"], [groups.rewards for groups in told])
             self.online.load_state_dict(state["online"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"the selector's state is not whole ({error!r}): start without it") from None
         self._rng, self._times_seen, self._metrics = rng, times_seen.astype(np.int32), metrics
+        self.grader, self._told, self._absorbed = grader, told, absorbed
 
     def save(self, path: str | Path) -> None:
         """Write the state to one .npz file (versioned, no pickle), atomically."""
         state = self.state_dict()
-        arrays = {f"online/{name}": array for name, array in state["online"].pop("arrays").items()}
-        write_state(path, "selector", state, {**arrays, "times_seen": state.pop("times_seen")})
+        arrays = {
+            **{f"online/{name}": array for name, array in state["online"].pop("arrays").items()},
+            **{f"told/{name}": array for name, array in state["told"].pop("arrays").items()},
+            "times_seen": state.pop("times_seen"),
+        }
+        write_state(path, "selector", state, arrays)
 
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote; InputError says what is wrong with the file or does not fit this selector."""
         state, arrays = read_state(path, "selector")
-        if "times_seen" in arrays:
-            state["times_seen"] = arrays.pop("times_seen")
-        online = {name.removeprefix("online/"): array for name, array in arrays.items()}
+        parts: dict[str, dict[str, NDArray]] = {"online": {}, "told": {}}
+        for name, array in arrays.items():
+            part, _, rest = name.partition("/")
+            if part in parts:
+                parts[part][rest] = array
+            else:
+                state[name] = array
         try:
-            values = state.get("online", {})
-            if not isinstance(values, dict):
-                raise InputError(f"the selector's state is not whole (online={values!r}): start without it")
-            self.load_state_dict({**state, "online": {**values, "arrays": online}})
+            for part, own in parts.items():
+                values = state.get(part, {})
+                if not isinstance(values, dict):
+                    raise InputError(f"the selector's state is not whole ({part}={values!r}): start without it")
+                state[part] = {**values, "arrays": own}
+            self.load_state_dict(state)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-
-
-def _counts(rewards: Any, ids: list[str], threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(group,) graded rollouts and (group,) those whose reward is at least the threshold."""
-    try:
-        rows = rewards if isinstance(rewards, np.ndarray) else list(rewards)
-        num_rows = len(rows)
-    except TypeError:
-        raise InputError(f"rewards are a {type(rewards).__name__}: give one row of rewards per prompt") from None
-    if num_rows != len(ids):
-        raise InputError(f"{len(rows)} rows of rewards for {len(ids)} prompts: give one row of rewards per prompt")
-    if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind in "biuf":  # all at once, for speed
-        return np.sum(~np.isnan(rows), axis=1), np.sum(rows >= threshold, axis=1)
-    groups = [_grades(group, prompt_id) for group, prompt_id in zip(rows, ids, strict=True)]
-    successes = [np.count_nonzero(group >= threshold) for group in groups]
-    return np.array([len(group) for group in groups], np.int64), np.array(successes, np.int64)
-
-
-def _grades(group: Any, prompt_id: str) -> NDArray[np.float64]:
-    """(graded,) rewards of one group without None and NaN."""
-    try:
-        given = np.asarray(group)
-        if given.dtype.kind not in "biuf" and any(isinstance(reward, str | bytes | complex) for reward in given.flat):
-            raise TypeError  # NumPy would read "1" as a number, and 1j as 0
-        values = given.astype(np.float64)  # None becomes NaN
-    except (TypeError, ValueError):
-        raise InputError(f"rewards of prompt {prompt_id!r} are not numbers: {group!r}") from None
-    if values.ndim != 1:
-        raise InputError(f"rewards of prompt {prompt_id!r} have shape {values.shape}: need one row, (rollout,)")
-    return values[~np.isnan(values)]

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from promptdyn.success import Grader, Rewards, Success
 from promptdyn.training.tasks import exact_answer
 
 __all__ = ["EMBEDDED", "load_policy", "pass_counts"]
@@ -36,11 +37,11 @@ def pass_counts(
     model: Any,
     tokenizer: Any,
     rows: Sequence[Mapping[str, Any]],
-    reward: Callable[..., Sequence[float | None]] = exact_answer,
+    rewards: Sequence[Callable[..., Sequence[float | None]]] = (exact_answer,),
     num_generations: int = 8,
     temperature: float = 1.0,
     max_completion_length: int = 8,
-    success_threshold: float = 0.5,
+    success: Success | Grader = 0.5,
     seed: int = 0,
     batch_size: int = 1024,
 ) -> NDArray[np.int64]:
@@ -49,11 +50,11 @@ def pass_counts(
     Args:
         model, tokenizer: a causal language model; the tokenizer must pad on the left.
         rows: (prompt,) with "prompt", a text, and what the reward function needs.
-        reward: a reward function as TRL knows them; default `tasks.exact_answer`.
+        rewards: reward functions as TRL knows them; default `tasks.exact_answer`.
         num_generations: rollouts a prompt; default 8.
         temperature: of sampling; default 1.
         max_completion_length: tokens a rollout; default 8.
-        success_threshold: a rollout succeeds when its reward is at least this; default 0.5.
+        success: what a success is, see `promptdyn.success`; default 0.5. A `Grader` that does not know finds it here.
         seed: of sampling. Torch's generators are put back as they were.
         batch_size: rollouts at a time.
 
@@ -62,7 +63,7 @@ def pass_counts(
     """
     flat = [row for row in rows for _ in range(num_generations)]
     others = [column for column in rows[0] if column != "prompt"]
-    successes: list[bool] = []
+    given: list[list[float | None]] = [[] for _ in rewards]
     was_training = model.training
     model.eval()
     with torch.random.fork_rng():
@@ -82,7 +83,12 @@ def pass_counts(
             )
             texts = tokenizer.batch_decode(rollouts[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
             columns = {column: [row[column] for row in shown] for column in others}
-            graded = reward(prompts=prompts, completions=texts, **columns)
-            successes += [grade is not None and grade >= success_threshold for grade in graded]
+            for reward, column in zip(rewards, given, strict=True):
+                column += reward(prompts=prompts, completions=texts, **columns)
     model.train(was_training)
-    return np.array(successes, dtype=np.int64).reshape(-1, num_generations).sum(axis=1)
+    names = tuple(getattr(reward, "__name__", type(reward).__name__) for reward in rewards)
+    graded = Rewards(names, np.ones(len(names)), np.array(given, np.float64).T)
+    grader = success if isinstance(success, Grader) else Grader(success)
+    grader.see(graded)
+    grader.settle()
+    return (grader.grades(graded) == 1).reshape(-1, num_generations).sum(axis=1)

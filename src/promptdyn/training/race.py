@@ -23,7 +23,9 @@ from transformers import TrainerCallback
 from promptdyn.errors import InputError
 from promptdyn.evaluation.scores import calibration_error, log_loss
 from promptdyn.history import RewardHistory
+from promptdyn.selection import Observation
 from promptdyn.storage import atomic
+from promptdyn.success import Grader
 from promptdyn.training import tasks
 from promptdyn.training.config import read_yaml
 from promptdyn.training.policy import pass_counts
@@ -305,7 +307,7 @@ class Yardstick:
                 raise InputError(
                     f"held_out: the prompts of {declared.held_out!r} are not texts, which races are run on"
                 )
-        self.reward = load_reward(declared.reward)
+        self.rewards = [load_reward(name) for name in declared.reward.split(",")]
 
     def weights(self, pool: list[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
         """(row,) weights of the held-out prompts in each measure, for a run's pool."""
@@ -381,16 +383,17 @@ def _run(yardstick: Yardstick, run: Run, folder: Path, progress: Callable[[Run, 
     pool: Any = trainer.train_dataset
     weights = yardstick.weights(pool.to_list())
     curve: list[dict[str, Any]] = []
+    grader = Grader(entrant.recipe.success)  # found at the start, where it is to be found, and the same from then on
 
     def measure() -> None:
         solved = pass_counts(
             trainer.model,
             trainer.processing_class,
             yardstick.rows,
-            yardstick.reward,
+            yardstick.rewards,
             num_generations=declared.held_out_samples,
             max_completion_length=declared.max_completion_length,
-            success_threshold=entrant.recipe.success_threshold,
+            success=grader,
             seed=HELD_OUT_SEED,
         )
         accuracy = {name: float(weight @ solved) / declared.held_out_samples for name, weight in weights.items()}
@@ -439,6 +442,7 @@ class Racer(SelectionGRPOTrainer):
         self.rollouts = self.tokens = 0
         self.forecasts: list[NDArray[np.float64]] = []
         self.outcomes: list[NDArray[np.bool_]] = []
+        self._forecast: dict[str, float] = {}
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         falling: Any = optimizer or self.optimizer
@@ -447,15 +451,19 @@ class Racer(SelectionGRPOTrainer):
 
     def _roll_out(self, chosen: list[str]) -> dict[str, Any]:
         online = self.selector.online
-        self.forecasts.append(online.informative(self._group_size, rows=online.rows(chosen)))
+        forecast = online.informative(self._group_size, rows=online.rows(chosen))
+        self._forecast |= dict(zip(chosen, forecast.tolist(), strict=True))
         outputs = super()._roll_out(chosen)
-        rewards = self._rewards()
-        threshold = self.selector.success_threshold
-        successes, graded = (rewards >= threshold).sum(dim=1), (~rewards.isnan()).sum(dim=1)
-        self.outcomes.append(((successes > 0) & (successes < graded)).cpu().numpy())
         self.rollouts += len(chosen) * self._group_size
         self.tokens += int(outputs["completion_mask"].sum())
         return outputs
+
+    def _observe(self, chosen: list[str], per_func: torch.Tensor, trained: list[bool]) -> Observation:
+        seen = super()._observe(chosen, per_func, trained)
+        self.forecasts.append(np.array([self._forecast[prompt_id] for prompt_id in seen.prompt_ids]))
+        self.outcomes.append(seen.informative)
+        self._forecast = {}
+        return seen
 
 
 class Watch(TrainerCallback):

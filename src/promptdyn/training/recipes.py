@@ -18,6 +18,7 @@ from promptdyn.errors import InputError
 from promptdyn.models import MODELS
 from promptdyn.selection import Selector
 from promptdyn.selection.policies import POLICIES
+from promptdyn.success import Success
 from promptdyn.training.pool import AUTO, dynamics, make_filter, reads_policy
 
 __all__ = ["SELECTORS", "Plan", "Recipe", "selector_recipe"]
@@ -36,7 +37,8 @@ class Recipe:
             model of your own "FILE.py:CLASS@FIT.npz").
         policy: which prompts are taken, as in "proportional" (default) or "uniform".
         score: what a prompt is worth, see `promptdyn.selection.scores`; default "informative".
-        success_threshold: a rollout succeeds when its reward is at least this; default 0.5.
+        success: what a success is: a number (threshold on the folded reward), a reward function's name, "correct>=0.8",
+            a function of the rewards by name (or "FILE.py:FUNCTION"), or "auto" (default): see `promptdyn.success`.
         refit_every: steps after which `dynamics`, a program such as "hmm:cluster=task", is fitted again on the run, in
             the background (`promptdyn.Refitted`); 0, the default: never.
         refresh_features: steps after which the policy reads the prompts anew, where `dynamics` goes by its reading; 0,
@@ -49,7 +51,7 @@ class Recipe:
     dynamics: str = AUTO
     policy: str = "proportional"
     score: str = "informative"
-    success_threshold: float = 0.5
+    success: Success = "auto"
     refit_every: int = 0
     refresh_features: int = 0
     max_rounds: int = 1
@@ -77,7 +79,7 @@ class Recipe:
                 policy=self.policy,
                 score=self.score,
                 num_generations=num_generations,
-                success_threshold=self.success_threshold,
+                success=self.success,
                 seed=seed,
             )
 

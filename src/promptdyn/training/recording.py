@@ -10,9 +10,11 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from promptdyn.errors import InputError
 from promptdyn.history import REQUIRED, RewardHistory
+from promptdyn.selection.groups import Observation
 
 __all__ = ["HistoryRecorder"]
 
@@ -28,6 +30,9 @@ class HistoryRecorder:
         write_every: steps after which rows are written without being asked, so that a run that dies far from
             a checkpoint leaves most of what it saw. Default 50.
 
+    Attributes:
+        success: what a success is, in words, for the file; None where it is not known.
+
     Raises:
         InputError: a cluster column with the name of a history's own column, or an empty label.
     """
@@ -38,6 +43,7 @@ class HistoryRecorder:
         self.path = Path(path)
         self.clusters = {} if clusters is None else clusters
         self.write_every = write_every
+        self.success: str | None = None
         # A history would refuse these too, but only when it is written, hours later.
         for column, labels in self.clusters.items():
             if column in (*REQUIRED, "trained"):
@@ -53,7 +59,7 @@ class HistoryRecorder:
         self._num_rollouts: list[int] = []
         self._num_successes: list[int] = []
         self._trained: list[bool] = []
-        self._rows_written, self._step_written = 0, step
+        self._complete, self._step_written = True, step
 
     def start(self, step: int) -> None:
         """Begin at `step`: anew at 0, else resuming.
@@ -66,9 +72,11 @@ class HistoryRecorder:
         """
         self._forget(step)
         if step > 0 and self.path.exists():
-            kept = RewardHistory.from_parquet(self.path).before(step)
+            there = RewardHistory.from_parquet(self.path)
+            kept = there.before(step)
             ids = kept.prompt_ids[kept.prompt].tolist()
             self._extend(kept.step.tolist(), ids, kept.num_rollouts, kept.num_successes, kept.trained)
+            self._complete, self.success = len(kept) == len(there), there.success
         elif step > 0:
             logger.warning("%s is not there: the history begins at step %d", self.path, step)
         elif self.path.exists():
@@ -77,29 +85,35 @@ class HistoryRecorder:
             self.path.rename(aside)
             logger.warning("%s is of an earlier run: renamed %s", self.path, aside.name)
 
-    def record(
-        self,
-        step: int,
-        prompt_ids: Sequence[str],
-        num_rollouts: Iterable[int],
-        num_successes: Iterable[int],
-        trained: Iterable[bool],
-    ) -> None:
-        """Add the groups of one generation.
+    def record(self, seen: Observation) -> None:
+        """Add the groups of one generation, and recount those of earlier ones that it has anew.
 
         Args:
-            step: the training step they are for; a prompt is recorded at most once per step.
-            prompt_ids: (group,) ids.
-            num_rollouts: (group,) n >= 1.
-            num_successes: (group,) k of n.
-            trained: (group,) whether it feeds the gradient.
+            seen: what the selector made of their rewards; a prompt is recorded at most once per step.
 
         Raises:
             InputError: a prompt without a label in one of the clusters.
         """
-        self._extend([step] * len(prompt_ids), prompt_ids, num_rollouts, num_successes, trained)
-        if step - self._step_written >= self.write_every:
+        self.recount(seen.earlier)
+        self._add(seen)
+        if seen.step - self._step_written >= self.write_every:
             self.write()
+
+    def recount(self, anew: Sequence[Observation]) -> None:
+        """Let observations take the place of all rows of their steps."""
+        steps = {seen.step for seen in anew}
+        if steps:
+            kept = [row for row, step in enumerate(self._step) if step not in steps]
+            for column in (self._step, self._prompt_id, self._num_rollouts, self._num_successes, self._trained):
+                values: list[Any] = column
+                values[:] = [values[row] for row in kept]
+            self._complete = False
+        for seen in anew:
+            self._add(seen)
+
+    def _add(self, seen: Observation) -> None:
+        steps = [seen.step] * len(seen.prompt_ids)
+        self._extend(steps, seen.prompt_ids, seen.num_rollouts, seen.num_successes, seen.trained)
 
     def _extend(
         self,
@@ -113,6 +127,7 @@ class HistoryRecorder:
             unlabelled = next((prompt_id for prompt_id in prompt_ids if prompt_id not in labels), None)
             if unlabelled is not None:
                 raise InputError(f"{self.path}: prompt {unlabelled!r} has no label in cluster column {column!r}")
+        self._complete = self._complete and not len(prompt_ids)
         self._step.extend(steps)
         self._prompt_id.extend(prompt_ids)
         self._num_rollouts.extend(map(int, num_rollouts))
@@ -121,7 +136,7 @@ class HistoryRecorder:
 
     def write(self) -> None:
         """Bring the file up to date with what was recorded."""
-        if len(self._step) > self._rows_written:
+        if self._step and not self._complete:
             RewardHistory.from_columns(
                 self._step,
                 self._prompt_id,
@@ -132,5 +147,6 @@ class HistoryRecorder:
                     column: [labels[prompt_id] for prompt_id in self._prompt_id]
                     for column, labels in self.clusters.items()
                 },
+                success=self.success,
             ).to_parquet(self.path)
-            self._rows_written, self._step_written = len(self._step), self._step[-1]
+            self._complete, self._step_written = True, max(self._step)

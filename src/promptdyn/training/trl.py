@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +38,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from promptdyn.errors import InputError
 from promptdyn.features import PolicyReader
-from promptdyn.selection.selector import Selector
+from promptdyn.selection import Observation, Selector
+from promptdyn.success import Success
 from promptdyn.training.checkpoints import is_checkpoint, last_checkpoint, locked, steps_done
 from promptdyn.training.dynamic_sampling import DynamicSampling, batch_advantages, gathered, join, take, varies
 from promptdyn.training.pool import AUTO, label_columns, labels, prompt_ids, prompt_rows
@@ -63,6 +65,9 @@ class SelectionGRPOTrainer(GRPOTrainer):
             `promptdyn.training.recipes.SELECTORS`, a model as in "hmm:cluster=task", a `Recipe`, or a `Selector`, whose
             pool must be `prompt_ids(train_dataset)`, its `num_generations` that of `args`. A line is logged that says
             what "auto" goes by.
+        success: what a success is, see `promptdyn.success`: a number (threshold on the reward folded by
+            `args.reward_weights`), the name of a reward function, "correct>=0.8", a function of the rewards by name, or
+            "auto". Default: what the recipe says ("auto"); a `Selector` has its own.
         dynamic_sampling: replaces groups without variance by groups of further prompts, in further generations. All
             that is rolled out is observed and recorded, what is left out of the batch as not trained. Default: what
             the recipe says, and none where there is no recipe.
@@ -90,8 +95,9 @@ class SelectionGRPOTrainer(GRPOTrainer):
     Raises:
         InputError: no `args.max_steps` (an epoch means nothing when prompts are chosen); training data that cannot
             be indexed, with an id empty or of two rows that differ, or with fewer prompts than an optimizer step takes;
-            a selector made for other prompts or another group size; a recipe that cannot be followed; a cluster column
-            that is absent; when resuming, a checkpoint of another pool or model.
+            a selector made for other prompts or another group size; a recipe that cannot be followed; a `success` that
+            is no rule, or names no reward function of the run; a cluster column that is absent; when resuming, a
+            checkpoint of another pool or model.
     """
 
     def __init__(
@@ -102,6 +108,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         train_dataset: Any = None,
         *positional: Any,
         selector: Selector | Recipe | str = AUTO,
+        success: Success | None = None,
         dynamic_sampling: DynamicSampling | None = None,
         history_path: str | Path | None = None,
         id_column: str = "prompt_id",
@@ -118,8 +125,9 @@ class SelectionGRPOTrainer(GRPOTrainer):
         _check_size(ids, args)
         recipe = selector_recipe(selector) if isinstance(selector, str) else selector
         if isinstance(recipe, Selector):
-            _check_selector(ids, recipe, args)
+            _check_selector(ids, recipe, args, success)
         else:
+            recipe = recipe if success is None else replace(recipe, success=success)
             plan = recipe.plan(ids, train_dataset, _generation_shape(args)[1], args.seed)
             rule = DynamicSampling(recipe.max_rounds, cast(Any, recipe.at_cap))
             if dynamic_sampling is None and recipe.max_rounds > 1:
@@ -138,6 +146,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         else:
             logger.warning("prompts are chosen by %s", plan.words)
             self.selector = plan.selector(self._reading(recipe) if plan.reads_policy else None)
+        self.selector.grader.check(self._functions)
         self.dynamic_sampling = dynamic_sampling
         self._num_chosen, self._group_size = _generation_shape(args)
         # Prompts that a generation can have, so that its rollouts are shared out evenly.
@@ -150,7 +159,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         self._selection_time = self._step_time = 0.0
         self._recorder = recorder
         if self.accelerator.is_main_process:
-            self.add_callback(_Recording(recorder))
+            self.add_callback(_Recording(recorder, self.selector))
 
     def _reading(self, recipe: Recipe) -> Callable[[], NDArray[np.float32]]:
         """What reads the prompts by the policy as it stands; a callback reads them anew where that is asked for."""
@@ -181,7 +190,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
             return self._sample_dynamically(self.dynamic_sampling)
         chosen = self._choose(self._num_chosen)
         outputs = self._roll_out(chosen)
-        self._learn(chosen, self._rewards(), [True] * len(chosen))
+        self._learn(chosen, self._rewards_per_func, [True] * len(chosen))
         return outputs
 
     def _roll_out(self, chosen: list[str]) -> dict[str, Any]:
@@ -212,7 +221,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         """Roll out until a batch is full of groups that vary, or for as many rounds as there may be."""
         size, group_size, pad = self._num_chosen, self._group_size, self._tokenizer.pad_token_id
         chosen: list[str] = []
-        rewards: list[torch.Tensor] = []
+        rewards: list[torch.Tensor] = []  # (rollout reward_func) of each round
         kept: list[int] = []  # places in `chosen`
         parts: list[dict[str, torch.Tensor]] = []
         rounds = 0
@@ -235,7 +244,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
             parts.append(take(whole, here, group_size))
             kept += [len(chosen) + i for i in here]
             chosen += ids
-            rewards.append(groups)
+            rewards.append(self._rewards_per_func)
             rounds += 1
 
         missing = size - len(kept)
@@ -278,19 +287,36 @@ class SelectionGRPOTrainer(GRPOTrainer):
         rewards[torch.isnan(per_func).all(dim=1)] = torch.nan
         return rewards.view(-1, self._group_size)
 
-    def _learn(self, chosen: list[str], rewards: torch.Tensor, trained: list[bool]) -> None:
-        """Teach the selector what a generation's prompts showed, and record it."""
+    @property
+    def _functions(self) -> list[str]:
+        """Names of the reward functions as TRL has them; what repeats gets a number."""
+        names: list[str] = []
+        for name in self.reward_func_names:
+            names.append(name if name not in names else f"{name}_{len(names)}")
+        return names
+
+    def _learn(self, chosen: list[str], per_func: torch.Tensor, trained: list[bool]) -> None:
+        """Teach the selector what the rewards (rollout reward_func) of a generation's prompts show, and record it."""
         self._generations_to_come = max(self._generations_to_come - 1, 0)
         if not self.accelerator.is_main_process:
             return
         started = time.perf_counter()
-        seen = self.selector.observe(chosen, rewards.double().cpu().numpy(), trained)
-        self._recorder.record(
-            self.state.global_step, seen.prompt_ids, seen.num_rollouts, seen.num_successes, seen.trained
-        )
+        seen = self._observe(chosen, per_func, trained)
+        self._recorder.success = self.selector.success
+        self._recorder.record(seen)
         for name, value in self.selector.metrics().items():
             self._metrics["train"][f"selection/{name}"].append(value)
         self._selection_time += time.perf_counter() - started
+
+    def _observe(self, chosen: list[str], per_func: torch.Tensor, trained: list[bool]) -> Observation:
+        values = per_func.double().cpu().numpy().reshape(len(chosen), self._group_size, -1)
+        return self.selector.observe(
+            chosen,
+            {name: values[:, :, i] for i, name in enumerate(self._functions)},
+            trained,
+            weights=self.reward_weights.tolist(),
+            step=self.state.global_step,
+        )
 
     def training_step(self, *positional: Any, **named: Any) -> torch.Tensor:
         started = time.perf_counter()
@@ -350,13 +376,15 @@ class SelectionGRPOTrainer(GRPOTrainer):
 class _Recording(TrainerCallback):
     """Opens the history where training starts or resumes, and completes it at the end."""
 
-    def __init__(self, recorder: HistoryRecorder) -> None:
-        self.recorder = recorder
+    def __init__(self, recorder: HistoryRecorder, selector: Selector) -> None:
+        self.recorder, self.selector = recorder, selector
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.recorder.start(state.global_step)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.recorder.recount(self.selector.settle())
+        self.recorder.success = self.selector.success
         self.recorder.write()
 
 
@@ -418,7 +446,9 @@ def _check_joins(dataset: Dataset, args: Any) -> None:
         )
 
 
-def _check_selector(ids: list[str], selector: Selector, args: Any) -> None:
+def _check_selector(ids: list[str], selector: Selector, args: Any, success: Success | None) -> None:
+    if success is not None:
+        raise InputError("the selector says what a success is: give success to the Selector, not to the trainer")
     _, group_size = _generation_shape(args)
     if selector.num_generations != group_size:
         raise InputError(

@@ -1,0 +1,170 @@
+"""The groups of one training step as a trainer tells them: checked, counted by a rule, and packed for a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn.errors import InputError
+from promptdyn.success import FOLDED, Grader, Rewards
+
+__all__ = ["Groups", "Observation", "packed", "rewards_of", "unpacked"]
+
+
+class Observation(NamedTuple):
+    """What `Selector.observe` made of the rewards: the groups with at least one graded rollout.
+
+    Where the rule of success has just been found, or has changed, `earlier` holds what the steps before show by it.
+    """
+
+    prompt_ids: list[str]
+    num_rollouts: NDArray[np.int64]  # (group,) graded rollouts
+    num_successes: NDArray[np.int64]  # (group,)
+    informative: NDArray[np.bool_]  # (group,) 0 < k < n
+    trained: NDArray[np.bool_]  # (group,) whether it feeds the gradient
+    step: int
+    earlier: tuple[Observation, ...] = ()
+
+
+class Groups(NamedTuple):
+    """The groups of one step."""
+
+    step: int
+    prompt_ids: list[str]
+    rewards: Rewards
+    group: NDArray[np.intp]  # (rollout,) index of its group, ascending
+    trained: NDArray[np.bool_]  # (group,) whether it feeds the gradient
+
+    @property
+    def rolled_out(self) -> list[str]:
+        """Ids of the groups that have a reward, graded or not."""
+        there = np.unique(self.group[~np.isnan(self.rewards.values).all(axis=1)])
+        return [self.prompt_ids[i] for i in there]
+
+    def counted(self, grader: Grader) -> Observation:
+        """The counts by a grader's rule."""
+        grades = grader.grades(self.rewards)
+        n = np.bincount(self.group[~np.isnan(grades)], minlength=len(self.prompt_ids))
+        k = np.bincount(self.group[grades == 1], minlength=len(self.prompt_ids))
+        graded = np.flatnonzero(n)
+        n, k = n[graded], k[graded]
+        ids = [self.prompt_ids[i] for i in graded]
+        return Observation(ids, n, k, (k > 0) & (k < n), self.trained[graded], self.step)
+
+
+def rewards_of(
+    given: Any, prompt_ids: Sequence[str], weights: Sequence[float] | None = None
+) -> tuple[Rewards, NDArray[np.intp]]:
+    """Rewards of groups as one array, and (rollout,) the group of each.
+
+    Args:
+        given: (group, rollout) rewards, or {reward function: (group, rollout) rewards}.
+        prompt_ids: (group,) ids.
+        weights: (function,) of the functions; default 1 each.
+
+    Raises:
+        InputError: not one row of numbers per prompt, functions that graded other numbers of rollouts, or not one
+            finite weight per function.
+    """
+    by_function = given if isinstance(given, Mapping) else {FOLDED: given}
+    functions = tuple(map(str, by_function))
+    if not functions:
+        raise InputError("rewards of no function: give at least one")
+    factors = np.ones(len(functions)) if weights is None else np.asarray(weights, np.float64)
+    if factors.shape != (len(functions),) or not np.isfinite(factors).all():
+        raise InputError(f"weights {weights} for the reward functions {', '.join(functions)}: give a number for each")
+    columns: list[NDArray[np.float64]] = []
+    sizes = np.zeros(0, np.int64)
+    for name, rows in by_function.items():
+        values, lengths = _flat(rows, prompt_ids)
+        if columns and not np.array_equal(lengths, sizes):
+            i = int(np.flatnonzero(lengths != sizes)[0])
+            raise InputError(
+                f"rewards of prompt {prompt_ids[i]!r}: {lengths[i]} by {name!r}, {sizes[i]} by {functions[0]!r}: give "
+                "one of each function for every rollout"
+            )
+        columns.append(values)
+        sizes = lengths
+    return Rewards(functions, factors, np.stack(columns, axis=1)), np.repeat(np.arange(len(prompt_ids)), sizes)
+
+
+def _flat(given: Any, prompt_ids: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(rollout,) rewards, NaN for None, and (group,) rollouts of each group."""
+    try:
+        rows = given if isinstance(given, np.ndarray) else list(given)
+        num_rows = len(rows)
+    except TypeError:
+        raise InputError(f"rewards are a {type(given).__name__}: give one row of rewards per prompt") from None
+    if num_rows != len(prompt_ids):
+        raise InputError(
+            f"{num_rows} rows of rewards for {len(prompt_ids)} prompts: give one row of rewards per prompt"
+        )
+    if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind in "biuf":  # all at once, for speed
+        return rows.astype(np.float64).ravel(), np.full(num_rows, rows.shape[1])
+    groups = [_row(row, prompt_id) for row, prompt_id in zip(rows, prompt_ids, strict=True)]
+    return np.concatenate([np.zeros(0), *groups]), np.array([len(group) for group in groups], np.int64)
+
+
+def _row(group: Any, prompt_id: str) -> NDArray[np.float64]:
+    """(rollout,) rewards of one group, NaN for None."""
+    try:
+        given = np.asarray(group)
+        if given.dtype.kind not in "biuf" and any(isinstance(reward, str | bytes | complex) for reward in given.flat):
+            raise TypeError  # NumPy would read "1" as a number, and 1j as 0
+        values = given.astype(np.float64)  # None becomes NaN
+    except (TypeError, ValueError):
+        raise InputError(f"rewards of prompt {prompt_id!r} are not numbers: {group!r}") from None
+    if values.ndim != 1:
+        raise InputError(f"rewards of prompt {prompt_id!r} have shape {values.shape}: need one row, (rollout,)")
+    return values
+
+
+def packed(steps: Sequence[Groups]) -> dict[str, Any]:
+    """Steps as JSON-able values, and arrays under "arrays"; all by the same reward functions."""
+    functions = steps[0].rewards.functions if steps else ()
+    return {
+        "steps": [groups.step for groups in steps],
+        "prompt_ids": [groups.prompt_ids for groups in steps],
+        "functions": list(functions),
+        "arrays": {
+            "weights": steps[0].rewards.weights if steps else np.zeros(0),
+            "values": np.concatenate([np.zeros((0, len(functions))), *(groups.rewards.values for groups in steps)]),
+            "group": np.concatenate([np.zeros(0, np.int64), *(groups.group for groups in steps)]),
+            "trained": np.concatenate([np.zeros(0, bool), *(groups.trained for groups in steps)]),
+            "rollouts": np.array([len(groups.group) for groups in steps], np.int64),
+        },
+    }
+
+
+def unpacked(state: Mapping[str, Any]) -> list[Groups]:
+    """What `packed` packed; KeyError, TypeError, ValueError or IndexError where it is not whole."""
+    arrays, functions = state["arrays"], tuple(map(str, state["functions"]))
+    weights, values, group, trained = (np.array(arrays[name]) for name in ("weights", "values", "group", "trained"))
+    sizes, ids = arrays["rollouts"], [list(map(str, each)) for each in state["prompt_ids"]]
+    fits = (
+        values.shape == (len(group), len(functions))
+        and weights.shape == (len(functions),)
+        and {weights.dtype.kind, values.dtype.kind} == {"f"}
+        and (group.dtype.kind, trained.dtype.kind) == ("i", "b")
+        and len(ids) == len(sizes) == len(state["steps"])
+        and len(trained) == sum(map(len, ids))
+        and sum(sizes) == len(group)
+    )
+    if not fits:
+        raise ValueError("the groups that were told do not fit together")
+    ends, groups = np.cumsum(sizes)[:-1], np.cumsum([len(each) for each in ids])[:-1]
+    parts = zip(
+        map(int, state["steps"]),
+        ids,
+        np.split(values, ends) if ids else [],
+        np.split(group, ends) if ids else [],
+        np.split(trained, groups) if ids else [],
+        strict=True,
+    )
+    steps = [Groups(step, each, Rewards(functions, weights, rows), of, flags) for step, each, rows, of, flags in parts]
+    if any((of.group < 0).any() or (of.group >= len(of.prompt_ids)).any() for of in steps):
+        raise ValueError("a rollout is of no group")
+    return steps

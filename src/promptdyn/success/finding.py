@@ -1,0 +1,130 @@
+"""How a rule of success is found in rewards, where it is not given."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn.success.rewards import ROUNDING, Rewards
+from promptdyn.success.rules import ANY, ONE_HALF, Condition, Conditions, short
+
+__all__ = ["find"]
+
+
+def find(wanted: Conditions, seen: Rewards, many: bool, last: bool) -> Conditions | None:
+    """The rule in force by what was seen; None while it cannot be told.
+
+    Args:
+        wanted: the conditions that are given, bounds or all of them left open.
+        seen: rewards of all rollouts so far.
+        many: whether that is enough for rewards of more than two values.
+        last: whether functions that gave one value only, or none, are waited for no longer.
+    """
+    if wanted == ANY:
+        return _auto(seen, many, last)
+    rule = Conditions(
+        tuple(
+            tuple(
+                condition
+                if condition.bound is not None
+                else replace(condition, bound=_bound(seen.of(condition.function), many, last))
+                for condition in conditions
+            )
+            for conditions in wanted.alternatives
+        )
+    )
+    return rule if rule.is_complete else None
+
+
+def _auto(seen: Rewards, many: bool, last: bool) -> Conditions | None:
+    """The rule that "auto" finds in rewards; None while it cannot be told."""
+    decide = [i for i, weight in enumerate(seen.weights) if weight != 0] or list(range(len(seen.weights)))
+    levels = {i: _levels(seen.values[:, i]) for i in decide}
+    if not last and not all(_told(values) for values in levels.values()):
+        return None
+    # In the end those that told nothing are left out, unless none told anything: better than ever is success then.
+    told = [i for i in decide if _told(levels[i])] or [i for i in decide if len(levels[i])]
+    if not told:
+        return None
+    if len(seen.functions) == 1 and seen.weights[0] == 1 and _zero_or_one(levels[0]):
+        return ONE_HALF
+    patterns = [[told[i] for i in np.flatnonzero(row)] for row in _largest_patterns(~np.isnan(seen.values[:, told]))]
+    if all(len(levels[i]) <= 2 for i in told):
+        best = {i: _best(seen.functions[i], levels[i], down=bool(seen.weights[i] < 0)) for i in told}
+        return Conditions(tuple(tuple(best[i] for i in pattern) for pattern in patterns))
+    if not many:
+        return None
+    counted = np.zeros(len(seen.values), bool)
+    for pattern in patterns:
+        counted |= ~np.isnan(seen.values[:, pattern]).any(axis=1)
+    threshold = Condition(None, _parting(seen.folded[counted]))
+    if patterns == [list(range(len(seen.functions)))] and counted.all():
+        return Conditions(((threshold,),))
+    return Conditions(
+        tuple((*(Condition(seen.functions[i], -math.inf) for i in pattern), threshold) for pattern in patterns)
+    )
+
+
+def _bound(values: NDArray[np.float64], many: bool, last: bool) -> float | None:
+    """What the rewards of one function are to reach; None while it cannot be told."""
+    levels = _levels(values)
+    if not len(levels) or not (last or _told(levels)):
+        return None
+    if len(levels) <= 2:
+        return _best("", levels).bound
+    return _parting(values[~np.isnan(values)]) if many else None
+
+
+def _levels(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distinct values, those that differ by rounding taken together."""
+    distinct = np.unique(values[np.isfinite(values)])
+    if not len(distinct):
+        return distinct
+    last_of_each = np.diff(distinct, append=np.inf) > ROUNDING * np.abs(distinct).max()
+    return distinct[last_of_each]
+
+
+def _zero_or_one(levels: NDArray[np.float64]) -> bool:
+    return bool(np.all(np.minimum(np.abs(levels), np.abs(levels - 1.0)) <= ROUNDING))
+
+
+def _told(levels: NDArray[np.float64]) -> bool:
+    """Whether the values of a function tell which is its best: 0 and 1 do before both were seen."""
+    return len(levels) > 1 or (len(levels) == 1 and _zero_or_one(levels))
+
+
+def _best(function: str, levels: NDArray[np.float64], down: bool = False) -> Condition:
+    """That a function with one or two values is at its best one."""
+    if _zero_or_one(levels):
+        return Condition(function, 0.0 if down else 1.0, at_most=down)
+    best = float(levels[0] if down else levels[-1])
+    if len(levels) == 1:  # what is better was not seen yet
+        step = 1e-3 * max(1.0, abs(best))
+        best += -step if down else step
+    return Condition(function, float(short(best)), at_most=down)
+
+
+def _largest_patterns(graded: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(pattern function) which functions grade together, less patterns that are a part of another."""
+    patterns = np.unique(graded[graded.any(axis=1)], axis=0)
+    part_of = (patterns[:, None] <= patterns[None]).all(axis=2) & (patterns[:, None] != patterns[None]).any(axis=2)
+    return patterns[~part_of.any(axis=1)][::-1]
+
+
+def _parting(values: NDArray[np.float64]) -> float:
+    """The threshold that parts rewards best (Otsu 1979), in few digits; 0.5 where that parts them as well."""
+    value, count = np.unique(values[np.isfinite(values)], return_counts=True)
+    if len(value) < 2:
+        return float(value[0]) if len(value) else 0.5
+    # Of every place between two values: the variance between the two sides.
+    scaled = value / np.abs(value).max()
+    below, total = np.cumsum(count)[:-1], np.cumsum(count * scaled)[:-1]
+    above, rest = count.sum() - below, (count * scaled).sum() - total
+    i = int(np.argmax(below * above * (total / below - rest / above) ** 2))
+    threshold = float(np.format_float_positional(value[i] / 2 + value[i + 1] / 2, 3, fractional=False))
+    if not value[i] < threshold <= value[i + 1]:
+        threshold = float(value[i + 1])
+    return 0.5 if value[i] < 0.5 <= value[i + 1] else threshold
