@@ -195,6 +195,7 @@ def test_summary(history):
         "trained": 0.6,
         "coverage": 5 / 9,
         "clusters": {"task": 2, "level": 3},
+        "success": None,
     }
     empty = history.before(0).summary()
     assert (empty["rows"], empty["first_step"], empty["success_rate"], empty["coverage"]) == (0, None, None, None)

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,7 +95,8 @@ def test_words_tell_what_the_counts_say():
     )
     comparison = promptdyn.compare({"dps": DPS(), "mopps": BetaBernoulli(), "again": BetaBernoulli()}, history, 2)
     best, second, _ = comparison.scores
-    words = in_words("mine", {"mine": history}, comparison)
+    words = in_words("mine", {"mine": replace(history, success="correct>=1")}, comparison)
+    assert "A rollout succeeded by the rule 'correct>=1'." in words
     assert f"foreseen best by {best.model}: log loss {best.log_loss:.3f}" in words
     assert "the share that taught (12%) has 0.377" in words
     assert (f"Not clearly behind it: {second.model}" in words) == (second.behind_interval[0] <= 0)

@@ -136,6 +136,9 @@ def test_the_pool_has_unsolved_partly_solved_and_solved_prompts():
     assert (shares > 0.15).all(), shares
     graded = policy.pass_counts(model, tokenizer, pool, [lambda prompts, task, **_: [0.7] * len(task)], 2)
     assert (graded == 2).all()
+    rewards = [tasks.exact_answer, lambda completions, **_: [0.3] * len(completions)]
+    both = policy.pass_counts(model, tokenizer, pool, rewards, success="exact_answer", seed=3)
+    assert (both == counts).all()
 
 
 def test_a_family_gives_all_it_has_and_no_more(monkeypatch):

@@ -219,6 +219,8 @@ def in_words(
         f"({touched / pool_size:.0%} of the pool). {trained.informative.mean():.0%} of the groups taught something: "
         "some of their rollouts succeeded and some failed."
     )
+    if trained.success is not None:
+        words += f" A rollout succeeded by the rule {trained.success!r}."
     if len(steps) >= 10:
         solved = [trained.num_successes[part].sum() / trained.num_rollouts[part].sum() for part in (early, late)]
         words += (

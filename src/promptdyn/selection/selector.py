@@ -339,7 +339,7 @@ class Selector:
             told, absorbed = unpacked(state["told"]), state["absorbed"]
             if not isinstance(absorbed, int) or not 0 <= absorbed <= len(told):
                 raise InputError(f"the selector's state is not whole (absorbed={absorbed!r}): start without it")
-            pool = set(state["online"]["prompt_ids"])
+            pool = set(state["online"]["prompt_ids"]) if told else set()
             if not all(len(set(groups.prompt_ids) & pool) == len(groups.prompt_ids) for groups in told):
                 raise InputError("the selector's state is not whole (groups of prompts not in it): start without it")
             grader = self.grader.loaded(state["grader"], [groups.rewards for groups in told])
