@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,49 +122,52 @@ def _row(group: Any, prompt_id: str) -> NDArray[np.float64]:
     return values
 
 
-def packed(steps: Sequence[Groups]) -> dict[str, Any]:
-    """Steps as JSON-able values, and arrays under "arrays"; all by the same reward functions."""
+def packed(steps: Sequence[Groups], rows: Callable[[list[str]], NDArray[np.intp]]) -> dict[str, Any]:
+    """Steps, all by the same reward functions, as JSON-able values, and arrays under "arrays".
+
+    Args:
+        steps: what is to be packed.
+        rows: gives the row of each id in the pool.
+    """
     functions = steps[0].rewards.functions if steps else ()
+    none = np.zeros(0, np.int64)
     return {
         "steps": [groups.step for groups in steps],
-        "prompt_ids": [groups.prompt_ids for groups in steps],
         "functions": list(functions),
         "arrays": {
             "weights": steps[0].rewards.weights if steps else np.zeros(0),
             "values": np.concatenate([np.zeros((0, len(functions))), *(groups.rewards.values for groups in steps)]),
-            "group": np.concatenate([np.zeros(0, np.int64), *(groups.group for groups in steps)]),
-            "trained": np.concatenate([np.zeros(0, bool), *(groups.trained for groups in steps)]),
+            "group": np.concatenate([none, *(groups.group for groups in steps)]),
             "rollouts": np.array([len(groups.group) for groups in steps], np.int64),
+            "prompt": np.concatenate([none, *(rows(groups.prompt_ids) for groups in steps)]),
+            "trained": np.concatenate([np.zeros(0, bool), *(groups.trained for groups in steps)]),
+            "groups": np.array([len(groups.prompt_ids) for groups in steps], np.int64),
         },
     }
 
 
-def unpacked(state: Mapping[str, Any]) -> list[Groups]:
-    """What `packed` packed; KeyError, TypeError, ValueError or IndexError where it is not whole."""
-    arrays, functions = state["arrays"], tuple(map(str, state["functions"]))
-    weights, values, group, trained = (np.array(arrays[name]) for name in ("weights", "values", "group", "trained"))
-    sizes, ids = arrays["rollouts"], [list(map(str, each)) for each in state["prompt_ids"]]
-    fits = (
-        values.shape == (len(group), len(functions))
+def unpacked(state: Mapping[str, Any], prompt_ids: Sequence[str]) -> list[Groups]:
+    """What `packed` packed, for a pool of (prompt,) ids; KeyError, TypeError or ValueError where it is not whole."""
+    functions, names = tuple(map(str, state["functions"])), ("group", "rollouts", "prompt", "groups")
+    weights, values, trained = (np.array(state["arrays"][name]) for name in ("weights", "values", "trained"))
+    group, rollouts, prompt, groups = (np.array(state["arrays"][name]) for name in names)
+    if not (
+        all(array.dtype == np.int64 and array.ndim == 1 and (array >= 0).all() for array in (group, rollouts, prompt))
         and weights.shape == (len(functions),)
-        and {weights.dtype.kind, values.dtype.kind} == {"f"}
-        and (group.dtype.kind, trained.dtype.kind) == ("i", "b")
-        and len(ids) == len(sizes) == len(state["steps"])
-        and len(trained) == sum(map(len, ids))
-        and sum(sizes) == len(group)
-    )
-    if not fits:
+        and values.shape == (len(group), len(functions))
+        and (weights.dtype.kind, values.dtype.kind, trained.dtype.kind) == ("f", "f", "b")
+        and rollouts.shape == groups.shape == (len(state["steps"]),)
+        and rollouts.sum() == len(group)
+        and groups.sum() == len(prompt) == len(trained)
+        and (prompt < len(prompt_ids)).all()
+    ):
         raise ValueError("the groups that were told do not fit together")
-    ends, groups = np.cumsum(sizes)[:-1], np.cumsum([len(each) for each in ids])[:-1]
-    parts = zip(
-        map(int, state["steps"]),
-        ids,
-        np.split(values, ends) if ids else [],
-        np.split(group, ends) if ids else [],
-        np.split(trained, groups) if ids else [],
-        strict=True,
-    )
-    steps = [Groups(step, each, Rewards(functions, weights, rows), of, flags) for step, each, rows, of, flags in parts]
-    if any((of.group < 0).any() or (of.group >= len(of.prompt_ids)).any() for of in steps):
-        raise ValueError("a rollout is of no group")
+    steps = []
+    ends, last = np.cumsum(rollouts), np.cumsum(groups)
+    for i, step in enumerate(state["steps"]):
+        own, these = slice(ends[i] - rollouts[i], ends[i]), slice(last[i] - groups[i], last[i])
+        ids = [prompt_ids[row] for row in prompt[these]]
+        if len(np.unique(prompt[these])) < len(ids) or (group[own] >= len(ids)).any():
+            raise ValueError("the groups that were told do not fit together")
+        steps.append(Groups(int(step), ids, Rewards(functions, weights, values[own]), group[own], trained[these]))
     return steps

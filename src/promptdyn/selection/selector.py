@@ -309,7 +309,7 @@ class Selector:
             "times_seen": self._times_seen.copy(),
             "metrics": dict(self._metrics),
             "grader": self.grader.state_dict(),
-            "told": packed(self._told),
+            "told": packed(self._told, self.online.rows),
             "absorbed": self._absorbed,
         }
 
@@ -336,12 +336,9 @@ class Selector:
                     f"the selector's state is not whole (times_seen of shape {times_seen.shape} and type "
                     f"{times_seen.dtype}): start without it"
                 )
-            told, absorbed = unpacked(state["told"]), state["absorbed"]
+            told, absorbed = unpacked(state["told"], state["online"]["prompt_ids"]), state["absorbed"]
             if not isinstance(absorbed, int) or not 0 <= absorbed <= len(told):
                 raise InputError(f"the selector's state is not whole (absorbed={absorbed!r}): start without it")
-            pool = set(state["online"]["prompt_ids"]) if told else set()
-            if not all(len(set(groups.prompt_ids) & pool) == len(groups.prompt_ids) for groups in told):
-                raise InputError("the selector's state is not whole (groups of prompts not in it): start without it")
             grader = self.grader.loaded(state["grader"], [groups.rewards for groups in told])
             self.online.load_state_dict(state["online"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
