@@ -75,8 +75,8 @@ class Selector:
         self._metrics: dict[str, float] = {}
         self._steps_without_new = 0
         self._watch = SuccessWatch()
-        # All steps while the rule of success may still change, and how many of them the filter has absorbed.
-        self._told: list[Groups] = []
+        # All steps, while the rule of success may still change, and how many of them the filter has absorbed.
+        self._unsettled: list[Groups] = []
         self._absorbed = 0
 
     @property
@@ -213,21 +213,21 @@ class Selector:
         self.grader.settle()
         if not self.grader.settled:
             return ()
-        same = self.grader.rule == before and self._absorbed == len(self._told)
+        same = self.grader.rule == before and self._absorbed == len(self._unsettled)
         seen = () if same else self._relearn()
         self._forget()
         return seen
 
     def _learn(self, groups: Groups) -> Observation:
-        """Absorb a step by the rule of success as the step leaves it; those before too where they were not, by that."""
+        """Absorb a step, and the steps before it where this one changes the rule of success."""
         if self.grader.settled:
             return self._absorb(groups)
         before = self.grader.rule
         self.grader.see(groups.rewards)
-        self._told.append(groups)
+        self._unsettled.append(groups)
         if self.grader.rule is None:
             seen = groups.counted(self.grader)
-        elif self.grader.rule == before and self._absorbed == len(self._told) - 1:
+        elif self.grader.rule == before and self._absorbed == len(self._unsettled) - 1:
             seen = self._absorb(groups)
             self._absorbed += 1
         else:
@@ -238,14 +238,14 @@ class Selector:
         return seen
 
     def _relearn(self) -> tuple[Observation, ...]:
-        """Absorb all that was told by the rule that is in force now, in place of what was absorbed by another."""
-        if self.online.steps == self._absorbed:  # else the filter knew something before, and keeps all it has absorbed
+        """Absorb all steps by the rule in force now, in place of what the filter absorbed by another rule."""
+        if self.online.steps == self._absorbed:  # a filter that knew something before keeps all that it has absorbed
             self.online.reset()
             self._absorbed = 0
-        seen = tuple(groups.counted(self.grader) for groups in self._told)
-        for groups in self._told[self._absorbed :]:
+        seen = tuple(groups.counted(self.grader) for groups in self._unsettled)
+        for groups in self._unsettled[self._absorbed :]:
             self._absorb(groups)
-        self._absorbed = len(self._told)
+        self._absorbed = len(self._unsettled)
         return seen
 
     def _absorb(self, groups: Groups) -> Observation:
@@ -254,8 +254,8 @@ class Selector:
         return seen
 
     def _forget(self) -> None:
-        """The rule stays: what was told is needed no more."""
-        self._told, self._absorbed = [], 0
+        """Let go of the steps that were kept, since the rule stays."""
+        self._unsettled, self._absorbed = [], 0
         if self.grader.words:
             logger.warning("%s", self.grader.words)
 
@@ -309,7 +309,7 @@ class Selector:
             "times_seen": self._times_seen.copy(),
             "metrics": dict(self._metrics),
             "grader": self.grader.state_dict(),
-            "told": packed(self._told, self.online.rows),
+            "unsettled": packed(self._unsettled, self.online.rows),
             "absorbed": self._absorbed,
         }
 
@@ -336,24 +336,24 @@ class Selector:
                     f"the selector's state is not whole (times_seen of shape {times_seen.shape} and type "
                     f"{times_seen.dtype}): start without it"
                 )
-            told, absorbed = unpacked(state["told"], state["online"]["prompt_ids"]), state["absorbed"]
-            if not isinstance(absorbed, int) or not 0 <= absorbed <= len(told):
+            unsettled, absorbed = unpacked(state["unsettled"], state["online"]["prompt_ids"]), state["absorbed"]
+            if not isinstance(absorbed, int) or not 0 <= absorbed <= len(unsettled):
                 raise InputError(f"the selector's state is not whole (absorbed={absorbed!r}): start without it")
-            grader = self.grader.loaded(state["grader"], [groups.rewards for groups in told])
+            grader = self.grader.loaded(state["grader"], [groups.rewards for groups in unsettled])
             self.online.load_state_dict(state["online"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"the selector's state is not whole ({error!r}): start without it") from None
         self._rng, self._times_seen, self._metrics = rng, times_seen.astype(np.int32), metrics
-        self.grader, self._told, self._absorbed = grader, told, absorbed
+        self.grader, self._unsettled, self._absorbed = grader, unsettled, absorbed
 
     def save(self, path: str | Path) -> None:
         """Write the state to one .npz file (versioned, no pickle), atomically."""
         state = self.state_dict()
         arrays = {
             **{f"online/{name}": array for name, array in state["online"].pop("arrays").items()},
-            **{f"told/{name}": array for name, array in state["told"].pop("arrays").items()},
+            **{f"unsettled/{name}": array for name, array in state["unsettled"].pop("arrays").items()},
             "times_seen": state.pop("times_seen"),
         }
         write_state(path, "selector", state, arrays)
@@ -361,7 +361,7 @@ class Selector:
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote; InputError says what is wrong with the file or does not fit this selector."""
         state, arrays = read_state(path, "selector")
-        parts: dict[str, dict[str, NDArray]] = {"online": {}, "told": {}}
+        parts: dict[str, dict[str, NDArray]] = {"online": {}, "unsettled": {}}
         for name, array in arrays.items():
             part, _, rest = name.partition("/")
             if part in parts:

@@ -43,24 +43,25 @@ def _auto(seen: Rewards, many: bool, last: bool) -> Conditions | None:
     """The rule that "auto" finds in rewards; None while it cannot be told."""
     decide = [i for i, weight in enumerate(seen.weights) if weight != 0] or list(range(len(seen.weights)))
     levels = {i: _levels(seen.values[:, i]) for i in decide}
-    if not last and not all(_told(values) for values in levels.values()):
+    if not last and not all(_shows_its_best(values) for values in levels.values()):
         return None
-    # In the end those that told nothing are left out, unless none told anything: better than ever is success then.
-    told = [i for i in decide if _told(levels[i])] or [i for i in decide if len(levels[i])]
-    if not told:
+    # In the end functions that never showed their best are left out. Where none did, better than ever is a success.
+    decide = [i for i in decide if _shows_its_best(levels[i])] or [i for i in decide if len(levels[i])]
+    if not decide:
         return None
     if len(seen.functions) == 1 and seen.weights[0] == 1 and _zero_or_one(levels[0]):
         return ONE_HALF
-    patterns = [[told[i] for i in np.flatnonzero(row)] for row in _largest_patterns(~np.isnan(seen.values[:, told]))]
-    if all(len(levels[i]) <= 2 for i in told):
-        best = {i: _best(seen.functions[i], levels[i], down=bool(seen.weights[i] < 0)) for i in told}
+    given = ~np.isnan(seen.values[:, decide])
+    patterns = [[decide[i] for i in np.flatnonzero(row)] for row in _largest_patterns(given)]
+    if all(len(levels[i]) <= 2 for i in decide):
+        best = {i: _at_its_best(seen.functions[i], levels[i], down=bool(seen.weights[i] < 0)) for i in decide}
         return Conditions(tuple(tuple(best[i] for i in pattern) for pattern in patterns))
     if not many:
         return None
     counted = np.zeros(len(seen.values), bool)
     for pattern in patterns:
         counted |= ~np.isnan(seen.values[:, pattern]).any(axis=1)
-    threshold = Condition(None, _parting(seen.folded[counted]))
+    threshold = Condition(None, _otsu_threshold(seen.folded[counted]))
     if patterns == [list(range(len(seen.functions)))] and counted.all():
         return Conditions(((threshold,),))
     return Conditions(
@@ -71,11 +72,11 @@ def _auto(seen: Rewards, many: bool, last: bool) -> Conditions | None:
 def _bound(values: NDArray[np.float64], many: bool, last: bool) -> float | None:
     """What the rewards of one function are to reach; None while it cannot be told."""
     levels = _levels(values)
-    if not len(levels) or not (last or _told(levels)):
+    if not len(levels) or not (last or _shows_its_best(levels)):
         return None
     if len(levels) <= 2:
-        return _best("", levels).bound
-    return _parting(values[~np.isnan(values)]) if many else None
+        return _at_its_best("", levels).bound
+    return _otsu_threshold(values[~np.isnan(values)]) if many else None
 
 
 def _levels(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -91,13 +92,13 @@ def _zero_or_one(levels: NDArray[np.float64]) -> bool:
     return bool(np.all(np.minimum(np.abs(levels), np.abs(levels - 1.0)) <= ROUNDING))
 
 
-def _told(levels: NDArray[np.float64]) -> bool:
-    """Whether the values of a function tell which is its best: 0 and 1 do before both were seen."""
+def _shows_its_best(levels: NDArray[np.float64]) -> bool:
+    """Whether the best reward of a function is known: of 0 and 1 it is, even before both were seen."""
     return len(levels) > 1 or (len(levels) == 1 and _zero_or_one(levels))
 
 
-def _best(function: str, levels: NDArray[np.float64], down: bool = False) -> Condition:
-    """That a function with one or two values is at its best one."""
+def _at_its_best(function: str, levels: NDArray[np.float64], down: bool = False) -> Condition:
+    """The condition that a function of one or two values gives the better one."""
     if _zero_or_one(levels):
         return Condition(function, 0.0 if down else 1.0, at_most=down)
     best = float(levels[0] if down else levels[-1])
@@ -108,13 +109,13 @@ def _best(function: str, levels: NDArray[np.float64], down: bool = False) -> Con
 
 
 def _largest_patterns(graded: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(pattern function) which functions grade together, less patterns that are a part of another."""
+    """(pattern function) which functions grade rollouts together, without patterns that are part of another."""
     patterns = np.unique(graded[graded.any(axis=1)], axis=0)
     part_of = (patterns[:, None] <= patterns[None]).all(axis=2) & (patterns[:, None] != patterns[None]).any(axis=2)
     return patterns[~part_of.any(axis=1)][::-1]
 
 
-def _parting(values: NDArray[np.float64]) -> float:
+def _otsu_threshold(values: NDArray[np.float64]) -> float:
     """The threshold that parts rewards best (Otsu 1979), in few digits; 0.5 where that parts them as well."""
     value, count = np.unique(values[np.isfinite(values)], return_counts=True)
     if len(value) < 2:

@@ -84,9 +84,8 @@ class Conditions:
         for conditions in self.alternatives:
             columns = [rewards.of(condition.function) for condition in conditions]
             counts = ~np.isnan(columns).any(axis=0)
-            holds = np.all(
-                [condition.met(column) for condition, column in zip(conditions, columns, strict=True)], axis=0
-            )
+            met = [condition.met(column) for condition, column in zip(conditions, columns, strict=True)]
+            holds = np.all(met, axis=0)
             grades[counts] = np.fmax(grades[counts], holds[counts])
         return grades
 
@@ -145,8 +144,11 @@ CONDITION = re.compile(r"(?P<name>.+?)\s*(?P<sign><=|>=)\s*(?P<bound>\S+)")
 
 
 def parse(success: Success) -> Conditions | ByFunction:
-    if isinstance(success, Conditions):
-        return success
+    """The rule that people say, with what they leave open; `ANY` where that is everything.
+
+    Raises:
+        InputError: it is no rule.
+    """
     if callable(success):
         return ByFunction(success)
     if isinstance(success, int | float | np.number) and not isinstance(success, bool):
@@ -192,9 +194,9 @@ def _finite(number: float, given: Any) -> float:
 
 
 def short(number: float) -> str:
-    """A number in as few digits as single precision needs to tell it from others."""
+    """A number in the fewest digits that tell it from others in single precision."""
     if not math.isfinite(number) or abs(number) > 1e30:
         return str(number)
-    return (
-        np.format_float_positional(np.float32(number), trim="-") if abs(number) >= 1e-4 or not number else f"{number:g}"
-    )
+    if 0 < abs(number) < 1e-4:
+        return f"{number:g}"
+    return np.format_float_positional(np.float32(number), trim="-")
