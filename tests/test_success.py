@@ -56,7 +56,11 @@ FOUND = {
         CORRECT * FORM,
     ),
     "many values": (rewards(a=CORRECT + 0.2 * RNG.random(300)), "0.5", CORRECT),
-    "many values, folded": (rewards([2, 1], a=CORRECT, b=0.9 + 0.1 * RNG.random(300)), "1.95", CORRECT),
+    "many values, folded": (
+        rewards([2, 1], a=CORRECT, b=0.9 + 0.1 * RNG.random(300)),
+        "a>=-inf and b>=-inf and reward>=1.95",
+        CORRECT,
+    ),
     "many values and None": (
         rewards([2, 1], a=HIDDEN, b=0.9 + 0.1 * RNG.random(300)),
         "a>=-inf and b>=-inf and reward>=1.95",
@@ -109,6 +113,27 @@ def test_auto_waits_no_longer_than_it_must() -> None:
     for _ in range(10):
         grader.see(rewards(a=np.full(200, -1.0)))
     assert grader.grades(rewards(a=[-1.0, 0.0])).tolist() == [0.0, 1.0]  # better than ever
+
+
+def test_none_is_no_failure_where_none_was_met_only_after_the_rule_was_found() -> None:
+    grader = Grader()
+    grader.see(rewards([2, 1], a=CORRECT, b=0.9 + 0.1 * RNG.random(300)))
+    later = rewards([2, 1], a=[1, NAN, 0, NAN], b=[0.9, 0.9, NAN, NAN])
+    np.testing.assert_array_equal(grader.grades(later), [1, NAN, NAN, NAN])
+
+
+def test_a_name_alone_goes_by_the_sign_of_its_weight() -> None:
+    many = RNG.random(300)
+    for column, rule in {"two": "two<=0", "minus": "minus<=-2"}.items():
+        given = rewards([1, -1], a=CORRECT, **{column: {"two": FORM, "minus": FORM - 2}[column]})
+        grader = Grader(column)
+        grader.see(given)
+        assert str(grader.rule) == rule
+    grader = Grader("many")
+    grader.see(rewards([1, -1], a=CORRECT, many=many))
+    name, _, bound = str(grader.rule).partition("<=")
+    assert name == "many"
+    assert grader.grades(rewards([1, -1], a=[0, 0], many=[float(bound) - 0.1, float(bound) + 0.1])).tolist() == [1, 0]
 
 
 def test_a_name_alone_has_its_bound_found() -> None:

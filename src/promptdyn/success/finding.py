@@ -27,16 +27,29 @@ def find(wanted: Conditions, seen: Rewards, many: bool, last: bool) -> Condition
         return _auto(seen, many, last)
     rule = Conditions(
         tuple(
-            tuple(
-                condition
-                if condition.bound is not None
-                else replace(condition, bound=_bound(seen.of(condition.function), many, last))
-                for condition in conditions
-            )
+            tuple(_completed(condition, seen, many, last) for condition in conditions)
             for conditions in wanted.alternatives
         )
     )
     return rule if rule.is_complete else None
+
+
+def _completed(condition: Condition, seen: Rewards, many: bool, last: bool) -> Condition:
+    """A condition with its bound found, if it can be told."""
+    if condition.bound is not None:
+        return condition
+    values = seen.of(condition.function)
+    levels = _levels(values)
+    if not len(levels) or not (last or _shows_its_best(levels)):
+        return condition
+    down = condition.function in seen.functions and seen.weights[seen.functions.index(condition.function)] < 0
+    if len(levels) <= 2:
+        return _at_its_best(condition.function, levels, bool(down))
+    if not many:
+        return condition
+    graded = values[~np.isnan(values)]
+    bound = -_otsu_threshold(-graded) if down else _otsu_threshold(graded)
+    return replace(condition, bound=bound, at_most=bool(down))
 
 
 def _auto(seen: Rewards, many: bool, last: bool) -> Conditions | None:
@@ -62,21 +75,12 @@ def _auto(seen: Rewards, many: bool, last: bool) -> Conditions | None:
     for pattern in patterns:
         counted |= ~np.isnan(seen.values[:, pattern]).any(axis=1)
     threshold = Condition(None, _otsu_threshold(seen.folded[counted]))
-    if patterns == [list(range(len(seen.functions)))] and counted.all():
+    if len(seen.functions) == 1:
         return Conditions(((threshold,),))
+    # Of the folded reward alone, what a function did not grade would pass for a failure.
     return Conditions(
         tuple((*(Condition(seen.functions[i], -math.inf) for i in pattern), threshold) for pattern in patterns)
     )
-
-
-def _bound(values: NDArray[np.float64], many: bool, last: bool) -> float | None:
-    """What the rewards of one function are to reach; None while it cannot be told."""
-    levels = _levels(values)
-    if not len(levels) or not (last or _shows_its_best(levels)):
-        return None
-    if len(levels) <= 2:
-        return _at_its_best("", levels).bound
-    return _otsu_threshold(values[~np.isnan(values)]) if many else None
 
 
 def _levels(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -97,7 +101,7 @@ def _shows_its_best(levels: NDArray[np.float64]) -> bool:
     return len(levels) > 1 or (len(levels) == 1 and _zero_or_one(levels))
 
 
-def _at_its_best(function: str, levels: NDArray[np.float64], down: bool = False) -> Condition:
+def _at_its_best(function: str | None, levels: NDArray[np.float64], down: bool = False) -> Condition:
     """The condition that a function of one or two values gives the better one."""
     if _zero_or_one(levels):
         return Condition(function, 0.0 if down else 1.0, at_most=down)
