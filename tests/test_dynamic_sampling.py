@@ -19,7 +19,8 @@ from grpo_run import NUM_GENERATIONS, POOL, Grader, WatchedTrainer
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.selection import Selector
-from promptdyn.training.dynamic_sampling import DynamicSampling, join, take, varies
+from promptdyn.training.dynamic_sampling import DynamicSampling, join, take
+from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import SelectionGRPOTrainer
 from test_trl import CONFIGS, settings
 
@@ -194,7 +195,9 @@ def test_a_cap_that_is_reached(tmp_path: Path, at_cap: Any) -> None:
         dynamic_sampling=DynamicSampling(max_rounds=2, at_cap=at_cap),
     )
     if at_cap == "raise":
-        with pytest.raises(InputError, match=r"step 0: 0 of 2 groups vary after 2 rounds .*: raise max_rounds"):
+        with pytest.raises(
+            InputError, match=r"step 0: 0 of 2 groups have mixed outcomes after 2 rounds .*: raise max_rounds"
+        ):
             run.train()
         return
     run.train()
@@ -252,10 +255,88 @@ def test_flags_say_what_was_trained() -> None:
     assert selector.online.steps == 1
 
 
-def test_groups_that_vary() -> None:
-    nan = float("nan")
-    rewards = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0], [nan, 0.5, 0.5], [nan, 0.0, 0.5], [nan, nan, nan]])
-    assert varies(rewards).tolist() == [True, False, False, True, False]
+class Judged(Grader):
+    """As a reward model gives them: 1 and 0.9999999."""
+
+    def __call__(self, *args: Any, **named: Any) -> list[float]:
+        return [reward - 1e-7 * (i % 2) for i, reward in enumerate(super().__call__(*args, **named))]
+
+
+def length(completion_ids: Any, **_: Any) -> list[float]:
+    """A reward that differs in every group, and says nothing of success."""
+    return [len(ids) / 4 + 0.01 * (i % 4) for i, ids in enumerate(completion_ids)]
+
+
+@pytest.mark.parametrize("keep", ["success", "reward"])
+@pytest.mark.parametrize("rewards", ["rounding", "two functions", "auto"])
+def test_what_is_kept_is_what_was_asked_for(tmp_path: Path, keep: Any, rewards: str) -> None:
+    """By mixed outcomes or by the reward, and rounding is neither; what the log says of it is so."""
+    functions = [Judged()] if rewards == "rounding" else [Grader(), length]
+    success = "letters" if rewards == "two functions" else "auto"  # 32 rollouts are too few for "auto" to tell
+    run = WatchedTrainer(
+        grpo_run.model(),
+        functions,
+        grpo_run.config(tmp_path, max_steps=4),
+        POOL,
+        processing_class=grpo_run.tokenizer(),
+        selector=grpo_run.selector(success=success),
+        dynamic_sampling=DynamicSampling(max_rounds=3, keep=keep),
+    )
+    run.train()
+    letters = iter([reward for *_, graded in run.reward_funcs[0].graded for reward in graded])
+    expected = []
+    for chosen, _, observation in run.selector.observed:
+        outcomes = [{next(letters) for _ in range(NUM_GENERATIONS)} for _ in chosen]
+        if rewards == "rounding" or (rewards, keep) == ("two functions", "success"):
+            mixed = np.array([len(both) == 2 for both in outcomes])
+            assert mixed.sum() >= 2 or len(chosen) == 6
+            expected.append(mixed[observation.trained].mean())
+        else:  # all rewards differ
+            assert len(chosen) == 2
+            expected.append(1.0)
+    assert [log["selection/full"] for log in run.state.log_history if "selection/full" in log] == expected
+
+
+def test_a_cap_is_filled_with_what_has_a_gradient(tmp_path: Path) -> None:
+    run = WatchedTrainer(
+        grpo_run.model(),
+        [Hopeless(), lambda prompt_id, **_: [0.1 * (i % 4) * (j != "p0") for i, j in enumerate(prompt_id)]],
+        grpo_run.config(tmp_path, max_steps=6),
+        POOL.select(range(3)),
+        processing_class=grpo_run.tokenizer(),
+        selector=grpo_run.WatchedSelector(
+            grpo_run.DPS().online(["p0", "p1", "p2"]), num_generations=NUM_GENERATIONS, success="letters>=1"
+        ),
+        dynamic_sampling=DynamicSampling(max_rounds=1),
+    )
+    run.train()
+    assert all(observation.trained.all() for _, _, observation in run.selector.observed)
+
+
+@pytest.mark.parametrize(
+    ("given", "recipe", "expected"),
+    [
+        (True, "uniform", DynamicSampling()),
+        (False, "dynamic_sampling", None),
+        (None, "uniform", None),
+        (None, Recipe(max_rounds=3, at_cap="drop", keep="reward"), DynamicSampling(3, "drop", "reward")),
+    ],
+)
+def test_how_it_is_asked_for(tmp_path: Path, given: Any, recipe: Any, expected: DynamicSampling | None) -> None:
+    assert grpo_run.trainer(tmp_path, selector=recipe, dynamic_sampling=given).dynamic_sampling == expected
+
+
+def test_mixed_outcomes_are_told_before_they_are_learned() -> None:
+    ids = ["a", "b", "c"]
+    selector = Selector(grpo_run.DPS().online(ids))
+    assert selector.mixed(ids, [[0, 1], [1, 1 - 1e-7], [None, None]]).tolist() == [True, False, False]
+    assert selector.mixed(["a"], {"x": [[0.1, 0.7, 0.4]]}) is None  # "auto" cannot tell yet
+    assert selector.success == "0.5"
+    assert selector.online.steps == 0
+    by_name = Selector(grpo_run.DPS().online(ids), success="x>=0.5")
+    assert by_name.mixed(["c", "a"], {"x": [[0, 1], [1, 1]], "y": [[0, 0], [0, 1]]}).tolist() == [True, False]
+    with pytest.raises(InputError, match="no reward function is called 'x'"):
+        by_name.mixed(["a"], {"y": [[0, 1]]})
 
 
 def test_rows_are_taken_and_joined_with_padding_on_their_own_side() -> None:
@@ -276,6 +357,7 @@ def test_rows_are_taken_and_joined_with_padding_on_their_own_side() -> None:
     [
         ({"max_rounds": 0}, "max_rounds=0"),
         ({"at_cap": "stop"}, "at_cap='stop' is none of 'train', 'drop', 'raise'"),
+        ({"keep": "all"}, "keep='all' is none of 'success', 'reward'"),
     ],
 )
 def test_bad_settings_are_named(change: dict[str, Any], message: str) -> None:

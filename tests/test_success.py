@@ -460,6 +460,13 @@ def test_a_rule_found_live_stays_in_the_checkpoint(tmp_path: Path, caplog: pytes
     assert caplog.text.count("found from the first 200 rollouts") == 2
 
 
+def test_a_rule_whose_function_went_is_named() -> None:
+    selector = Selector(DPS().online(["a", "b"]), success="correct>=0.5")
+    with pytest.raises(InputError, match=r"success='correct>=0\.5': no reward function is called 'correct': did you"):
+        selector.observe(["a"], {"corect": [[0, 1]]})
+    assert selector.online.steps == 0
+
+
 def test_success_is_said_to_trainer_recipe_and_command(tmp_path: Path) -> None:
     arguments = grpo_run.config(tmp_path / "run", max_steps=1, save_strategy="no")
     pool, tokenizer = grpo_run.POOL, grpo_run.tokenizer()

@@ -317,10 +317,16 @@ def train(
     ] = None,
     max_rounds: Annotated[
         int | None,
-        typer.Option(help="Dynamic sampling: generations at most for a batch whose groups all vary; 1: none."),
+        typer.Option(help="Dynamic sampling: generations at most for a batch of groups that all teach; 1: none."),
     ] = None,
     at_cap: Annotated[
         str | None, typer.Option(help="What is done where the batch is not full then: train, drop or raise.")
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="Which groups teach: of mixed outcomes (success, default), or whose rewards differ (reward)."
+        ),
     ] = None,
     success: Annotated[
         str | None,

@@ -6,6 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,32 @@ class Selector:
         self._metrics["ungraded_groups"] = float(len(ids) - len(seen.prompt_ids))
         self._metrics["observe_time_s"] = time.perf_counter() - start
         return seen
+
+    def mixed(
+        self, prompt_ids: Sequence[str], rewards: Any, weights: Sequence[float] | None = None
+    ) -> NDArray[np.bool_] | None:
+        """Which groups `observe` would find informative, were it told of them now; nothing is learned.
+
+        Args:
+            prompt_ids, rewards, weights: as those of `observe`.
+
+        Returns:
+            (group,) flags; None where the rule of success cannot be told even from these rewards.
+
+        Raises:
+            InputError: as `observe`.
+        """
+        ids = [str(prompt_id) for prompt_id in prompt_ids]
+        given, group = rewards_of(rewards, ids, weights)
+        grader = self.grader
+        if not grader.settled:
+            grader = deepcopy(grader)
+            grader.see(given)
+        if grader.rule is None:
+            return None
+        seen = Groups(self.online.steps, ids, given, group, np.ones(len(ids), bool)).counted(grader)
+        mixed = dict(zip(seen.prompt_ids, seen.informative, strict=True))
+        return np.array([mixed.get(prompt_id, False) for prompt_id in ids], bool)
 
     def settle(self) -> tuple[Observation, ...]:
         """Let the rule of success stay that is best by what was told so far: a run ends, or its record is wanted.

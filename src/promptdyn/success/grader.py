@@ -72,12 +72,14 @@ class Grader:
         return AUTO if self.wanted is ANY else str(self.wanted)
 
     def check(self, functions: Sequence[str]) -> None:
-        """Raise InputError where the rule names a reward function that is not among these."""
-        for name in self.wanted.functions if isinstance(self.wanted, Conditions) else ():
-            if name not in (*functions, FOLDED):
-                near = get_close_matches(name, functions, n=1)
-                mend = f"did you mean {near[0]!r}?" if near else f"name one of {', '.join(functions)}"
-                raise InputError(f"success={str(self)!r}: no reward function is called {name!r}: {mend}")
+        """Raise InputError where the rule, asked for or found, names a reward function that is not among these."""
+        for rule in (self.wanted, self.rule):
+            for name in rule.functions if isinstance(rule, Conditions) else ():
+                if name not in (*functions, FOLDED):
+                    near = get_close_matches(name, functions, n=1)
+                    mend = f"did you mean {near[0]!r}?" if near else f"name one of {', '.join(functions)}"
+                    asked = str(self) if rule is self.wanted else str(rule)
+                    raise InputError(f"success={asked!r}: no reward function is called {name!r}: {mend}")
 
     def see(self, rewards: Rewards) -> None:
         """Find the rule from these rewards and those before, unless it is settled.
@@ -115,7 +117,12 @@ class Grader:
             self.settled, self._seen = True, []
 
     def grades(self, rewards: Rewards) -> NDArray[np.float64]:
-        """(rollout,) 1 for a success, 0 for a failure, NaN for no grade; all NaN while the rule cannot be told."""
+        """(rollout,) 1 for a success, 0 for a failure, NaN for no grade; all NaN while the rule cannot be told.
+
+        Raises:
+            InputError: as `check`.
+        """
+        self.check(rewards.functions)
         return np.full(len(rewards.values), np.nan) if self.rule is None else self.rule.grades(rewards)
 
     @property

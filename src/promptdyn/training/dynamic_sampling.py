@@ -1,7 +1,6 @@
-"""Dynamic sampling (DAPO, Yu et al. 2025): groups without variance are replaced by groups of further prompts.
+"""Dynamic sampling (DAPO, Yu et al. 2025): groups that teach nothing are replaced by groups of further prompts.
 
-The arithmetic of it: which groups of a generation are kept, and how the tensors of several generations become one.
-`SelectionGRPOTrainer` runs the rounds.
+The settings of it, and how the tensors of several generations become one. `SelectionGRPOTrainer` runs the rounds.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from trl.trainer.utils import nanstd
 
 from promptdyn.errors import InputError
 
-__all__ = ["DynamicSampling", "batch_advantages", "gathered", "join", "take", "varies"]
+__all__ = ["DynamicSampling", "batch_advantages", "gathered", "join", "take"]
 
 # Tensors with a row per rollout: on which side they are padded along the sequence, and with what; "pad" is the
 # tokenizer's token.
@@ -36,13 +35,18 @@ PER_ROLLOUT = ("advantages", "rewards")
 
 @dataclass(frozen=True)
 class DynamicSampling:
-    """How long a generation looks for groups that give a gradient.
+    """Which groups fill a batch, and how long a generation looks for them.
 
     Attributes:
         max_rounds: generations at most, the first one included, for one batch; default 4. Each takes as many prompts
             as the selector's forecasts say are needed, at most a batch.
-        at_cap: what is done when the batch is not full then: "train" (default) fills it with groups without variance,
-            as plain GRPO does; "drop" leaves those places without tokens; "raise" ends the run.
+        at_cap: what is done when the batch is not full then: "train" (default) fills it with other groups of the first
+            generation, those whose rewards differ first; "drop" leaves those places without tokens; "raise" ends the
+            run.
+        keep: which groups fill it: those with both successes and failures ("success", default; by the selector's rule,
+            see `promptdyn.success`), which is what selectors forecast and what DAPO filters by; or those whose folded
+            rewards differ by more than rounding ("reward"), all that GRPO has a gradient of. While "auto" has not found
+            the rule of success yet, "success" goes by the rewards too.
 
     Raises:
         InputError: a setting is out of range.
@@ -50,19 +54,14 @@ class DynamicSampling:
 
     max_rounds: int = 4
     at_cap: Literal["train", "drop", "raise"] = "train"
+    keep: Literal["success", "reward"] = "success"
 
     def __post_init__(self) -> None:
         if self.max_rounds < 1:
             raise InputError(f"max_rounds={self.max_rounds}: give at least 1")
-        if self.at_cap not in ("train", "drop", "raise"):
-            raise InputError(f"at_cap={self.at_cap!r} is none of 'train', 'drop', 'raise'")
-
-
-def varies(rewards: torch.Tensor) -> torch.Tensor:
-    """(group,) whether the graded rewards (group, rollout) of a group differ, as GRPO's advantages need."""
-    low = rewards.nan_to_num(nan=torch.inf).amin(dim=1)
-    high = rewards.nan_to_num(nan=-torch.inf).amax(dim=1)
-    return high - low > 1e-8
+        for name, choices in (("at_cap", ("train", "drop", "raise")), ("keep", ("success", "reward"))):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name}={getattr(self, name)!r} is none of {', '.join(map(repr, choices))}")
 
 
 def batch_advantages(rewards: torch.Tensor) -> torch.Tensor:

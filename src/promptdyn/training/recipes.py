@@ -43,9 +43,10 @@ class Recipe:
             the background (`promptdyn.Refitted`); 0, the default: never.
         refresh_features: steps after which the policy reads the prompts anew, where `dynamics` goes by its reading; 0,
             the default: never.
-        max_rounds: generations at most for a batch whose groups all vary
+        max_rounds: generations at most for a batch of groups that all teach
             (`promptdyn.training.dynamic_sampling.DynamicSampling`); 1, the default: no dynamic sampling.
         at_cap: what is done where the batch is not full then: "train" (default), "drop" or "raise".
+        keep: which groups teach: those with mixed outcomes ("success", default), or whose rewards differ ("reward").
     """
 
     dynamics: str = AUTO
@@ -56,6 +57,7 @@ class Recipe:
     refresh_features: int = 0
     max_rounds: int = 1
     at_cap: str = "train"
+    keep: str = "success"
 
     def plan(self, prompt_ids: list[str], dataset: Dataset, num_generations: int, seed: int) -> Plan:
         """Check all that can be before the policy is there.

@@ -39,9 +39,9 @@ from trl import GRPOConfig, GRPOTrainer
 from promptdyn.errors import InputError
 from promptdyn.features import PolicyReader
 from promptdyn.selection import Observation, Selector
-from promptdyn.success import Success
+from promptdyn.success import Rewards, Success, spread
 from promptdyn.training.checkpoints import is_checkpoint, last_checkpoint, locked, steps_done
-from promptdyn.training.dynamic_sampling import DynamicSampling, batch_advantages, gathered, join, take, varies
+from promptdyn.training.dynamic_sampling import DynamicSampling, batch_advantages, gathered, join, take
 from promptdyn.training.pool import AUTO, label_columns, labels, prompt_ids, prompt_rows
 from promptdyn.training.recipes import Recipe, selector_recipe
 from promptdyn.training.recording import HistoryRecorder
@@ -68,9 +68,10 @@ class SelectionGRPOTrainer(GRPOTrainer):
         success: what a success is, see `promptdyn.success`: a number (threshold on the reward folded by
             `args.reward_weights`), the name of a reward function, "correct>=0.8", a function of the rewards by name, or
             "auto". Default: what the recipe says ("auto"); a `Selector` has its own.
-        dynamic_sampling: replaces groups without variance by groups of further prompts, in further generations. All
-            that is rolled out is observed and recorded, what is left out of the batch as not trained. Default: what
-            the recipe says, and none where there is no recipe.
+        dynamic_sampling: replaces groups that teach nothing by groups of further prompts, in further generations:
+            True, or a `DynamicSampling` with other settings than the default ones; False for none. All that is rolled
+            out is observed and recorded, what is left out of the batch as not trained. Default: what the recipe says,
+            and none where there is no recipe.
         history_path: Parquet file that receives one row per group: (step, prompt, n, k, trained). Default
             `history.parquet` in `args.output_dir`. A file of an earlier run is set aside, not overwritten.
         id_column: the dataset's column of prompt ids. Default "prompt_id".
@@ -90,7 +91,8 @@ class SelectionGRPOTrainer(GRPOTrainer):
 
     Logged: `selection/...` with everything of `selector.metrics()`; per optimizer step `selection/time_s` (seconds to
     choose, fetch rows, learn and record) and `selection/overhead` (their share of the step's time); with dynamic
-    sampling `selection/rounds`, `selection/groups` (rolled out for a batch), `selection/full` (its share that varies).
+    sampling `selection/rounds`, `selection/groups` (rolled out for a batch), `selection/full` (the batch's share that
+    is such as `keep` says).
 
     Raises:
         InputError: no `args.max_steps` (an epoch means nothing when prompts are chosen); training data that cannot
@@ -109,7 +111,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         *positional: Any,
         selector: Selector | Recipe | str = AUTO,
         success: Success | None = None,
-        dynamic_sampling: DynamicSampling | None = None,
+        dynamic_sampling: DynamicSampling | bool | None = None,
         history_path: str | Path | None = None,
         id_column: str = "prompt_id",
         cluster_columns: Sequence[str] | None = None,
@@ -129,9 +131,11 @@ class SelectionGRPOTrainer(GRPOTrainer):
         else:
             recipe = recipe if success is None else replace(recipe, success=success)
             plan = recipe.plan(ids, train_dataset, _generation_shape(args)[1], args.seed)
-            rule = DynamicSampling(recipe.max_rounds, cast(Any, recipe.at_cap))
+            rule = DynamicSampling(recipe.max_rounds, cast(Any, recipe.at_cap), cast(Any, recipe.keep))
             if dynamic_sampling is None and recipe.max_rounds > 1:
                 dynamic_sampling = rule
+        if isinstance(dynamic_sampling, bool):
+            dynamic_sampling = DynamicSampling() if dynamic_sampling else None
         if dynamic_sampling is not None:
             _check_joins(train_dataset, args)
         columns = label_columns(train_dataset) if cluster_columns is None else cluster_columns
@@ -218,7 +222,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         return chosen
 
     def _sample_dynamically(self, rule: DynamicSampling) -> dict[str, Any]:
-        """Roll out until a batch is full of groups that vary, or for as many rounds as there may be."""
+        """Roll out until a batch is full of groups that teach, or for as many rounds as there may be."""
         size, group_size, pad = self._num_chosen, self._group_size, self._tokenizer.pad_token_id
         chosen: list[str] = []
         rewards: list[torch.Tensor] = []  # (rollout reward_func) of each round
@@ -234,23 +238,26 @@ class SelectionGRPOTrainer(GRPOTrainer):
                 break
             ids = self._choose(k, enough=missing if rounds else None)
             whole = gathered(self._roll_out(ids), self.accelerator, pad)
-            groups = self._rewards()
-            whole["rewards"] = groups.flatten()
-            good = varies(groups).tolist()
+            folded = self._rewards(self._rewards_per_func).folded
+            whole["rewards"] = torch.as_tensor(folded, dtype=torch.float32, device=whole["advantages"].device)
+            varies = (spread(folded.reshape(len(ids), -1)) > 0).tolist()
+            rewards.append(self._rewards_per_func)
+            mixed = self._mixed([*chosen, *ids], torch.cat(rewards)) if rule.keep == "success" else None
+            good = varies if mixed is None else mixed[len(chosen) :]
             here = [i for i, keep in enumerate(good) if keep][:missing]
             if not rounds:  # as large as the batch, so it has what may be needed to fill it
-                others = [i for i, keep in enumerate(good) if not keep]
+                others = sorted((i for i, keep in enumerate(good) if not keep), key=lambda i: not varies[i])
                 filling = take(whole, others, group_size)
             parts.append(take(whole, here, group_size))
             kept += [len(chosen) + i for i in here]
             chosen += ids
-            rewards.append(self._rewards_per_func)
             rounds += 1
 
         missing = size - len(kept)
         if missing and rule.at_cap == "raise":
+            what = "have mixed outcomes" if rule.keep == "success" else "vary in their reward"
             raise InputError(
-                f"step {self.state.global_step}: {len(kept)} of {size} groups vary after {rounds} rounds of dynamic "
+                f"step {self.state.global_step}: {len(kept)} of {size} groups {what} after {rounds} rounds of dynamic "
                 "sampling: raise max_rounds, or set at_cap='train'"
             )
         trained = set(kept)
@@ -280,12 +287,23 @@ class SelectionGRPOTrainer(GRPOTrainer):
         self._rewards_per_func: torch.Tensor = super()._calculate_rewards(*positional, **named)
         return self._rewards_per_func
 
-    def _rewards(self) -> torch.Tensor:
-        """(group, rollout) rewards of the generation just scored, folded over functions as TRL does; NaN for None."""
-        per_func = self._rewards_per_func
-        rewards = (per_func * self.reward_weights.to(per_func.device)).nansum(dim=1)
-        rewards[torch.isnan(per_func).all(dim=1)] = torch.nan
-        return rewards.view(-1, self._group_size)
+    def _mixed(self, chosen: list[str], per_func: torch.Tensor) -> list[bool] | None:
+        """(group,) which groups have successes and failures, the same on every process; None while that is not told."""
+        flags: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            given = self._rewards(per_func)
+            mixed = self.selector.mixed(chosen, self._by_function(given, len(chosen)), given.weights.tolist())
+            flags = [None if mixed is None else mixed.tolist()]
+        return broadcast_object_list(flags)[0]
+
+    def _rewards(self, per_func: torch.Tensor) -> Rewards:
+        weights = self.reward_weights.double().cpu().numpy()
+        return Rewards(tuple(self._functions), weights, per_func.double().cpu().numpy())
+
+    @staticmethod
+    def _by_function(given: Rewards, num_groups: int) -> dict[str, NDArray[np.float64]]:
+        """(group, rollout) rewards of each function."""
+        return {name: given.of(name).reshape(num_groups, -1) for name in given.functions}
 
     @property
     def _functions(self) -> list[str]:
@@ -309,12 +327,12 @@ class SelectionGRPOTrainer(GRPOTrainer):
         self._selection_time += time.perf_counter() - started
 
     def _observe(self, chosen: list[str], per_func: torch.Tensor, trained: list[bool]) -> Observation:
-        values = per_func.double().cpu().numpy().reshape(len(chosen), self._group_size, -1)
+        given = self._rewards(per_func)
         return self.selector.observe(
             chosen,
-            {name: values[:, :, i] for i, name in enumerate(self._functions)},
+            self._by_function(given, len(chosen)),
             trained,
-            weights=self.reward_weights.tolist(),
+            weights=given.weights.tolist(),
             step=self.state.global_step,
         )
 
