@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,6 +48,8 @@ def assert_same(one: RewardHistory, other: RewardHistory) -> None:
         mine, its = getattr(one, name), getattr(other, name)
         assert mine.dtype == its.dtype
         np.testing.assert_array_equal(mine, its)
+    for name in ("reward_mean", "reward_std"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     assert list(one.clusters) == list(other.clusters)
     for name, labels in one.clusters.items():
         np.testing.assert_array_equal(labels, other.clusters[name])
@@ -188,6 +191,7 @@ def test_summary(history):
         "rollouts": 32,
         "rollouts_per_row": [4, 8],
         "success_rate": 14 / 32,
+        "reward_mean": None,
         "unsolved": 0.2,
         "partial": 0.6,
         "solved": 0.2,
@@ -216,6 +220,10 @@ BAD_VALUES = [
     ({"trained": None}, "trained is missing: give true or false"),
     ({"trained": "yes"}, "trained='yes' is not a boolean: give true or false"),
     ({"trained": 2}, "trained=2 is not a boolean: give true or false"),
+    ({"reward_mean": "high"}, "reward_mean='high' is not a number: give a number, or leave it empty"),
+    ({"reward_mean": float("inf")}, "reward_mean=inf is out of range: give a finite number"),
+    ({"reward_mean": 1e60}, "reward_mean=1e+60 is out of range: give a finite number"),
+    ({"reward_std": -0.1}, "reward_std=-0.1 is out of range: give a number >= 0"),
     ({"task": ["add"]}, "task=['add'] is no label: give a string or a number, or drop the column"),
     ({"task": None}, "cluster column 'task' changes from 'add' to '(none)': give all rows of a prompt one label, "
      "or drop the column"),
@@ -232,6 +240,8 @@ def columns_with(row: int, values: dict) -> dict[str, list]:
         "num_successes": [0, 1, 2],
         "trained": [True, False, True],
         "task": ["add", "add", "add"],
+        "reward_mean": [0, 0.5, None],
+        "reward_std": [0, 0.5, None],
     }
     for name, value in values.items():
         table[name][row] = value
@@ -346,12 +356,32 @@ def test_foreign_parquet_is_read_if_its_columns_fit(tmp_path):
     }
 
 
+def test_rewards_of_groups_are_kept_as_far_as_they_are_known(tmp_path):
+    columns = {"step": [1, 0, 1], "prompt_id": ["a", "a", "b"], "num_rollouts": [4, 2, 4], "num_successes": [0, 1, 4]}
+    history = RewardHistory.from_table(
+        {**columns, "reward_mean": [0.25, None, 1.5], "reward_std": np.array([0.5, 0.0, 0.1], np.float16)}
+    )
+    np.testing.assert_array_equal(history.reward_mean, np.float32([np.nan, 0.25, 1.5]))
+    np.testing.assert_array_equal(history.reward_std, np.float32([0, 0.5, np.float16(0.1)]))
+    assert history.summary()["reward_mean"] == pytest.approx((4 * 0.25 + 4 * 1.5) / 8)
+    np.testing.assert_array_equal(history.before(1).reward_mean, [np.float32(np.nan)])
+    assert history.before(1).summary()["reward_mean"] is None
+    history.to_parquet(tmp_path / "history.parquet")
+    assert_same(RewardHistory.from_parquet(tmp_path / "history.parquet"), history)
+    assert pd.read_parquet(tmp_path / "history.parquet").reward_mean.isna().tolist() == [True, False, False]
+
+    unknown = RewardHistory.from_table({**columns, "reward_mean": [None, None, None]})
+    assert (unknown.reward_mean, unknown.reward_std) == (None, None)
+    with pytest.raises(InputError, match="'reward_std' has the name of a history's own column"):
+        replace(unknown, clusters={"reward_std": np.array(["x", "y"], object)}).to_parquet(tmp_path / "x.parquet")
+
+
 def test_written_files_are_plain_to_others(history, tmp_path):
     path = tmp_path / "new folder" / "history.parquet"
     history.to_parquet(path)
     schema = pq.read_schema(path)
     assert [str(kind) for kind in schema.types] == ["int32", "string", "int32", "int32", "bool", "string", "string"]
-    assert pq.read_metadata(path).metadata == {b"promptdyn.history.version": b"1"}
+    assert pq.read_metadata(path).metadata == {b"promptdyn.history.version": b"2"}
     assert pd.read_parquet(path).prompt_id.tolist() == ["a", "b", "a", "b", "c"]
 
 
@@ -383,10 +413,10 @@ def test_bad_parquet(tmp_path, columns, message):
 def test_unreadable_parquet(history, tmp_path, monkeypatch):
     path = tmp_path / "history.parquet"
     with monkeypatch.context() as later:
-        later.setattr("promptdyn.history.VERSION", 2)
+        later.setattr("promptdyn.history.VERSION", 3)
         history.to_parquet(path)
         assert_same(RewardHistory.from_parquet(path), history)
-    with pytest.raises(InputError, match=r"history format 2 is newer than the 1 that this promptdyn reads: upgrade"):
+    with pytest.raises(InputError, match=r"history format 3 is newer than the 2 that this promptdyn reads: upgrade"):
         RewardHistory.from_parquet(path)
     table = pq.read_table(path)
     pq.write_table(table.append_column("step", table["step"]).replace_schema_metadata(), path)

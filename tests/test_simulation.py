@@ -70,6 +70,15 @@ def test_what_was_logged_can_be_drawn_again():
         np.testing.assert_array_equal(getattr(again.history, column), getattr(history, column))
     assert (again.history.num_successes <= history.num_rollouts).all()
     assert again.states.shape == (13, 9)
+    for n, k, mean, std in zip(
+        history.num_rollouts,
+        again.history.num_successes,
+        again.history.reward_mean,
+        again.history.reward_std,
+        strict=True,
+    ):
+        rewards = np.arange(n) < k
+        assert (mean, std) == pytest.approx((rewards.mean(), rewards.std(ddof=1) if n > 1 else 0.0), abs=1e-6)
     assert again.truth.cluster_names == ("c0", "c1")
     same, other = (simulate(again.truth, like=history, seed=seed).history.num_successes for seed in (5, 6))
     np.testing.assert_array_equal(same, simulate(again.truth, like=history, seed=5).history.num_successes)

@@ -15,7 +15,7 @@ from promptdyn.history import RewardHistory
 from promptdyn.models import DPS
 from promptdyn.readers import read_history
 from promptdyn.selection import Selector
-from promptdyn.success import Grader, Rewards, spread
+from promptdyn.success import Grader, Rewards, moments, spread
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import SelectionGRPOTrainer
 from test_cli import promptdyn_here
@@ -388,6 +388,10 @@ def length(completions: list[str], **_: object) -> list[float]:
     return [0.1 * len(completion) for completion in completions]
 
 
+def sometimes(completions: list[str], **_: object) -> list[float | None]:
+    return [None if "1" in completion else float("a" in completion) for completion in completions]
+
+
 def well_formed(completions: list[str], **_: object) -> list[float]:
     return [1.0] * len(completions)
 
@@ -432,8 +436,45 @@ def test_live_and_imported_histories_of_a_run_are_equal(
         return sorted((int(step), prompt_id, int(n), int(k)) for step, prompt_id, n, k in counts)
 
     assert rows(imported, 1) == rows(lived, 0)  # TRL's log counts the steps done, so from 1
+    for name in ("reward_mean", "reward_std"):
+        logged = {(step - 1, i): value for step, i, value in by_group(imported, name)}
+        assert {(step, i): value for step, i, value in by_group(lived, name)} == pytest.approx(logged, abs=1e-6)
     assert 0 < lived.num_successes.sum() < lived.num_rollouts.sum()
     assert len({step for step, *_ in rows(lived, 0)}) == steps  # those before the rule was known, too
+
+
+def by_group(history: RewardHistory, column: str) -> list[tuple[int, str, float]]:
+    ids = history.prompt_ids[history.prompt]
+    return list(zip(history.step.tolist(), ids, getattr(history, column).tolist(), strict=True))
+
+
+def test_mean_and_deviation_of_a_group_are_those_that_trl_logs(tmp_path: Path) -> None:
+    """One group a step, three functions of which one skips rollouts."""
+    functions, weights = [letters, length, sometimes], [1.0, 0.2, 0.5]
+    run = SelectionGRPOTrainer(
+        grpo_run.model(),
+        functions,
+        grpo_run.config(
+            tmp_path, max_steps=6, per_device_train_batch_size=4, reward_weights=weights, save_strategy="no"
+        ),
+        grpo_run.POOL,
+        processing_class=grpo_run.tokenizer(),
+    )
+    run.train()
+    history = RewardHistory.from_parquet(tmp_path / "history.parquet")
+    log = [entry for entry in run.state.log_history if "reward" in entry]
+    assert history.step.tolist() == list(range(6))
+    np.testing.assert_allclose(history.reward_mean, [entry["reward"] for entry in log], rtol=1e-5)
+    np.testing.assert_allclose(history.reward_std, [entry["reward_std"] for entry in log], rtol=1e-4, atol=1e-6)
+
+
+def test_moments_of_groups() -> None:
+    folded, group = np.array([0.5, 1.5, np.nan, 3.0, np.nan]), np.array([0, 0, 0, 1, 2])
+    mean, std = moments(folded, group, 4)
+    np.testing.assert_array_equal(mean, np.float32([1.0, 3.0, np.nan, np.nan]))
+    np.testing.assert_allclose(std, np.float32([np.std([0.5, 1.5], ddof=1), 0.0, np.nan, np.nan]))
+    many = 1e6 + np.array([0.25, 0.5, 1.0])  # far from 0
+    assert moments(many, np.zeros(3, int), 1)[1][0] == pytest.approx(np.std(many, ddof=1))
 
 
 def test_a_rule_found_live_stays_in_the_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -397,7 +397,8 @@ def test_checkpoint_of_another_pool_or_without_a_selector(
 
 def observation(step: int, ids: list[str], num_rollouts: list[int], num_successes: list[int]) -> Observation:
     n, k = np.array(num_rollouts), np.array(num_successes)
-    return Observation(ids, n, k, (k > 0) & (k < n), np.ones(len(ids), bool), step)
+    rate = (k / n).astype(np.float32)
+    return Observation(ids, n, k, (k > 0) & (k < n), np.ones(len(ids), bool), rate, 0 * rate, step)
 
 
 def test_recorder_writes_every_so_many_steps_and_sets_old_files_aside(tmp_path: Path) -> None:
@@ -411,6 +412,16 @@ def test_recorder_writes_every_so_many_steps_and_sets_old_files_aside(tmp_path: 
         assert [row[0] for row in rows(RewardHistory.from_parquet(path))] == [0, 0, 1, 1, 2, 2, 3, 3]
     kept = [RewardHistory.from_parquet(tmp_path / f"history.parquet.{i}") for i in (1, 2)]
     assert [set(history.prompt_ids) for history in kept] == [{"0a", "0b"}, {"1a", "1b"}]
+
+
+def test_recorder_goes_on_with_a_file_that_knows_no_rewards(tmp_path: Path) -> None:
+    path = tmp_path / "history.parquet"
+    RewardHistory.from_columns([0, 1], ["a", "a"], [4, 4], [1, 1]).to_parquet(path)
+    recorder = HistoryRecorder(path)
+    recorder.start(1)
+    recorder.record(observation(1, ["b"], [4], [3]))
+    recorder.write()
+    np.testing.assert_array_equal(RewardHistory.from_parquet(path).reward_mean, np.float32([np.nan, 0.75]))
 
 
 def test_recorder_refuses_a_prompt_without_label(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import reprlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from itertools import count
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,25 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 
-__all__ = ["MAX_ROLLOUTS", "NO_LABEL", "REQUIRED", "Rows", "as_array", "check_lengths", "no_rows", "renamed"]
+__all__ = [
+    "INTEGERS",
+    "MAX_ROLLOUTS",
+    "NO_LABEL",
+    "OWN",
+    "REQUIRED",
+    "REWARDS",
+    "Rows",
+    "as_array",
+    "check_lengths",
+    "no_rows",
+    "renamed",
+]
 
+# A history's own columns; every other one is a cluster column.
+INTEGERS = ("step", "num_rollouts", "num_successes")
+REWARDS = ("reward_mean", "reward_std")
 REQUIRED = ("step", "prompt_id", "num_rollouts", "num_successes")
+OWN = (*REQUIRED, "trained", *REWARDS)
 # The level of prompts whose label is missing.
 NO_LABEL = "(none)"
 # Of a group; a number beyond is a slip, and models that sum over outcomes would run without end.
@@ -26,7 +42,7 @@ MAX_ROLLOUTS = 1_000_000
 class Rows:
     """The rows of a source while they are checked: turns values into columns, or says which row is wrong.
 
-    `integers` and `booleans` keep the order of the source; the others follow `order`.
+    `integers`, `numbers` and `booleans` keep the order of the source; the others follow `order`.
     """
 
     def __init__(self, place: Callable[[int], str], prompt_id: NDArray, step: NDArray) -> None:
@@ -51,6 +67,25 @@ class Rows:
         for row in np.flatnonzero((values < least) | (values > most))[:1]:
             raise self._wrong(name, row, values, "is out of range", f"give an integer from {least} to {most}")
         return values.astype(np.int32)
+
+    def numbers(self, name: str, values: NDArray, least: float = -np.inf) -> NDArray[np.float32]:
+        """(row,) finite numbers, NaN where one is missing."""
+        if values.dtype.kind == "O":
+            missing = np.fromiter(map(_is_missing, values), bool, len(values))
+            number = np.fromiter((isinstance(v, Real) and not isinstance(v, bool) for v in values), bool, len(values))
+            for row in np.flatnonzero(~(number | missing))[:1]:
+                raise self._wrong(name, row, values, "is not a number", "give a number, or leave it empty")
+            floats = np.fromiter((np.nan if gone else v for v, gone in zip(values, missing, strict=True)), np.float64)
+        elif values.dtype.kind in "iuf":
+            floats = values.astype(np.float64)
+        else:
+            raise self._wrong(name, 0, values, "is not a number", "give a number, or leave it empty")
+        with np.errstate(over="ignore"):
+            single = floats.astype(np.float32)
+        for row in np.flatnonzero(np.isinf(single) | (single < least))[:1]:
+            bound = "a finite number" if np.isinf(single[row]) else f"a number >= {least:g}"
+            raise self._wrong(name, row, values, "is out of range", f"give {bound}")
+        return single
 
     def booleans(self, name: str, values: NDArray) -> NDArray[np.bool_]:
         if values.dtype.kind == "O":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from promptdyn._columns import MAX_ROLLOUTS, REQUIRED, Rows, as_array, check_lengths, no_rows, renamed
+from promptdyn._columns import MAX_ROLLOUTS, OWN, REWARDS, Rows, as_array, check_lengths, no_rows, renamed
 from promptdyn.errors import InputError
 from promptdyn.storage import atomic
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DenseHistory", "RewardHistory", "cross"]
 
-VERSION = 1
+VERSION = 2  # 2: reward_mean, reward_std
 VERSION_KEY = b"promptdyn.history.version"
 SUCCESS_KEY = b"promptdyn.history.success"
 # Distinct (n, k) of a dense history: every model tabulates its likelihoods over them.
@@ -63,6 +63,8 @@ class RewardHistory:
         trained: (row,) whether the row fed the gradient.
         clusters: column name -> (prompt,) labels.
         success: the rule by which successes were counted, as `promptdyn.success` writes it; None where it is not known.
+        reward_mean: (row,) mean of the group's folded rewards, NaN where it is not known; None where no row has one.
+        reward_std: (row,) their standard deviation, of divisor n - 1 as TRL logs it (0 for one rollout), likewise.
     """
 
     prompt_ids: NDArray[np.object_]
@@ -73,6 +75,8 @@ class RewardHistory:
     trained: NDArray[np.bool_]
     clusters: Mapping[str, NDArray[np.object_]]
     success: str | None = None
+    reward_mean: NDArray[np.float32] | None = None
+    reward_std: NDArray[np.float32] | None = None
 
     @classmethod
     def from_columns(
@@ -86,6 +90,8 @@ class RewardHistory:
         source: str = "history",
         place: Callable[[int], str] | None = None,
         success: str | None = None,
+        reward_mean: ArrayLike | None = None,
+        reward_std: ArrayLike | None = None,
     ) -> RewardHistory:
         """Check columns of equal length and build a history of them.
 
@@ -100,6 +106,8 @@ class RewardHistory:
             source: what errors call the whole, such as a file name.
             place: what errors call a row, given its number from 0. Default: "SOURCE row NUMBER".
             success: the rule by which successes were counted. Default None: not known.
+            reward_mean, reward_std: (row,) mean of the group's folded rewards, and their standard deviation of divisor
+                n - 1; missing where not known. Default: not known.
 
         Raises:
             InputError: no rows; columns of different lengths; a value that is missing, out of range or of another
@@ -111,8 +119,8 @@ class RewardHistory:
             "num_rollouts": as_array(num_rollouts),
             "num_successes": as_array(num_successes),
         }
-        if trained is not None:
-            columns["trained"] = as_array(trained)
+        optional = {"trained": trained, "reward_mean": reward_mean, "reward_std": reward_std}
+        columns |= {name: as_array(values) for name, values in optional.items() if values is not None}
         labels = {name: as_array(values) for name, values in (clusters or {}).items()}
         check_lengths(source, columns | labels)
 
@@ -124,6 +132,11 @@ class RewardHistory:
             what = f"num_successes={k[row]} exceeds num_rollouts={n[row]}"
             raise rows.error(row, what, "count the successes among the rollouts")
         exposed = rows.booleans("trained", columns["trained"]) if trained is not None else np.ones(len(n), bool)
+        rewards = {
+            name: rows.numbers(name, columns[name], least=least)
+            for name, least in (("reward_mean", -np.inf), ("reward_std", 0.0))
+            if name in columns
+        }
 
         order = rows.order = np.argsort(steps, kind="stable")
         prompt, prompt_ids = rows.labels("prompt_id", columns["prompt_id"])
@@ -137,6 +150,7 @@ class RewardHistory:
             trained=exposed[order],
             clusters={name: rows.labels_of_prompts(name, values, prompt) for name, values in labels.items()},
             success=success,
+            **{name: values[order] for name, values in rewards.items() if not np.isnan(values).all()},
         )
 
     @classmethod
@@ -150,8 +164,8 @@ class RewardHistory:
         """Build a history of named columns: a dict of arrays or a data frame.
 
         Args:
-            table: holds `step`, `prompt_id`, `num_rollouts`, `num_successes`, optionally `trained`; every other column
-                is a cluster column. See `from_columns`.
+            table: holds `step`, `prompt_id`, `num_rollouts`, `num_successes`, optionally `trained`, `reward_mean` and
+                `reward_std`; every other column is a cluster column. See `from_columns`.
             source: what errors call the whole.
             place: what errors call a row, given its number from 0.
             columns: name here -> name in the table, of columns that it calls otherwise, as in {"step": "global_step"}.
@@ -160,7 +174,7 @@ class RewardHistory:
             InputError: a column is missing, or as `from_columns`.
         """
         names = renamed(source, list(table), columns)
-        named: dict[str, Any] = {name: table[names[name]] for name in (*REQUIRED, "trained") if name in names}
+        named: dict[str, Any] = {name: table[names[name]] for name in OWN if name in names}
         clusters = {name: table[names[name]] for name in names if name not in named}
         return cls.from_columns(**named, clusters=clusters, source=source, place=place)
 
@@ -231,7 +245,7 @@ class RewardHistory:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        clash = [name for name in self.clusters if name in (*REQUIRED, "trained")]
+        clash = [name for name in self.clusters if name in OWN]
         if clash:
             raise InputError(f"cluster column {clash[0]!r} has the name of a history's own column: rename it")
         columns = {
@@ -240,6 +254,7 @@ class RewardHistory:
             "num_rollouts": pa.array(self.num_rollouts),
             "num_successes": pa.array(self.num_successes),
             "trained": pa.array(self.trained),
+            **{name: pa.array(values, from_pandas=True) for name, values in self._rewards.items()},
             **{name: self._text(labels) for name, labels in self.clusters.items()},
         }
         table = pa.table(columns)
@@ -256,6 +271,11 @@ class RewardHistory:
         import pyarrow as pa
 
         return pa.DictionaryArray.from_arrays(pa.array(self.prompt), pa.array(labels, pa.large_string()))
+
+    @property
+    def _rewards(self) -> dict[str, NDArray[np.float32]]:
+        """(row,) what is known of the groups' rewards, by column."""
+        return {name: values for name in REWARDS if (values := getattr(self, name)) is not None}
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -299,6 +319,7 @@ class RewardHistory:
             num_rollouts=self.num_rollouts[keep],
             num_successes=self.num_successes[keep],
             trained=self.trained[keep],
+            **{name: values[keep] for name, values in self._rewards.items()},
         )
 
     def before(self, step: int) -> RewardHistory:
@@ -398,6 +419,7 @@ class RewardHistory:
             "rollouts": rollouts,
             "rollouts_per_row": [int(self.num_rollouts.min()), int(self.num_rollouts.max())] if rows else None,
             "success_rate": _share(successes, rollouts),
+            "reward_mean": self._mean_reward(),
             "unsolved": _share((self.num_successes == 0).sum(), rows),
             "partial": _share(self.informative.sum(), rows),
             "solved": _share((self.num_successes == self.num_rollouts).sum(), rows),
@@ -407,6 +429,14 @@ class RewardHistory:
             "clusters": {name: len(set(labels)) for name, labels in self.clusters.items()},
             "success": self.success,
         }
+
+    def _mean_reward(self) -> float | None:
+        """Mean of all rewards, as far as rows have one: groups weigh by their rollouts."""
+        if self.reward_mean is None:
+            return None
+        known = ~np.isnan(self.reward_mean)
+        weights = self.num_rollouts[known]
+        return float(np.average(self.reward_mean[known], weights=weights)) if known.any() else None
 
 
 def cross(columns: Sequence[Sequence[Any] | NDArray]) -> NDArray[np.object_]:

@@ -42,7 +42,7 @@ def simulate(
     """Run a model forward over a pool of prompts.
 
     In each step prompts drawn at random are rolled out and trained on, and every prompt moves by its exposure: idle,
-    trained on, or trained on by a group that came out without variance.
+    trained on, or trained on by a group that came out without variance. A success has the reward 1, a failure 0.
 
     Args:
         source: a fit, at its parameters; or a model, at parameters drawn from its prior.
@@ -87,7 +87,19 @@ def simulate(
         state.belief[:] = np.arange(len(state.belief))[:, None] == states[t]
         k = num_successes[rows] = _counts(chain.log_emission, states[t, prompts], n, rng)
         chain.step(state, prompts, k, n, like.trained[rows])
-    return Simulation(replace(like, num_successes=num_successes), states, truth)
+    # Rewards of 1 for a success and 0 for a failure.
+    n, share = like.num_rollouts, num_successes / like.num_rollouts
+    return Simulation(
+        replace(
+            like,
+            num_successes=num_successes,
+            success=None,
+            reward_mean=share.astype(np.float32),
+            reward_std=np.sqrt(share * (1 - share) * n / np.maximum(n - 1, 1)).astype(np.float32),
+        ),
+        states,
+        truth,
+    )
 
 
 def _counts(log_emission: Any, states: NDArray, num_rollouts: NDArray, rng: np.random.Generator) -> NDArray[np.int32]:

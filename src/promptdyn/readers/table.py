@@ -1,25 +1,25 @@
 """Reader of histories kept as one table: Parquet, CSV (comma, semicolon or tab), JSON lines or a JSON array.
 
-The columns are `step, prompt_id, num_rollouts, num_successes`, optionally `trained`, and any others as cluster columns;
-`columns` says which they are in a file that calls them otherwise.
+The columns are `step, prompt_id, num_rollouts, num_successes`, optionally `trained, reward_mean, reward_std`, and any
+others as cluster columns; `columns` says which they are in a file that calls them otherwise.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from promptdyn._columns import INTEGERS, REWARDS
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 
 __all__ = ["read", "read_table", "recognises"]
 
-INTEGERS = ("step", "num_rollouts", "num_successes")
 DELIMITERS = ",;\t"
 SUFFIXES = {
     ".parquet": "parquet",
@@ -91,8 +91,9 @@ def _read_csv(path: Path, columns: Mapping[str, str]) -> RewardHistory:
         if header.count(name) > 1:
             raise InputError(f"{path} line 1: {header.count(name)} columns {name!r}: keep one")
     # Ids and labels stay as written, "007" too.
-    numbers = {columns.get(name, name) for name in (*INTEGERS, "trained")}
-    as_text = {name: pa.string() for name in header if name not in numbers}
+    integers, floats = ({columns.get(name, name) for name in names} for names in (INTEGERS, REWARDS))
+    own = integers | floats | {columns.get("trained", "trained")}
+    as_text = {name: pa.string() for name in header if name not in own}
     try:
         table = arrow_csv.read_csv(
             path,
@@ -113,10 +114,10 @@ def _read_csv(path: Path, columns: Mapping[str, str]) -> RewardHistory:
         return f"{path} line {next(line for number, line in enumerate(lines) if number == row + 1)}"
 
     values = {name: table[name].to_numpy() for name in table.column_names}
-    for name in numbers - {columns.get("trained", "trained")}:
+    for name in integers | floats:
         # One value that is no number makes text of a whole column.
         if name in values and pa.types.is_string(table[name].type):
-            values[name] = np.fromiter(map(_integer, values[name]), object)
+            values[name] = np.fromiter(map(_number(int if name in integers else float), values[name]), object)
     return RewardHistory.from_table(values, source=str(path), place=place, columns=columns)
 
 
@@ -127,12 +128,16 @@ def _delimiter(path: Path) -> str:
     return max(DELIMITERS, key=header.count)
 
 
-def _integer(text: str) -> int | str | None:
-    """What the text says, if it is an integer; None if nothing."""
-    try:
-        return int(text)
-    except ValueError:
-        return text or None
+def _number(kind: type) -> Callable[[str], Any]:
+    """What says which number a text is: the text itself where it is none of the kind, None where it is empty."""
+
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            return text or None
+
+    return read
 
 
 def _csv_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
-from promptdyn.success import AUTO, Grader, Rewards, Success, spread
+from promptdyn.success import AUTO, Grader, Rewards, Success, moments, spread
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -350,6 +350,7 @@ def _count(path: Path, blocks: list[_Block], prompt_ids: list[str], grader: Grad
     num_successes = np.bincount(group[grades == 1], minlength=len(first))
     rows = np.argsort(first)
     rows = rows[num_rollouts[rows] > 0]
+    mean, std = moments(np.concatenate([block.rewards.folded for block in blocks]), group, len(first))
 
     def place(rollout: int) -> str:
         at = int(np.searchsorted(start, rollout, side="right")) - 1
@@ -376,4 +377,6 @@ def _count(path: Path, blocks: list[_Block], prompt_ids: list[str], grader: Grad
         source=str(path),
         place=lambda row: place(first[rows][row]),
         success=str(grader.rule),
+        reward_mean=mean[rows],
+        reward_std=std[rows],
     )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.success import FOLDED, Grader, Rewards
+from promptdyn.success import FOLDED, Grader, Rewards, moments
 
 __all__ = ["Groups", "Observation", "packed", "rewards_of", "unpacked"]
 
@@ -25,6 +25,8 @@ class Observation(NamedTuple):
     num_successes: NDArray[np.int64]  # (group,)
     informative: NDArray[np.bool_]  # (group,) 0 < k < n
     trained: NDArray[np.bool_]  # (group,) whether it feeds the gradient
+    reward_mean: NDArray[np.float32]  # (group,) of the folded rewards
+    reward_std: NDArray[np.float32]  # (group,) divisor n - 1, as TRL logs it
     step: int
     earlier: tuple[Observation, ...] = ()
 
@@ -52,7 +54,8 @@ class Groups(NamedTuple):
         graded = np.flatnonzero(n)
         n, k = n[graded], k[graded]
         ids = [self.prompt_ids[i] for i in graded]
-        return Observation(ids, n, k, (k > 0) & (k < n), self.trained[graded], self.step)
+        mean, std = moments(self.rewards.folded, self.group, len(self.prompt_ids))
+        return Observation(ids, n, k, (k > 0) & (k < n), self.trained[graded], mean[graded], std[graded], self.step)
 
 
 def rewards_of(

@@ -14,7 +14,7 @@ A rule in text is a number, or conditions on reward functions:
 """
 
 from promptdyn.success.grader import Grader
-from promptdyn.success.rewards import FOLDED, Rewards, spread
+from promptdyn.success.rewards import FOLDED, Rewards, moments, spread
 from promptdyn.success.rules import AUTO, Rule, Success
 
-__all__ = ["AUTO", "FOLDED", "Grader", "Rewards", "Rule", "Success", "spread"]
+__all__ = ["AUTO", "FOLDED", "Grader", "Rewards", "Rule", "Success", "moments", "spread"]

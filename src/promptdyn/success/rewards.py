@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FOLDED", "ROUNDING", "Rewards", "spread"]
+__all__ = ["FOLDED", "ROUNDING", "Rewards", "moments", "spread"]
 
 # What a rule calls the folded reward, as TRL's logs do; and the name of a reward function that has none.
 FOLDED = "reward"
@@ -47,3 +47,23 @@ def spread(folded: NDArray[np.float64]) -> NDArray[np.float64]:
     some = graded.any(axis=1)
     low, high = np.where(some, low, 0.0), np.where(some, high, 0.0)
     return np.where(high - low > ROUNDING * np.maximum(1.0, np.maximum(abs(low), abs(high))), high - low, 0.0)
+
+
+def moments(
+    folded: NDArray[np.float64], group: NDArray[np.intp], num_groups: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(group,) mean and standard deviation (divisor n - 1, as TRL logs it; 0 for one) of the rewards of each group.
+
+    Args:
+        folded: (rollout,) rewards, NaN for none.
+        group: (rollout,) index of each one's group.
+        num_groups: how many groups there are; a group without rewards has NaN.
+    """
+    there = np.isfinite(folded)
+    folded, group = folded[there], group[there]
+    n = np.bincount(group, minlength=num_groups)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.bincount(group, folded, minlength=num_groups) / n
+        squares = np.bincount(group, (folded - mean[group]) ** 2, minlength=num_groups)
+    std = np.where(n > 0, np.sqrt(squares / np.maximum(n - 1, 1)), np.nan)
+    return mean.astype(np.float32), std.astype(np.float32)

@@ -7,13 +7,17 @@ checkpoint is taken or training ends (`write`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn._columns import OWN
 from promptdyn.errors import InputError
-from promptdyn.history import REQUIRED, RewardHistory
+from promptdyn.history import RewardHistory
 from promptdyn.selection.groups import Observation
 
 __all__ = ["HistoryRecorder"]
@@ -46,7 +50,7 @@ class HistoryRecorder:
         self.success: str | None = None
         # A history would refuse these too, but only when it is written, hours later.
         for column, labels in self.clusters.items():
-            if column in (*REQUIRED, "trained"):
+            if column in OWN:
                 raise InputError(f"cluster column {column!r} has the name of a history's own column: rename it")
             for prompt_id, label in labels.items():
                 if not label:
@@ -54,11 +58,7 @@ class HistoryRecorder:
         self._forget(0)
 
     def _forget(self, step: int) -> None:
-        self._step: list[int] = []
-        self._prompt_id: list[str] = []
-        self._num_rollouts: list[int] = []
-        self._num_successes: list[int] = []
-        self._trained: list[bool] = []
+        self._rows: dict[str, list[Any]] = {name: [] for name in OWN}
         self._complete, self._step_written = True, step
 
     def start(self, step: int) -> None:
@@ -74,8 +74,16 @@ class HistoryRecorder:
         if step > 0 and self.path.exists():
             there = RewardHistory.from_parquet(self.path)
             kept = there.before(step)
-            ids = kept.prompt_ids[kept.prompt].tolist()
-            self._extend(kept.step.tolist(), ids, kept.num_rollouts, kept.num_successes, kept.trained)
+            unknown = np.full(len(kept), np.nan, np.float32)
+            self._extend(
+                step=kept.step,
+                prompt_id=kept.prompt_ids[kept.prompt],
+                num_rollouts=kept.num_rollouts,
+                num_successes=kept.num_successes,
+                trained=kept.trained,
+                reward_mean=unknown if kept.reward_mean is None else kept.reward_mean,
+                reward_std=unknown if kept.reward_std is None else kept.reward_std,
+            )
             self._complete, self.success = len(kept) == len(there), there.success
         elif step > 0:
             logger.warning("%s is not there: the history begins at step %d", self.path, step)
@@ -103,50 +111,44 @@ class HistoryRecorder:
         """Let observations take the place of all rows of their steps."""
         steps = {seen.step for seen in anew}
         if steps:
-            kept = [row for row, step in enumerate(self._step) if step not in steps]
-            for column in (self._step, self._prompt_id, self._num_rollouts, self._num_successes, self._trained):
-                values: list[Any] = column
-                values[:] = [values[row] for row in kept]
+            kept = [row for row, step in enumerate(self._rows["step"]) if step not in steps]
+            self._rows = {name: [values[row] for row in kept] for name, values in self._rows.items()}
             self._complete = False
         for seen in anew:
             self._add(seen)
 
     def _add(self, seen: Observation) -> None:
-        steps = [seen.step] * len(seen.prompt_ids)
-        self._extend(steps, seen.prompt_ids, seen.num_rollouts, seen.num_successes, seen.trained)
+        self._extend(
+            step=np.full(len(seen.prompt_ids), seen.step),
+            prompt_id=np.array(seen.prompt_ids, object),
+            num_rollouts=seen.num_rollouts,
+            num_successes=seen.num_successes,
+            trained=seen.trained,
+            reward_mean=seen.reward_mean,
+            reward_std=seen.reward_std,
+        )
 
-    def _extend(
-        self,
-        steps: Sequence[int],
-        prompt_ids: Sequence[str],
-        num_rollouts: Iterable[int],
-        num_successes: Iterable[int],
-        trained: Iterable[bool],
-    ) -> None:
+    def _extend(self, **columns: NDArray[Any]) -> None:
+        """Add rows: (row,) values of each of a history's own columns."""
+        prompt_ids = columns["prompt_id"].tolist()
         for column, labels in self.clusters.items():
             unlabelled = next((prompt_id for prompt_id in prompt_ids if prompt_id not in labels), None)
             if unlabelled is not None:
                 raise InputError(f"{self.path}: prompt {unlabelled!r} has no label in cluster column {column!r}")
-        self._complete = self._complete and not len(prompt_ids)
-        self._step.extend(steps)
-        self._prompt_id.extend(prompt_ids)
-        self._num_rollouts.extend(map(int, num_rollouts))
-        self._num_successes.extend(map(int, num_successes))
-        self._trained.extend(map(bool, trained))
+        self._complete = self._complete and not prompt_ids
+        for name, values in columns.items():
+            self._rows[name] += values.tolist()
 
     def write(self) -> None:
         """Bring the file up to date with what was recorded."""
-        if self._step and not self._complete:
+        if self._rows["step"] and not self._complete:
+            own: dict[str, Any] = dict(self._rows)
             RewardHistory.from_columns(
-                self._step,
-                self._prompt_id,
-                self._num_rollouts,
-                self._num_successes,
-                trained=self._trained,
+                **own,
                 clusters={
-                    column: [labels[prompt_id] for prompt_id in self._prompt_id]
+                    column: [labels[prompt_id] for prompt_id in self._rows["prompt_id"]]
                     for column, labels in self.clusters.items()
                 },
                 success=self.success,
             ).to_parquet(self.path)
-            self._complete, self._step_written = True, max(self._step)
+            self._complete, self._step_written = True, max(self._rows["step"])
