@@ -71,11 +71,11 @@ def check(history: RewardHistory | None, path: Path | None = None) -> None:
     assert len(set(zip(history.step.tolist(), history.prompt.tolist(), strict=True))) == len(history)
     assert all(isinstance(label, str) for labels in history.clusters.values() for label in labels)
     history.summary()
-    own = {"step", "prompt_id", "num_rollouts", "num_successes", "trained"}
+    own = {"step", "prompt_id", "num_rollouts", "num_successes", *OPTIONAL}
     if path is not None and not own & set(history.clusters):
         history.to_parquet(path)
         again = RewardHistory.from_parquet(path)
-        for name in ("step", "prompt", "num_rollouts", "num_successes", "trained", "prompt_ids"):
+        for name in ("step", "prompt", "num_rollouts", "num_successes", *OPTIONAL, "prompt_ids"):
             np.testing.assert_array_equal(getattr(again, name), getattr(history, name))
         assert {name: list(labels) for name, labels in again.clusters.items()} == {
             name: list(labels) for name, labels in history.clusters.items()
@@ -111,7 +111,10 @@ GOOD = {
     "num_successes": st.integers(0, 4),
     "trained": st.booleans(),
     "task": st.sampled_from(["x", "y", None]),
+    "reward_mean": st.sampled_from([None, -1, 0.5, 2]),
+    "reward_std": st.sampled_from([None, 0, 0.25, float("nan")]),
 }
+OPTIONAL = ("trained", "reward_mean", "reward_std")
 
 
 @st.composite
@@ -170,9 +173,9 @@ def test_tables(folder, table):
 @given(columns(), st.data())
 def test_columns(folder, table, data):
     given = {name: table[name] for name in ("step", "prompt_id", "num_rollouts", "num_successes")}
-    clusters = {name: values for name, values in table.items() if name not in (*given, "trained")}
-    trained = data.draw(st.sampled_from([None, table.get("trained")]))
-    check(taken(RewardHistory.from_columns, **given, trained=trained, clusters=clusters), folder / "columns.parquet")
+    clusters = {name: values for name, values in table.items() if name not in (*given, *OPTIONAL)}
+    given |= {name: data.draw(st.sampled_from([None, table.get(name)])) for name in OPTIONAL}
+    check(taken(RewardHistory.from_columns, **given, clusters=clusters), folder / "columns.parquet")
 
 
 def spoil(text: bytes):
@@ -191,8 +194,8 @@ def spoil(text: bytes):
 characters = st.sampled_from(
     [b",", b";", b"\t", b'"', b"\n", b"\r", b"[", b"{", b"}", b"9" * 30, b"\xff", b"nan", b"-", b""]
 )
-HEADER = "step,prompt_id,num_rollouts,num_successes,trained,task\n"
-CSV = (HEADER + '0,a,8,3,true,x\n0,"b,b",8,8,false,\n1,a,4,0,true,x\n').encode()
+HEADER = "step,prompt_id,num_rollouts,num_successes,trained,task,reward_mean\n"
+CSV = (HEADER + '0,a,8,3,true,x,0.5\n0,"b,b",8,8,false,,\n1,a,4,0,true,x,-1\n').encode()
 LINES = b"".join(
     json.dumps({"step": i, "prompt_id": "a", "num_rollouts": 8, "num_successes": i, "task": "x"}).encode() + b"\n"
     for i in range(3)
