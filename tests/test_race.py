@@ -89,6 +89,12 @@ def test_a_race_is_run_and_resumed_run_by_run(tmp_path, monkeypatch):
     assert sampled["rollouts"] >= 64
     assert sampled["trained_informative"] >= sampled["effective_sample_ratio"]
 
+    # A result of a time when recipes had fewer parts is one still.
+    older = json.loads((folder / "result.json").read_text())
+    del older["settings"]["recipe"]["keep"]
+    (folder / "result.json").write_text(json.dumps(older))
+    assert race(declared, out, ["uniform"])[Run("uniform", 1e-4, 9)]["curve"] == uniform["curve"]
+
     again = race(declared, tmp_path / "again", ["uniform"])[Run("uniform", 1e-4, 9)]
     assert again["curve"] == uniform["curve"]  # chosen and measured the same
     with pytest.raises(InputError, match=r"result.json: was made with held_out=2, the race has 3"):

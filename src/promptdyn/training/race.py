@@ -350,6 +350,8 @@ def _result(yardstick: Yardstick, run: Run, out: Path, progress: Callable[[Run, 
         try:
             result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             there = result["settings"]
+            # Parts of a recipe that there were not yet were as they are by default.
+            there["recipe"] = {**asdict(Recipe()), **there["recipe"]}
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{path}: is no result of a race: delete it, and it is run again") from None
         differ = [name for name in settings if there.get(name) != settings[name]]
