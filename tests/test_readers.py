@@ -150,16 +150,21 @@ def test_csv_and_jsonl_round_trip(tmp_path_factory, cells):
     assert rows(read_history(folder / "a.json")) == expected
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl", ".json"])
-def test_rewards_of_groups_are_read(frame, tmp_path, suffix):
-    frame = frame.assign(score=[0.5, None, 1.25], reward_std=[0, 1, 2])
-    path = tmp_path / f"log{suffix}"
+def written(frame: pd.DataFrame, path: Path) -> Path:
+    """A table in the format that the file's suffix says."""
     if suffix == ".parquet":
         frame.to_parquet(path)
     elif suffix in (".csv", ".tsv"):
         frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
     else:
         frame.to_json(path, orient="records", lines=suffix == ".jsonl")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl", ".json"])
+def test_rewards_of_groups_are_read(frame, tmp_path, suffix):
+    frame = frame.assign(score=[0.5, None, 1.25], reward_std=[0, 1, 2])
+    path = written(frame, tmp_path / f"log{suffix}")
     history = read_history(path, columns={"reward_mean": "score"})
     by_prompt = dict(zip(rows(history), history.reward_mean.tolist(), strict=True))
     assert by_prompt == pytest.approx(
@@ -173,13 +178,7 @@ def test_rewards_of_groups_are_read(frame, tmp_path, suffix):
 def test_columns_may_have_other_names(frame, tmp_path, suffix):
     names = {"step": "global_step", "prompt_id": "uid", "num_successes": "correct", "trained": "used"}
     frame = frame.rename(columns=names).assign(step=["x", "y", "z"])
-    path = tmp_path / f"log{suffix}"
-    if suffix == ".parquet":
-        frame.to_parquet(path)
-    elif suffix in (".csv", ".tsv"):
-        frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
-    else:
-        frame.to_json(path, orient="records", lines=suffix == ".jsonl")
+    path = written(frame, tmp_path / f"log{suffix}")
     history = read_history(path, columns=names)
     assert rows(history) == [(0, "007", 8, 1), (0, "b", 8, 8), (1, "007", 4, 0)]
     assert history.trained.tolist() == [True, False, True]
