@@ -152,12 +152,12 @@ def test_csv_and_jsonl_round_trip(tmp_path_factory, cells):
 
 def written(frame: pd.DataFrame, path: Path) -> Path:
     """A table in the format that the file's suffix says."""
-    if suffix == ".parquet":
+    if path.suffix == ".parquet":
         frame.to_parquet(path)
-    elif suffix in (".csv", ".tsv"):
-        frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+    elif path.suffix in (".csv", ".tsv"):
+        frame.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
     else:
-        frame.to_json(path, orient="records", lines=suffix == ".jsonl")
+        frame.to_json(path, orient="records", lines=path.suffix == ".jsonl")
     return path
 
 
