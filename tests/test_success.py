@@ -473,6 +473,8 @@ def test_moments_of_groups() -> None:
     mean, std = moments(folded, group, 4)
     np.testing.assert_array_equal(mean, np.float32([1.0, 3.0, np.nan, np.nan]))
     np.testing.assert_allclose(std, np.float32([np.std([0.5, 1.5], ddof=1), 0.0, np.nan, np.nan]))
+    for huge in (1e39, 1e160):
+        np.testing.assert_array_equal(moments(np.array([huge, 0, 0.5]), np.array([0, 0, 1]), 2)[0], [np.nan, 0.5])
     many = 1e6 + np.array([0.25, 0.5, 1.0])  # far from 0
     assert moments(many, np.zeros(3, int), 1)[1][0] == pytest.approx(np.std(many, ddof=1))
 

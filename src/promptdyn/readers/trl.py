@@ -211,8 +211,10 @@ def _check_fold(path: Path, blocks: list[_Block], given: bool) -> None:
         ends = np.flatnonzero(np.diff(block.prompt)) + 1
         for rollouts in np.split(np.arange(len(block.prompt)), ends):
             folded, advantage = block.rewards.folded[rollouts], block.advantage[rollouts]
-            if np.isnan(folded).any() or np.isnan(advantage).any() or not spread(folded[None])[0]:
+            if not (np.isfinite(folded).all() and np.isfinite(advantage).all()) or not spread(folded[None])[0]:
                 continue
+            # Scaled, since products of huge numbers are beyond double precision.
+            folded, advantage = (values / max(abs(values).max(), 1.0) for values in (folded, advantage))
             above = folded - folded.mean()
             groups += 1
             unlike += not above @ advantage >= ALIKE * np.linalg.norm(above) * np.linalg.norm(advantage) > 0

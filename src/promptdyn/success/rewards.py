@@ -57,13 +57,15 @@ def moments(
     Args:
         folded: (rollout,) rewards, NaN for none.
         group: (rollout,) index of each one's group.
-        num_groups: how many groups there are; a group without rewards has NaN.
+        num_groups: how many groups there are; a group without rewards, or of rewards beyond single precision, has NaN.
     """
     there = np.isfinite(folded)
     folded, group = folded[there], group[there]
     n = np.bincount(group, minlength=num_groups)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         mean = np.bincount(group, folded, minlength=num_groups) / n
         squares = np.bincount(group, (folded - mean[group]) ** 2, minlength=num_groups)
-    std = np.where(n > 0, np.sqrt(squares / np.maximum(n - 1, 1)), np.nan)
-    return mean.astype(np.float32), std.astype(np.float32)
+        std = np.sqrt(squares / np.maximum(n - 1, 1))
+        both = np.stack([mean, std]).astype(np.float32)
+    both[:, ~np.isfinite(both).all(axis=0)] = np.nan
+    return both[0], both[1]
