@@ -214,7 +214,7 @@ class Selector:
             (group,) flags; None where the rule of success cannot be told even from these rewards.
 
         Raises:
-            InputError: as `observe`.
+            InputError: not one row of rewards per id, or a reward function that the rule names and that is not there.
         """
         ids = [str(prompt_id) for prompt_id in prompt_ids]
         given, group = rewards_of(rewards, ids, weights)

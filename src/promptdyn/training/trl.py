@@ -255,7 +255,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
 
         missing = size - len(kept)
         if missing and rule.at_cap == "raise":
-            what = "have mixed outcomes" if rule.keep == "success" else "vary in their reward"
+            what = "vary in their reward" if mixed is None else "have mixed outcomes"
             raise InputError(
                 f"step {self.state.global_step}: {len(kept)} of {size} groups {what} after {rounds} rounds of dynamic "
                 "sampling: raise max_rounds, or set at_cap='train'"
