@@ -14,15 +14,15 @@ from promptdyn.training.recipes import Recipe
 from promptdyn.training.run import RunSettings, run
 from test_cli import promptdyn_here
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 SMALL = {"num_prompts": 40, "prompts_per_step": 6, "num_generations": 4}
 
 
 def test_a_run_trains_logs_and_leaves_its_history(tmp_path):
     steps = []
     settings = RunSettings(tmp_path, selector="mopps", max_steps=4, **SMALL)
-    result = run(settings, progress=lambda step, log: steps.append(step))
-    assert steps == [1, 2, 3, 4]
+    result = run(settings, progress=lambda *told: steps.append(told[:2]))
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert len(result.history) == 4 * 6
     assert (result.history.num_rollouts == 4).all()
     assert set(result.history.clusters) == {"task", "difficulty"}
@@ -44,11 +44,9 @@ def test_a_run_trains_logs_and_leaves_its_history(tmp_path):
 
 def test_a_resumed_run_ends_like_one_that_never_stopped(tmp_path):
     settings = RunSettings(tmp_path / "whole", max_steps=4, save_steps=2, lr_scheduler_type="constant", **SMALL)
-    whole = run(settings, progress=lambda step, log: None)
-    run(dataclasses.replace(settings, output_dir=tmp_path / "parts", max_steps=2), progress=lambda step, log: None)
-    parts = run(
-        dataclasses.replace(settings, output_dir=tmp_path / "parts", resume=True), progress=lambda step, log: None
-    )
+    whole = run(settings, progress=lambda *_: None)
+    run(dataclasses.replace(settings, output_dir=tmp_path / "parts", max_steps=2), progress=lambda *_: None)
+    parts = run(dataclasses.replace(settings, output_dir=tmp_path / "parts", resume=True), progress=lambda *_: None)
     for column in ("step", "prompt", "num_successes"):
         np.testing.assert_array_equal(getattr(parts.history, column), getattr(whole.history, column))
     assert list(parts.history.prompt_ids) == list(whole.history.prompt_ids)
@@ -131,7 +129,7 @@ def test_the_demo_ends_with_its_table_and_report(tmp_path):
     [
         ({"model": "nowhere/at-all"}, "model 'nowhere/at-all' cannot be loaded"),
         ({"dataset": "gone.parquet"}, "dataset 'gone.parquet': no such file"),
-        ({"reward": "exact"}, "reward 'exact' is neither"),
+        ({"reward": "exact"}, "reward 'exact' is none of exact_answer, accuracy_reward"),
         ({"reward": "promptdyn.training.tasks:FAMILIES"}, "is a dict: name a function"),
         ({"reward": "promptdyn.training.tasks:missing"}, "reward 'promptdyn.training.tasks:missing'"),
         ({"selector": "hmm"}, "must be fitted first"),

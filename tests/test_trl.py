@@ -311,7 +311,6 @@ def selector_of(ids: list[str], num_generations: int = NUM_GENERATIONS) -> Selec
 
 
 BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
-    "no max_steps": ({"max_steps": -1}, r"max_steps is not set.*set GRPOConfig\(max_steps"),
     "stream": (
         {"train_dataset": IterableDataset.from_generator(lambda: iter(POOL))},
         r"IterableDataset.*Dataset\.from_list\(list\(stream\)\)",
@@ -475,7 +474,7 @@ def test_without_labels_auto_goes_by_what_the_policy_reads(tmp_path: Path, caplo
         ("hmm", "model 'hmm' must be fitted first"),
         ("rate:cluster=topic", "needs the column 'topic', the dataset has prompt, prompt_id, task"),
         ("features:features=embedding", "needs the column 'embedding'.*: name another, as in features=COLUMN"),
-        ("gp", "model 'gp' is none of"),
+        ("gp", "no selector is called 'gp'"),
         (Recipe(policy="best"), "policy 'best' is none of"),
         (Recipe("dps", refresh_features=3), "refresh_features=3: give 0"),
     ],

@@ -262,12 +262,13 @@ def report(
 
 
 def _take_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Have a file's settings as defaults of the command's options, and keep those of GRPOConfig."""
+    """Have a file's settings as defaults of the command's options, and keep those of TRL."""
     if path is not None and not context.resilient_parsing:
         from promptdyn.training.config import read_config
 
         options = [str(option.name) for option in context.command.params]
         context.default_map, context.meta["grpo"] = read_config(path, options)
+        context.meta["script"] = {name: value for name, value in context.default_map.items() if name not in options}
     return path
 
 
@@ -280,18 +281,26 @@ def train(
         typer.Option(
             is_eager=True,
             callback=_take_config,
-            help="YAML file in TRL's style: any of these options, any field of GRPOConfig. What is typed wins.",
+            help="YAML file as TRL's GRPO script reads it, with any of these options too. What is typed wins.",
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="'embedded', or a Hugging Face model name or folder.")] = "embedded",
     dataset: Annotated[
-        str, typer.Option(help="Embedded family, a data file with a 'prompt' column, or a Hugging Face dataset.")
-    ] = "arithmetic",
-    eval_dataset: Annotated[str | None, typer.Option(help="As --dataset, to evaluate on; default none.")] = None,
+        str | None,
+        typer.Option(
+            help="Embedded family (default arithmetic), a data file with a 'prompt' column, or a Hugging Face dataset."
+        ),
+    ] = None,
+    eval_dataset: Annotated[
+        str | None, typer.Option(help="As --dataset, to evaluate on; several with commas, NAME=DATASET; default none.")
+    ] = None,
     reward: Annotated[
-        str,
-        typer.Option(help="'exact_answer', MODULE:FUNCTION or FILE.py:FUNCTION (TRL's reward functions); with commas."),
-    ] = "exact_answer",
+        str | None,
+        typer.Option(
+            help="'exact_answer' (default), accuracy_reward or another of TRL's, MODULE:FUNCTION or FILE.py:FUNCTION; "
+            "several with commas."
+        ),
+    ] = None,
     selector: Annotated[
         str,
         typer.Option(
@@ -336,14 +345,30 @@ def train(
         ),
     ] = None,
     num_prompts: Annotated[int, typer.Option(help="Pool size, for embedded tasks.")] = 1000,
-    max_steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 200,
-    prompts_per_step: Annotated[int, typer.Option(help="Prompts a step.")] = 32,
-    num_generations: Annotated[int, typer.Option(help="Rollouts a prompt.")] = 8,
-    max_completion_length: Annotated[int, typer.Option(help="Tokens a rollout.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Learning rate at the start.")] = 3e-5,
-    lr_scheduler_type: Annotated[str, typer.Option(help="How it goes on: linear, constant, cosine, ...")] = "linear",
-    save_steps: Annotated[int, typer.Option(help="Steps between checkpoints; 0 for none.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of sampling, pool and selection.")] = 0,
+    max_steps: Annotated[
+        int | None, typer.Option(help="Optimizer steps; default 200 (embedded), else as the epochs say.")
+    ] = None,
+    num_train_epochs: Annotated[
+        float | None, typer.Option(help="Steps as TRL takes for so many epochs of the pool; default 3.")
+    ] = None,
+    prompts_per_step: Annotated[
+        int | None, typer.Option(help="Prompts an optimizer step, over all devices; default 32 (embedded), or TRL's.")
+    ] = None,
+    num_generations: Annotated[int | None, typer.Option(help="Rollouts a prompt; default TRL's, 8.")] = None,
+    max_completion_length: Annotated[
+        int | None, typer.Option(help="Tokens a rollout; default 8 (embedded), or TRL's.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Learning rate at the start; default 3e-5 (embedded), or TRL's.")
+    ] = None,
+    lr_scheduler_type: Annotated[
+        str | None, typer.Option(help="How it goes on: linear (default), constant, cosine, ...")
+    ] = None,
+    save_steps: Annotated[
+        float | None,
+        typer.Option(help="Steps between checkpoints, or a share of all; 0 for none; default 0 (embedded), or TRL's."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of sampling, pool and selection; default 0.")] = None,
     resume: Annotated[
         bool, typer.Option(help="Continue from the newest whole checkpoint in the output folder, or start.")
     ] = False,
@@ -353,28 +378,35 @@ def train(
     from promptdyn.training.recipes import Recipe, selector_recipe
     from promptdyn.training.run import RunSettings, run
 
-    given = dict(locals())
+    given = {name: value for name, value in locals().items() if value is not None}
     _check_targets(json_path)
     parts = {name: value for name, value in given.items() if name in Recipe.__dataclass_fields__}
     chosen = {name: value for name, value in given.items() if name in RunSettings.__dataclass_fields__}
-    grpo = context.meta.get("grpo", {})
-    settings = RunSettings(**{**chosen, "selector": selector_recipe(selector, **parts), "grpo": grpo})
+    grpo, script = context.meta.get("grpo", {}), context.meta.get("script", {})
+    if num_train_epochs is not None:
+        grpo = {**grpo, "num_train_epochs": num_train_epochs}
+        if max_steps is None:
+            grpo.pop("max_steps", None)
+    grpo = {name: value for name, value in grpo.items() if name not in chosen}
+    settings = RunSettings(**{**chosen, "selector": selector_recipe(selector, **parts), "grpo": grpo, "script": script})
     _quiet()
     with bars() as tell:
 
-        def progress(step: int, log: dict[str, float]) -> None:
-            watch = {"reward": log["reward"], "informative": log.get("selection/informative", math.nan)}
-            tell("training", step, max_steps, watch)
+        def progress(step: int, steps: int, log: dict[str, float]) -> None:
+            watch = {"reward": log.get("reward", math.nan), "informative": log.get("selection/informative", math.nan)}
+            tell("training", step, steps, watch)
 
         result = run(settings, progress)
+    history = result.history
+    first, last = (history.select(history.step == step).summary() for step in (history.step[0], history.step[-1]))
     row = {
-        "steps": len(result.log),
-        "rollouts": int(result.history.num_rollouts.sum()),
-        "trained": float(result.history.trained.mean()),
-        "effective_sample_ratio": float(result.history.informative.mean()),
-        "mean_reward_first": result.log[0]["reward"],
-        "mean_reward_last": result.log[-1]["reward"],
-        "prompts_seen": result.history.num_prompts,
+        "steps": result.steps,
+        "rollouts": int(history.num_rollouts.sum()),
+        "trained": float(history.trained.mean()),
+        "effective_sample_ratio": float(history.informative.mean()),
+        "mean_reward_first": first["reward_mean"],
+        "mean_reward_last": last["reward_mean"],
+        "prompts_seen": history.num_prompts,
         "selection_overhead": result.mean("selection/overhead"),
         "seconds": result.seconds,
     }

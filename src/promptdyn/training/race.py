@@ -28,9 +28,10 @@ from promptdyn.storage import atomic
 from promptdyn.success import Grader
 from promptdyn.training import tasks
 from promptdyn.training.config import read_yaml
+from promptdyn.training.loading import load_reward, load_rows
 from promptdyn.training.policy import pass_counts
 from promptdyn.training.recipes import Recipe, selector_recipe
-from promptdyn.training.run import RunSettings, load_reward, load_rows, make_trainer
+from promptdyn.training.run import RunSettings, make_trainer
 from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
 
 __all__ = ["RESULT_FILE", "Entrant", "Race", "Run", "race", "read_race", "rollouts_to_come"]
@@ -378,9 +379,15 @@ def _run(yardstick: Yardstick, run: Run, folder: Path, progress: Callable[[Run, 
     most_steps = -(-entrant.budget // (declared.prompts_per_step * group))
     shared = {part.name: getattr(declared, part.name) for part in fields(RunSettings) if part.name in SHARED}
     settings = RunSettings(
-        work, selector=entrant.recipe, max_steps=most_steps, learning_rate=run.learning_rate, seed=run.seed, **shared
+        work,
+        selector=entrant.recipe,
+        max_steps=most_steps,
+        learning_rate=run.learning_rate,
+        seed=run.seed,
+        grpo={"logging_steps": 1, "save_strategy": "no"},
+        **shared,
     )
-    trainer = make_trainer(settings, lambda step, log: None, kind=Racer, budget=entrant.budget)
+    trainer = make_trainer(settings, lambda *_: None, kind=Racer, budget=entrant.budget)
     assert isinstance(trainer, Racer)
     pool: Any = trainer.train_dataset
     weights = yardstick.weights(pool.to_list())

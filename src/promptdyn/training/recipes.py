@@ -6,8 +6,10 @@ whether dynamic sampling goes with it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -135,9 +137,16 @@ def selector_recipe(text: str, **changes: Any) -> Recipe:
         **changes: parts of the recipe that are to be others; those that are None stay.
 
     Raises:
-        InputError: settings for a selector that takes none.
+        InputError: settings for a selector that takes none, or a name that is neither a selector nor a model.
     """
     name, settings, _ = text.partition(":")
+    if re.fullmatch(r"[\w+-]+(:\w+=.*)?", text) and name not in (*SELECTORS, *MODELS):
+        near = get_close_matches(name, [*SELECTORS, *MODELS], n=3, cutoff=0.5)
+        mend = f": did you mean {' or '.join(map(repr, near))}? It" if near else ": it"
+        raise InputError(
+            f"no selector is called {text!r}{mend} may be {', '.join(SELECTORS)}, a model ({', '.join(MODELS)}), "
+            "FILE.py:CLASS or a fit (.npz)"
+        )
     recipe = SELECTORS.get(name, Recipe(text))
     if name in SELECTORS and settings:
         if name not in MODELS:

@@ -6,43 +6,61 @@ task and policy, and of any Hugging Face model and dataset.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from numbers import Real
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
-from datasets import Dataset, load_dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, SchedulerType, TrainerCallback, set_seed
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, SchedulerType, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
-from trl import GRPOConfig
+from trl import GRPOConfig, get_dataset, get_peft_config, get_quantization_config
 
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
-from promptdyn.plugins import failed, load_object
 from promptdyn.storage import check_target
 from promptdyn.training import policy, tasks
 from promptdyn.training.checkpoints import last_checkpoint, steps_done
+from promptdyn.training.config import script_settings
+from promptdyn.training.loading import (
+    DEFAULT_REWARD,
+    check_column,
+    check_packages,
+    first_line,
+    load_eval_sets,
+    load_reward,
+    load_rows,
+)
 from promptdyn.training.pool import AUTO
 from promptdyn.training.recipes import Recipe
-from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
+from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer, wants_resume
 
-__all__ = ["RunResult", "RunSettings", "load_reward", "load_rows", "make_trainer", "run"]
+__all__ = ["RunResult", "RunSettings", "make_trainer", "run"]
 
 FINAL_FOLDER = "final"
-DEFAULT_REWARD = "exact_answer"
 # What a checkpoint holds besides the model and the log.
 ONLY_TO_RESUME = shutil.ignore_patterns("optimizer*", "scheduler*", "rng_state*", "selector.npz", "global_step*")
 EMBEDDED = "embedded"  # the default of `policy.EMBEDDED`
+EMBEDDED_DATASET = "arithmetic"
+# Fit for the embedded policies, which are tiny; TRL's own defaults are made for language models.
+EMBEDDED_DEFAULTS: dict[str, Any] = {
+    "max_steps": 200,
+    "max_completion_length": 8,
+    "learning_rate": 3e-5,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "save_total_limit": 2,
+    "bf16": False,
+    "activation_checkpointing": False,
+}
+EMBEDDED_PROMPTS_PER_STEP = 32
 
 logger = logging.getLogger(__name__)
 
@@ -55,45 +73,52 @@ class RunSettings:
         output_dir: folder of checkpoints, the history file and the trained model.
         model: "embedded" or "embedded_countdown" (tiny policies of this package), or a Hugging Face model name or
             folder.
-        dataset: an embedded task family ("arithmetic", ...), a .parquet, .json, .jsonl or .csv file, or the name
-            of a Hugging Face dataset; rows hold "prompt", and what the reward function needs.
-        eval_dataset: as `dataset`, of a family other prompts; evaluated ten times a run unless `grpo` says otherwise.
-            Default: none.
-        reward: "exact_answer" (completion equals the column "answer"), "MODULE:FUNCTION" or "FILE.py:FUNCTION",
-            a reward function as TRL knows them; several with commas, summed by their weights.
+        dataset: an embedded task family ("arithmetic", the default, ...), a .parquet, .json, .jsonl or .csv file, or
+            the name of a Hugging Face dataset; rows hold "prompt", and what the reward function needs.
+        eval_dataset: as `dataset`, of a family other prompts; several with commas, each perhaps NAME=DATASET. Evaluated
+            ten times a run unless `grpo` says otherwise. Default: none; the dataset's `dataset_test_split` where `grpo`
+            has an `eval_strategy`.
+        reward: a reward function as TRL knows them, see `promptdyn.training.loading.load_reward`; several with commas,
+            summed by their weights. Default: "exact_answer" (completion equals the column "answer"), or none where
+            `script` has a reward model.
         selector: how prompts are chosen: the name of a selector, a model, or a `Recipe`; default "auto". See
             `promptdyn.training.recipes`.
         num_prompts: pool size, for embedded tasks.
-        max_steps: optimizer steps.
-        prompts_per_step: groups a step.
-        num_generations: rollouts a group.
-        max_completion_length: tokens.
-        learning_rate: at the start.
-        lr_scheduler_type: how it goes on, in TRL's words: "linear" (default; to 0 at the last step), "constant", ...
-        save_steps: steps between checkpoints; 0 for none but the last.
-        seed: of the policy's sampling, the pool and the selector.
+        prompts_per_step: groups an optimizer step, over all devices. What is not given of
+            `per_device_train_batch_size` and `gradient_accumulation_steps` follows from it. Default: 32 for the
+            embedded policies; for others what those two make.
+        max_steps: optimizer steps. Default: 200 for the embedded policies; for others, and where `grpo` has
+            `num_train_epochs`, what the epochs make.
+        num_generations, max_completion_length, learning_rate, lr_scheduler_type: as of `trl.GRPOConfig`. Default:
+            TRL's; for the embedded policies 8 tokens and 3e-5.
+        save_steps: steps between checkpoints, or a share of all steps; 0 for none but the last. Default: 0 for the
+            embedded policies, TRL's for others.
+        seed: of the policy's sampling, the pool and the selector; default 0.
         resume: continue from the newest whole checkpoint in `output_dir`; start where there is none yet; where all
-            steps are done, change nothing.
-        grpo: further settings of `trl.GRPOConfig`, which win over the above.
+            steps are done, change nothing. `resume_from_checkpoint` in `grpo` says the same, or names the checkpoint.
+        grpo: settings of `trl.GRPOConfig` by name, which win over the above.
+        script: settings of `ScriptArguments`, `ModelConfig` and `DatasetMixtureConfig` of TRL by name, as TRL's own
+            GRPO script reads them: `dataset_config`, `dataset_train_split`, `model_revision`, `dtype`, `use_peft`, ...
     """
 
     output_dir: Path
     model: str = EMBEDDED
-    dataset: str = "arithmetic"
+    dataset: str | None = None
     eval_dataset: str | None = None
-    reward: str = DEFAULT_REWARD
+    reward: str | None = None
     selector: str | Recipe = AUTO
     num_prompts: int = 1000
-    max_steps: int = 200
-    prompts_per_step: int = 32
-    num_generations: int = 8
-    max_completion_length: int = 8
-    learning_rate: float = 3e-5
-    lr_scheduler_type: str = "linear"
-    save_steps: int = 0
+    prompts_per_step: int | None = None
+    max_steps: int | None = None
+    num_generations: int | None = None
+    max_completion_length: int | None = None
+    learning_rate: float | None = None
+    lr_scheduler_type: str | None = None
+    save_steps: float | None = None
     seed: int = 0
     resume: bool = False
     grpo: dict[str, Any] = field(default_factory=dict)
+    script: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,7 +128,8 @@ class RunResult:
     history: RewardHistory
     model: Any  # the trained policy
     tokenizer: Any
-    log: list[dict[str, float]]  # TRL's log, one entry a logged step
+    log: list[dict[str, float]]  # TRL's log, one entry every `logging_steps`
+    steps: int  # optimizer steps
     seconds: float  # wall-clock time of training
 
     def mean(self, metric: str) -> float:
@@ -112,12 +138,16 @@ class RunResult:
         return sum(values) / len(values) if values else float("nan")
 
 
-def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None] | None = None) -> RunResult:
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+def run(settings: RunSettings, progress: Progress | None = None) -> RunResult:
     """Train as the settings say.
 
     Args:
         settings: see `RunSettings`.
-        progress: called after each step with the step and its log. Default: TRL's own progress bar.
+        progress: called after each step with the step, how many there are, and what was logged last. Default: TRL's own
+            progress bar.
 
     Raises:
         InputError: a model, dataset, reward function, dynamics or policy that cannot be used, and what
@@ -125,15 +155,22 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
     """
     output = Path(settings.output_dir)
     final = output / FINAL_FOLDER
-    checkpoint = last_checkpoint(output) if settings.resume else None
-    if settings.resume:
+    given = _given(settings)
+    trainer = None
+    resume: str | bool = settings.resume or wants_resume(given.pop("resume_from_checkpoint", None))
+    if resume is True:
+        checkpoint = last_checkpoint(output)
+        resume = False if checkpoint is None else str(checkpoint)
+        if (steps := given.get("max_steps", -1)) <= 0:  # what the epochs make, the trainer knows
+            trainer = make_trainer(settings, progress)
+            steps = trainer.args.max_steps
         in_final, in_checkpoint = (steps_done(folder) or 0 if folder else 0 for folder in (final, checkpoint))
-        if max(in_final, in_checkpoint) >= settings.max_steps:
-            if in_final < settings.max_steps:  # died before it was written
+        if max(in_final, in_checkpoint) >= steps:
+            if in_final < steps:  # died before it was written
                 assert checkpoint is not None
                 _publish(final, lambda part: shutil.copytree(checkpoint, part, ignore=ONLY_TO_RESUME))
             done = max(in_final, in_checkpoint)
-            logger.warning("%s: %d of %d steps are done: nothing to do", output, done, settings.max_steps)
+            logger.warning("%s: %d of %d steps are done: nothing to do", output, done, steps)
             return _finished(output)
         if checkpoint is None and in_final:
             raise InputError(
@@ -142,9 +179,9 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
             )
         if checkpoint is None:
             logger.warning("%s: no checkpoint yet: starts", output)
-    trainer = make_trainer(settings, progress)
+    trainer = trainer or make_trainer(settings, progress)
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - start
 
     def save(part: Path) -> None:
@@ -156,12 +193,13 @@ def run(settings: RunSettings, progress: Callable[[int, dict[str, float]], None]
         history=RewardHistory.from_parquet(output / HISTORY_FILE),
         model=trainer.model,
         tokenizer=trainer.processing_class,
-        log=_steps_of(trainer.state),
+        log=_rewards_of(trainer.state),
+        steps=trainer.state.global_step,
         seconds=seconds,
     )
 
 
-def _steps_of(state: TrainerState) -> list[dict[str, float]]:
+def _rewards_of(state: TrainerState) -> list[dict[str, float]]:
     return [entry for entry in state.log_history if "reward" in entry]
 
 
@@ -181,14 +219,37 @@ def _finished(output: Path) -> RunResult:
     """What a finished run left."""
     final = output / FINAL_FOLDER
     state = TrainerState.load_from_json(str(final / TRAINER_STATE_NAME))
-    model, tokenizer = _model(str(final))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(final)
+        model = AutoModelForCausalLM.from_pretrained(final)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{final}: the trained model cannot be loaded: {first_line(error)}") from None
     history = RewardHistory.from_parquet(output / HISTORY_FILE)
-    return RunResult(history, model, tokenizer, log=_steps_of(state), seconds=0.0)
+    return RunResult(history, model, tokenizer, log=_rewards_of(state), steps=state.global_step, seconds=0.0)
+
+
+def _given(settings: RunSettings) -> dict[str, Any]:
+    """Settings of GRPOConfig, where none is a default of TRL's."""
+    names = {part.name for part in fields(GRPOConfig)} & {part.name for part in fields(settings)}
+    ours = {name: value for name in names if (value := getattr(settings, name)) is not None}
+    given = {**ours, **settings.grpo, "output_dir": str(settings.output_dir)}
+    if settings.model in policy.EMBEDDED:
+        epochs = "num_train_epochs" in given
+        given = {
+            **{name: value for name, value in EMBEDDED_DEFAULTS.items() if name != "max_steps" or not epochs},
+            **given,
+        }
+    if given.get("save_steps") == 0:
+        given |= {"save_strategy": "no"}
+        del given["save_steps"]
+    elif "save_steps" in given and "save_strategy" not in settings.grpo:
+        given["save_strategy"] = "steps"
+    return given
 
 
 def make_trainer(
     settings: RunSettings,
-    progress: Callable[[int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
     kind: type[SelectionGRPOTrainer] = SelectionGRPOTrainer,
     **named: Any,
 ) -> SelectionGRPOTrainer:
@@ -202,84 +263,155 @@ def make_trainer(
     Raises:
         InputError: as `run`.
     """
-    _check(settings)
-    set_seed(settings.seed)
-    dataset = load_rows(settings.dataset, settings.num_prompts, settings.seed)
-    rewards = [load_reward(name) for name in settings.reward.split(",")]
-    evaluated = settings.eval_dataset and load_rows(settings.eval_dataset, settings.num_prompts, settings.seed + 1)
-    if DEFAULT_REWARD in settings.reward.split(",") and "answer" not in dataset.column_names:
+    given = _given(settings)
+    _check(settings, given)
+    script, model_args, mixture = script_settings(settings.script)
+    rewards: list[Any] = [load_reward(name) for name in settings.reward.split(",")] if settings.reward else []
+    if script.reward_model_name_or_path:
+        rewards.insert(0, script.reward_model_name_or_path)
+    names = settings.reward.split(",") if settings.reward else []
+    if not rewards:
+        names, rewards = [DEFAULT_REWARD], [load_reward(DEFAULT_REWARD)]
+    check_packages({**settings.script, **given}, names)
+    dataset, evaluated = _datasets(settings, given, script, mixture)
+    if DEFAULT_REWARD in names and "answer" not in dataset.column_names:
         raise InputError(
             f"dataset {settings.dataset!r} has no column 'answer', which reward {DEFAULT_REWARD!r} compares with: name "
             "another reward, as in FILE.py:FUNCTION"
         )
-    grpo = dict(settings.grpo)
-    model, tokenizer = _model(settings.model, grpo.pop("model_init_kwargs", None))
-    _check_prompts(dataset, settings.dataset, tokenizer)
-    batch_size = settings.prompts_per_step * settings.num_generations
-    evaluation = {
-        "eval_strategy": "steps",
-        "eval_steps": max(1, settings.max_steps // 10),
-        "per_device_eval_batch_size": batch_size,
-    }
+    args = _trl_config(given, settings, model_args, evaluated is not None, progress is not None)
+    model = str(policy.EMBEDDED.get(settings.model, settings.model))
     try:
-        config = GRPOConfig(
-            **{
-                "output_dir": str(settings.output_dir),
-                "max_steps": settings.max_steps,
-                "per_device_train_batch_size": batch_size,
-                "num_generations": settings.num_generations,
-                "max_completion_length": settings.max_completion_length,
-                "learning_rate": settings.learning_rate,
-                "lr_scheduler_type": settings.lr_scheduler_type,
-                "beta": 0.0,
-                "temperature": 1.0,
-                "logging_steps": 1,
-                "save_strategy": "steps" if settings.save_steps else "no",
-                "save_steps": settings.save_steps or settings.max_steps,
-                "save_total_limit": 2,
-                "seed": settings.seed,
-                "report_to": "none",
-                "bf16": False,
-                "activation_checkpointing": False,
-                "use_cpu": not torch.cuda.is_available(),
-                "disable_tqdm": progress is not None,
-                "dataloader_pin_memory": torch.cuda.is_available(),
-                **(evaluation if evaluated else {}),
-                **grpo,
-            }
+        # As TRL loads it.
+        processor = AutoProcessor.from_pretrained(
+            model,
+            revision=model_args.model_revision,
+            truncation_side="left",
+            padding_side="left",
+            trust_remote_code=args.trust_remote_code,
         )
-    except (ValueError, TypeError) as error:
-        raise InputError(f"trl.GRPOConfig: {' '.join(str(error).split())}") from None
-    trainer = kind(
-        model,
-        rewards,
-        config,
-        dataset,
-        evaluated or None,
-        processing_class=tokenizer,
-        selector=settings.selector,
-        **named,
-    )
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"model {settings.model!r} cannot be loaded: {first_line(error)}") from None
+    _check_prompts(dataset, settings.dataset or "datasets", processor)
+    try:
+        trainer = kind(
+            model,
+            rewards,
+            args,
+            dataset,
+            evaluated,
+            processing_class=processor,
+            quantization_config=get_quantization_config(model_args),
+            peft_config=get_peft_config(model_args),
+            selector=settings.selector,
+            **named,
+        )
+        Trainer.get_optimizer_cls_and_kwargs(args, cast(Any, trainer.model))
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise InputError(f"trl.GRPOTrainer: {first_line(error)}") from error
     if progress is not None:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Progress(progress))
     return trainer
 
 
-def _check(settings: RunSettings) -> None:
-    """Raise InputError where a setting is out of range, or the folder cannot be written."""
-    least = {
-        **dict.fromkeys(("num_prompts", "max_steps", "prompts_per_step", "max_completion_length"), 1),
-        **{"num_generations": 2, "save_steps": 0, "seed": 0},
+def _datasets(settings: RunSettings, given: dict[str, Any], script: Any, mixture: Any) -> tuple[Dataset, Any]:
+    """What is trained on and what is evaluated on: a dataset, several by name, or None."""
+    if script.dataset_streaming or mixture.streaming:
+        raise InputError("dataset_streaming: prompts that are chosen cannot be streamed: leave it out")
+    tested = given.get("eval_strategy", "no") != "no" and not settings.eval_dataset
+    evaluated = None
+    name = settings.dataset or EMBEDDED_DATASET
+    if mixture.datasets:
+        if settings.dataset:
+            raise InputError(f"dataset {settings.dataset!r} and datasets are both given: give one of the two")
+        try:
+            parts = get_dataset(mixture)
+        except Exception as error:  # of many kinds, as in `load_rows`
+            raise InputError(f"datasets: cannot be loaded: {first_line(error)}") from None
+        dataset, test_split = parts[script.dataset_train_split], script.dataset_test_split
+        check_column(dataset, "datasets")
+        if tested and test_split not in parts:
+            raise InputError("eval_strategy: there is nothing to evaluate on: give eval_dataset or test_split_size")
+        evaluated = parts[test_split] if tested else None
+    else:
+        split = {"config": script.dataset_config, "split": script.dataset_train_split}
+        dataset = load_rows(name, settings.num_prompts, given["seed"], **split)
+        if tested and name in tasks.FAMILIES:
+            raise InputError("eval_strategy: there is nothing to evaluate on: give eval_dataset")
+        if tested:
+            evaluated = load_rows(name, **{**split, "split": script.dataset_test_split})
+    if settings.eval_dataset:
+        evaluated = load_eval_sets(settings.eval_dataset, settings.num_prompts, given["seed"] + 1)
+    return dataset, evaluated
+
+
+def _trl_config(
+    given: dict[str, Any], settings: RunSettings, model_args: Any, evaluates: bool, reports: bool
+) -> GRPOConfig:
+    """`GRPOConfig` of a run."""
+    batches = _batches(settings, given)
+    train_batch = batches.get("per_device_train_batch_size", given.get("per_device_train_batch_size", 8))
+    evaluation = {
+        "eval_strategy": "steps",
+        "eval_steps": 0.1,
+        "per_device_eval_batch_size": math.lcm(train_batch, given.get("num_generations", 8)),
     }
-    for name, bound in least.items():
-        if getattr(settings, name) < bound:
-            raise InputError(f"{name}={getattr(settings, name)}: give at least {bound}")
-    if not 0 < settings.learning_rate < math.inf:
-        raise InputError(f"learning_rate={settings.learning_rate}: give a finite number above 0")
+    init_kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(given.get("model_init_kwargs") or {}),
+    }
+    defaults = {
+        "use_cpu": not torch.accelerator.is_available(),
+        "disable_tqdm": reports,
+        **(evaluation if evaluates else {}),
+    }
+    try:
+        return GRPOConfig(**{**defaults, **given, **batches, "model_init_kwargs": init_kwargs})
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"trl.GRPOConfig: {' '.join(str(error).split())}") from None
+
+
+def _batches(settings: RunSettings, given: dict[str, Any]) -> dict[str, int]:
+    """A device's batch and gradient accumulation that make `prompts_per_step` groups an optimizer step."""
+    batch, accumulation = (given.get(name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps"))
+    groups = settings.prompts_per_step
+    if groups is None and settings.model in policy.EMBEDDED and batch is None:
+        groups = EMBEDDED_PROMPTS_PER_STEP
+    if groups is None:
+        return {}
+    devices = int(os.environ.get("WORLD_SIZE", 1))
+    rollouts = groups * given.get("num_generations", 8)
+    given_batch, given_accumulation = batch, accumulation
+    batch = batch or rollouts // (devices * (accumulation or 1))
+    accumulation = accumulation or rollouts // (devices * max(batch, 1))
+    if batch * accumulation * devices != rollouts:
+        parts = {"per_device_train_batch_size": given_batch, "gradient_accumulation_steps": given_accumulation}
+        by = [f"{name}={value}" for name, value in parts.items() if value] + [f"{devices} devices"] * (devices > 1)
+        raise InputError(
+            f"prompts_per_step={groups} makes {rollouts} rollouts a step, which {' and '.join(by)} cannot make: change "
+            "one of them, or leave it out"
+        )
+    return {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+
+
+def _check(settings: RunSettings, given: dict[str, Any]) -> None:
+    """Raise InputError where a setting is out of range, or the folder cannot be written."""
+    least = {"num_prompts": 1, "prompts_per_step": 1, "max_completion_length": 1, "num_generations": 2, "save_steps": 0}
+    for name, bound in {**least, "seed": 0, "max_steps": 1}.items():
+        value = given.get(name, getattr(settings, name, None))
+        if value is not None and value < bound and (name, value) != ("max_steps", -1):  # TRL's "as the epochs say"
+            raise InputError(f"{name}={value}: give at least {bound}")
+    rate, schedule = given.get("learning_rate", 1.0), given.get("lr_scheduler_type", "linear")
+    if not 0 < rate < math.inf:
+        raise InputError(f"learning_rate={rate}: give a finite number above 0")
     schedules = [kind.value for kind in SchedulerType]
-    if settings.lr_scheduler_type not in schedules:
-        raise InputError(f"lr_scheduler_type={settings.lr_scheduler_type!r} is none of {', '.join(schedules)}")
+    if schedule not in schedules:
+        raise InputError(f"lr_scheduler_type={schedule!r} is none of {', '.join(schedules)}")
     check_target(Path(settings.output_dir) / HISTORY_FILE)
 
 
@@ -302,94 +434,15 @@ def _check_prompts(dataset: Dataset, name: str, tokenizer: Any) -> None:
 
 
 class _Progress(TrainerCallback):
-    def __init__(self, report: Callable[[int, dict[str, float]], None]) -> None:
+    def __init__(self, report: Progress) -> None:
         self.report = report
+        self.last: dict[str, float] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not control.should_log:
+            self.report(state.global_step, state.max_steps, self.last)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs and "reward" in logs:
-            self.report(state.global_step, logs)
-
-
-def _model(name: str, init_kwargs: dict[str, Any] | None = None) -> tuple[Any, Any]:
-    if name in policy.EMBEDDED:
-        return policy.load_policy(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
-        return AutoModelForCausalLM.from_pretrained(name, **init_kwargs or {}), tokenizer
-    except (OSError, ValueError) as error:
-        raise InputError(f"model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
-
-
-def load_rows(name: str, num_prompts: int = 1000, seed: int = 0) -> Dataset:
-    """Rows with "prompt": a pool of an embedded family, else a file or a Hugging Face dataset.
-
-    Args:
-        name: which.
-        num_prompts, seed: of the pool, for families.
-
-    Raises:
-        InputError: no such dataset, or one without prompts.
-    """
-    if name in tasks.FAMILIES:
-        return Dataset.from_list(tasks.make_pool(name, num_prompts, seed))
-    suffix = Path(name).suffix.lstrip(".")
-    try:
-        if suffix in ("parquet", "json", "jsonl", "csv"):
-            if not Path(name).is_file():
-                raise InputError(f"dataset {name!r}: no such file")
-            dataset = load_dataset("json" if suffix == "jsonl" else suffix, data_files=name, split="train")
-        else:
-            dataset = load_dataset(name, split="train")
-    except InputError:
-        raise
-    except Exception as error:  # datasets raises errors of many kinds, each in a paragraph
-        raise InputError(
-            f"dataset {name!r} is no embedded family ({', '.join(tasks.FAMILIES)}) and cannot be loaded: "
-            f"{(str(error).splitlines() or [type(error).__name__])[0]}"
-        ) from None
-    if "prompt" not in dataset.column_names:
-        raise InputError(f"dataset {name!r} has no column 'prompt'; it has {', '.join(dataset.column_names)}")
-    return dataset
-
-
-def load_reward(name: str) -> Callable[..., list[float]]:
-    """The reward function that a text names, see `RunSettings`. What it gives is checked.
-
-    Raises:
-        InputError: there is no such function. Later, from the function: it fails, or its rewards are not one number or
-            None for each completion.
-    """
-    if name == DEFAULT_REWARD:
-        return tasks.exact_answer
-    found: Any = load_object(name, "reward")
-    if not callable(found):
-        raise InputError(f"reward {name!r} is a {type(found).__name__}: name a function")
-    return found if inspect.iscoroutinefunction(found) else _checked(found, name)
-
-
-def _checked(reward: Callable[..., Any], name: str) -> Callable[..., list[float]]:
-    @functools.wraps(reward)
-    def checked(**batch: Any) -> list[float]:
-        try:
-            rewards = reward(**batch)
-        except (Exception, SystemExit) as error:
-            file = inspect.getsourcefile(reward) if inspect.isfunction(reward) else None
-            raise failed(error, name, "reward", file) from error
-        if isinstance(rewards, torch.Tensor | np.ndarray):
-            rewards = rewards.tolist()
-        try:
-            given = list(rewards)
-        except TypeError:
-            given = None
-        completions = batch["completions"]
-        if given is None or len(given) != len(completions):
-            what = f"a {type(rewards).__name__}" if given is None else f"{len(given)} rewards"
-            raise InputError(f"reward {name!r} gave {what} for {len(completions)} completions: give one for each")
-        for value in given:
-            if value is not None and not isinstance(value, Real):
-                raise InputError(
-                    f"reward {name!r} gave {value!r}: a reward is a number, or None where there is no grade"
-                )
-        return given
-
-    return checked
+            self.last = logs
+            self.report(state.global_step, state.max_steps, logs)

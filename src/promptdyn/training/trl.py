@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +55,7 @@ FEATURES_FILE = "features.npz"
 HISTORY_FILE = "history.parquet"
 
 logger = logging.getLogger(__name__)
+logger.addFilter(lambda _: os.environ.get("RANK", "0") == "0")  # one process speaks for all
 
 
 class SelectionGRPOTrainer(GRPOTrainer):
@@ -61,6 +64,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
     Takes every argument of `trl.GRPOTrainer`, and:
 
     Args:
+        args: as TRL's. Where `max_steps` is not set, it becomes what `num_train_epochs` make, said in a line.
         selector: chooses the prompts and learns from their rewards: "auto" (default), another of
             `promptdyn.training.recipes.SELECTORS`, a model as in "hmm:cluster=task", a `Recipe`, or a `Selector`, whose
             pool must be `prompt_ids(train_dataset)`, its `num_generations` that of `args`. A line is logged that says
@@ -95,11 +99,10 @@ class SelectionGRPOTrainer(GRPOTrainer):
     is such as `keep` says).
 
     Raises:
-        InputError: no `args.max_steps` (an epoch means nothing when prompts are chosen); training data that cannot
-            be indexed, with an id empty or of two rows that differ, or with fewer prompts than an optimizer step takes;
-            a selector made for other prompts or another group size; a recipe that cannot be followed; a `success` that
-            is no rule, or names no reward function of the run; a cluster column that is absent; when resuming, a
-            checkpoint of another pool or model.
+        InputError: no `args`; training data that cannot be indexed, with an id empty or of two rows that differ, or
+            with fewer prompts than an optimizer step takes; a selector made for other prompts or another group size; a
+            recipe that cannot be followed; a `success` that is no rule, or names no reward function of the run; a
+            cluster column that is absent; when resuming, a checkpoint of another pool or model.
     """
 
     def __init__(
@@ -118,10 +121,11 @@ class SelectionGRPOTrainer(GRPOTrainer):
         **named: Any,
     ) -> None:
         # All is checked before TRL loads a model, which may take minutes.
-        if args is None or args.max_steps <= 0:
-            raise InputError("max_steps is not set, and an epoch means nothing here: set GRPOConfig(max_steps=...)")
+        if args is None:
+            raise InputError("args is not given: pass a GRPOConfig, with max_steps or num_train_epochs")
         rows = prompt_rows(train_dataset, id_column)
         ids = list(rows)
+        args = _with_steps(args, len(ids))
         if len(ids) < len(train_dataset):
             train_dataset = train_dataset.select(list(rows.values()))
         _check_size(ids, args)
@@ -351,11 +355,16 @@ class SelectionGRPOTrainer(GRPOTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **named: Any) -> Any:
         """As TRL's. `resume_from_checkpoint=True` takes the newest whole checkpoint of `args.output_dir`.
 
+        Default: what `args.resume_from_checkpoint` says.
+
         Raises:
             InputError: no checkpoint to resume from, one that is not whole, or of `max_steps` or more, or another run
                 that is training into the folder.
         """
         output = Path(str(self.args.output_dir))
+        if resume_from_checkpoint is None:
+            resume_from_checkpoint = self.args.resume_from_checkpoint
+        resume_from_checkpoint = wants_resume(resume_from_checkpoint)
         if resume_from_checkpoint is True:
             found = last_checkpoint(output)
             if found is None:
@@ -372,6 +381,16 @@ class SelectionGRPOTrainer(GRPOTrainer):
                 )
         with locked(output) if self.accelerator.is_main_process else nullcontext():
             return super().train(resume_from_checkpoint, *positional, **named)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # TRL calls rewards of several evaluation sets by one name.
+        sets: Any = self.eval_dataset if isinstance(self.eval_dataset, dict) else ()
+        name = next((name for name in sets if f"eval_{name}_runtime" in logs), None)
+        if name is not None:
+            self._metrics["eval"] = defaultdict(
+                list, {f"{name}_{key}": values for key, values in self._metrics["eval"].items()}
+            )
+        super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
@@ -430,6 +449,37 @@ def _fetch(dataset: Dataset, rows: list[int]) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def wants_resume(given: str | bool | None) -> str | bool:
+    """`resume_from_checkpoint` as it is meant: a checkpoint, True for the newest one, False for none.
+
+    A command line or settings file makes a word of true and false.
+    """
+    words = {"true": True, "false": False, "": False}
+    return words.get(given.lower(), given) if isinstance(given, str) else bool(given)
+
+
+def _with_steps(args: GRPOConfig, num_prompts: int) -> GRPOConfig:
+    """Settings with `max_steps`: where it is not set, what `num_train_epochs` make of a pool, counted as TRL does."""
+    if not args.shuffle_dataset:
+        logger.warning("shuffle_dataset=False has no effect: the selector says which prompts come when")
+    if args.max_steps > 0:
+        return args
+    num_chosen, _ = _generation_shape(args)
+    # Batches of one process, each of them a forward and a backward pass.
+    batches = num_prompts // num_chosen * cast(int, args.steps_per_generation) * args.num_iterations
+    steps = math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
+    args = copy(args)
+    args.max_steps = steps
+    logger.warning(
+        "num_train_epochs=%g: %d optimizer steps, as many as TRL takes for it with %d prompts; which prompts come, and "
+        "how often, is chosen",
+        args.num_train_epochs,
+        steps,
+        num_prompts,
+    )
+    return args
 
 
 def _generation_shape(args: Any) -> tuple[int, int]:
