@@ -234,11 +234,8 @@ def _given(settings: RunSettings) -> dict[str, Any]:
     ours = {name: value for name in names if (value := getattr(settings, name)) is not None}
     given = {**ours, **settings.grpo, "output_dir": str(settings.output_dir)}
     if settings.model in policy.EMBEDDED:
-        epochs = "num_train_epochs" in given
-        given = {
-            **{name: value for name, value in EMBEDDED_DEFAULTS.items() if name != "max_steps" or not epochs},
-            **given,
-        }
+        epochs = {"max_steps": -1} if "num_train_epochs" in given else {}
+        given = {**EMBEDDED_DEFAULTS, **epochs, **given}
     if given.get("save_steps") == 0:
         given |= {"save_strategy": "no"}
         del given["save_steps"]
@@ -266,12 +263,11 @@ def make_trainer(
     given = _given(settings)
     _check(settings, given)
     script, model_args, mixture = script_settings(settings.script)
-    rewards: list[Any] = [load_reward(name) for name in settings.reward.split(",")] if settings.reward else []
+    default = [] if script.reward_model_name_or_path else [DEFAULT_REWARD]
+    names = settings.reward.split(",") if settings.reward else default
+    rewards: list[Any] = [load_reward(name) for name in names]
     if script.reward_model_name_or_path:
         rewards.insert(0, script.reward_model_name_or_path)
-    names = settings.reward.split(",") if settings.reward else []
-    if not rewards:
-        names, rewards = [DEFAULT_REWARD], [load_reward(DEFAULT_REWARD)]
     check_packages({**settings.script, **given}, names)
     dataset, evaluated = _datasets(settings, given, script, mixture)
     if DEFAULT_REWARD in names and "answer" not in dataset.column_names:
