@@ -271,6 +271,18 @@ def test_a_run_of_epochs_ends_where_it_says(tmp_path):
     assert len(promptdyn.read_history(tmp_path / "history.parquet")) == 7 * 3
 
 
+def test_a_checkpoint_may_be_a_path_that_is_not_the_newest(tmp_path):
+    settings = {"save_steps": 1, "logging_steps": 1}
+    trainer_of(tmp_path, max_steps=2, **settings).train()
+    trainer = trainer_of(tmp_path, max_steps=3, **settings)
+    begun = []
+    on_load = trainer._load_optimizer_and_scheduler
+    trainer._load_optimizer_and_scheduler = lambda place: (begun.append(place), on_load(place))
+    trainer.train(resume_from_checkpoint=tmp_path / "checkpoint-1")
+    assert begun == [str(tmp_path / "checkpoint-1")]
+    assert promptdyn.read_history(tmp_path / "history.parquet").steps.tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("wanted", [True, "true", "PATH"])
 def test_resume_from_checkpoint_resumes(tmp_path, wanted):
     """As a field of GRPOConfig, in Python and through `run`."""
@@ -349,6 +361,7 @@ def test_trls_own_reward_functions_are_known_by_name():
     ],
 )
 def test_a_selector_that_is_none_names_those_near_it(text, message):
+    assert selector_recipe(text, dynamics="rate").dynamics == "rate"  # as a race names an entrant
     with pytest.raises(InputError) as refused:
         selector_recipe(text)
     assert message in str(refused.value)

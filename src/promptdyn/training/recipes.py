@@ -140,7 +140,9 @@ def selector_recipe(text: str, **changes: Any) -> Recipe:
         InputError: settings for a selector that takes none, or a name that is neither a selector nor a model.
     """
     name, settings, _ = text.partition(":")
-    if re.fullmatch(r"[\w+-]+(:\w+=.*)?", text) and name not in (*SELECTORS, *MODELS):
+    # A name of one's own is fine where `changes` say what forecasts.
+    known = name in SELECTORS or name in MODELS or changes.get("dynamics") is not None
+    if not known and re.fullmatch(r"[\w+-]+(:\w+=.*)?", text):
         near = get_close_matches(name, [*SELECTORS, *MODELS], n=3, cutoff=0.5)
         mend = f": did you mean {' or '.join(map(repr, near))}? It" if near else ": it"
         raise InputError(

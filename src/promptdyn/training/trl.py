@@ -352,7 +352,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
             self._generations_to_come = self._generations - 1
         return loss
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **named: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *positional: Any, **named: Any) -> Any:
         """As TRL's. `resume_from_checkpoint=True` takes the newest whole checkpoint of `args.output_dir`.
 
         Default: what `args.resume_from_checkpoint` says.
@@ -451,13 +451,14 @@ def _fetch(dataset: Dataset, rows: list[int]) -> list[dict[str, Any]]:
     ]
 
 
-def wants_resume(given: str | bool | None) -> str | bool:
+def wants_resume(given: str | Path | bool | None) -> str | bool:
     """`resume_from_checkpoint` as it is meant: a checkpoint, True for the newest one, False for none.
 
     A command line or settings file makes a word of true and false.
     """
-    words = {"true": True, "false": False, "": False}
-    return words.get(given.lower(), given) if isinstance(given, str) else bool(given)
+    if isinstance(given, bool | None):
+        return bool(given)
+    return {"true": True, "false": False, "": False}.get(str(given).lower(), str(given))
 
 
 def _with_steps(args: GRPOConfig, num_prompts: int) -> GRPOConfig:
