@@ -22,6 +22,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig
 
+from promptdyn.history import RewardHistory
 from promptdyn.models import DPS
 from promptdyn.selection import Observation, Selector
 from promptdyn.selection.groups import rewards_of
@@ -157,19 +158,29 @@ def selector(**settings: Any) -> WatchedSelector:
     return WatchedSelector(DPS(decay=0.7).online(prompt_ids(POOL)), **(defaults | settings))
 
 
-def trainer(folder: Path, cluster_columns: Any = ("task",), **settings: Any) -> WatchedTrainer:
-    """A trainer on POOL; `settings` go to GRPOConfig, but for those of the trainer itself."""
+def trainer(folder: Path, cluster_columns: Any = ("task",), pool: Dataset = POOL, **settings: Any) -> WatchedTrainer:
+    """A trainer on a pool; `settings` go to GRPOConfig, but for those of the trainer itself."""
     names = ("eval_dataset", "callbacks", "selector", "dynamic_sampling")
     own = {name: settings.pop(name) for name in names if name in settings}
     return WatchedTrainer(
         model(),
         Grader(),
         config(folder, **settings),
-        POOL,
+        pool,
         processing_class=tokenizer(),
         cluster_columns=cluster_columns,
         **({"selector": selector()} | own),
     )
+
+
+def history_of(folder: str | Path) -> RewardHistory:
+    return RewardHistory.from_parquet(Path(folder) / "history.parquet")
+
+
+def rows(history: RewardHistory) -> list[tuple]:
+    ids = history.prompt_ids[history.prompt]
+    columns = (history.step, ids, history.num_rollouts, history.num_successes, history.trained)
+    return sorted(zip(*(column.tolist() for column in columns), strict=True))
 
 
 class Death(TrainerCallback):

@@ -216,6 +216,22 @@ def test_a_reading_is_kept_for_the_same_prompts_and_weights(reader_parts, tmp_pa
     assert len(told) == 6
 
 
+def test_only_prompts_that_joined_are_read_and_on_the_axes_of_the_first_pool(reader_parts, tmp_path):
+    told = []
+    args = {"cache": tmp_path / "features.npz", "progress": lambda done, total: told.append(total)}
+    whole = features.PolicyReader(*reader_parts, **args).read(PROMPTS[:8])
+    reader = features.PolicyReader(*reader_parts, **args)
+    again = reader.read([PROMPTS[9], *PROMPTS[3:8], PROMPTS[8]])
+    np.testing.assert_array_equal(again[1:6], whole[3:8])
+    assert told[-1] == 2
+    np.testing.assert_allclose(reader.read(PROMPTS[8:10]), again[[6, 0]], atol=1e-4)
+    told.clear()
+    np.testing.assert_array_equal(features.PolicyReader(*reader_parts, **args).read(PROMPTS[8:10]), again[[6, 0]])
+    assert not told
+    features.PolicyReader(*reader_parts, **args).read(PROMPTS[10:12])  # another pool, axes of its own
+    assert told[-1] == 2
+
+
 def test_what_cannot_be_read_is_told(reader_parts):
     model, tokenizer = reader_parts
     reader = features.PolicyReader(model, tokenizer)

@@ -7,11 +7,21 @@ import numpy as np
 import pytest
 
 import promptdyn
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.inference import Fit
 from promptdyn.kernels import jax as kernels
-from promptdyn.models import DPS, MODELS, BetaBernoulli, DiscreteHMM, Dynamics, InformativeRate, Pool, emissions
+from promptdyn.models import (
+    DPS,
+    MODELS,
+    BetaBernoulli,
+    DiscreteHMM,
+    Dynamics,
+    FeatureRate,
+    InformativeRate,
+    Pool,
+    emissions,
+)
 from promptdyn.online import DiscountedBeta, FrozenChain, OnlineFilter
 from promptdyn.ppl import load_backend
 from promptdyn.testing import check_online
@@ -173,10 +183,52 @@ def test_states_of_other_models_and_pools_are_refused():
     state = DPS(0.7).online(IDS).state_dict()
     with pytest.raises(InputError, match="saved by model"):
         DPS(0.5).online(IDS).load_state_dict(state)
-    with pytest.raises(InputError, match=r"another pool .* prompt 'z'"):
-        DPS(0.7).online([*IDS[:5], "z"]).load_state_dict(state)
-    with pytest.raises(InputError, match="another pool"):
-        DPS(0.7).online([*IDS, "g"]).load_state_dict(state)
+    with pytest.raises(
+        InputError, match="another pool: none of its 6 prompts, such as 'a', is among this one's 2, such"
+    ):
+        DPS(0.7).online(["y", "z"]).load_state_dict(state)
+    with pytest.raises(InputError, match="the state has prompt 'a' twice"):
+        DPS(0.7).online(IDS).load_state_dict({**state, "prompt_ids": ["a", "b", "c", "d", "e", "a"]})
+    with pytest.raises(InputError, match="the state has no prompts"):
+        DPS(0.7).online(IDS).load_state_dict({**state, "prompt_ids": [], "clusters": []})
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_states_go_by_ids(name):
+    """In another order, with prompts that join and with some that only the state has."""
+    model = FILTERS[name]
+    features = np.random.default_rng(0).normal(size=(len(IDS) + 1, 3)) if hasattr(model, "features") else None
+    of = (lambda rows: None) if features is None else features.__getitem__
+    saved = OnlineFilter(model, IDS[:5], LABELS[:5], of(slice(0, 5)))
+    saved.step(["a", "d"], [3, 8], 8)
+    rows = [6, 3, 0, 5, 2]  # b and e are gone, f and g join
+    ids, labels = [*IDS, "g"], [*LABELS, "x"]
+    loaded = OnlineFilter(model, [ids[i] for i in rows], [labels[i] for i in rows], of(rows))
+    loaded.load_state_dict(saved.state_dict())
+    saved.add(["g", "f"], ["x", "y"], of([6, 5]))
+    assert loaded.prompt_ids == saved.prompt_ids == ["a", "b", "c", "d", "e", "g", "f"]
+    for online in (saved, loaded):
+        online.step(["c", "f"], [0, 5], 8)
+    assert loaded.steps == saved.steps == 2
+    for one, other in zip(loaded._state, saved._state, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_labels_that_changed_since_are_told():
+    state = DPS(cluster="family").online(IDS, LABELS).state_dict()
+    online = DPS(cluster="family").online(IDS, ["x", "z", *LABELS[2:]])
+    with pytest.warns(PromptdynWarning, match="1 prompts had another cluster label .* such as 'b': 'y', now 'z'"):
+        online.load_state_dict(state)
+    assert online.state_dict()["clusters"] == LABELS
+
+
+def test_features_are_read_anew_for_some_prompts():
+    features = np.random.default_rng(0).normal(size=(3, 4))
+    online = OnlineFilter(FeatureRate(), ["a", "b", "c"], features=features)
+    online.refresh(features[[2, 0]] + 1.0, ["c", "a"])
+    np.testing.assert_allclose(online._state.features.T, features + np.array([[1.0], [0.0], [1.0]]), rtol=1e-6)
+    with pytest.raises(InputError, match="prompt 'd' is not among"):
+        online.refresh(features[:1], ["d"])
 
 
 def test_a_fit_runs_online(tmp_path):

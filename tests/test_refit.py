@@ -34,8 +34,8 @@ def test_a_refitted_model_takes_over_at_its_step_and_a_resumed_run_chooses_the_s
     settings = {"method": "em", "backend": "pyro", "max_iterations": 4}
     refitted = Refitted(MODEL, every=6, lag=2, settings=settings)
 
-    def fresh():
-        return Selector(refitted.online(IDS, LABELS), policy="proportional", seed=1)
+    def fresh(order=slice(None)):
+        return Selector(refitted.online(IDS[order], LABELS[order]), policy="proportional", seed=1)
 
     selector = fresh()
     online = selector.online
@@ -59,8 +59,9 @@ def test_a_refitted_model_takes_over_at_its_step_and_a_resumed_run_chooses_the_s
     drive(online, 9, 11)
     first = [selector.select(5) for _ in range(3)]
 
-    for name, step in (("begun", 7), ("fitted", 9)):
-        resumed = fresh()
+    backwards = slice(None, None, -1)  # a pool in another order
+    for name, step, order in (("begun", 7, slice(None)), ("fitted", 9, slice(None)), ("fitted", 9, backwards)):
+        resumed = fresh(order)
         resumed.load(tmp_path / f"{name}.npz")
         assert resumed.online.steps == step
         drive(resumed.online, step, 11)

@@ -17,12 +17,12 @@ import pytest
 from datasets import Dataset, IterableDataset
 
 import grpo_run
-from grpo_run import NUM_GENERATIONS, POOL, Grader, WatchedTrainer
+from grpo_run import NUM_GENERATIONS, POOL, Grader, WatchedTrainer, history_of, rows
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import DPS
 from promptdyn.selection import Observation, Selector
-from promptdyn.training.pool import prompt_ids, prompt_rows
+from promptdyn.training.pool import prompt_ids
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.recording import HistoryRecorder
 from promptdyn.training.trl import SelectionGRPOTrainer
@@ -70,16 +70,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, WatchedTrainer]:
         finished[name] = grpo_run.trainer(tmp_path_factory.mktemp("run"), **settings(name))
         finished[name].train()
     return finished
-
-
-def history_of(folder: str | Path) -> RewardHistory:
-    return RewardHistory.from_parquet(Path(folder) / "history.parquet")
-
-
-def rows(history: RewardHistory) -> list[tuple]:
-    ids = history.prompt_ids[history.prompt]
-    columns = (history.step, ids, history.num_rollouts, history.num_successes, history.trained)
-    return sorted(zip(*(column.tolist() for column in columns), strict=True))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -265,33 +255,6 @@ def test_rewards_are_weighted_and_unscored_rollouts_are_not_counted(tmp_path: Pa
     assert len(RewardHistory.from_parquet(tmp_path / "elsewhere" / "seen.parquet")) == 2
 
 
-def test_content_ids_are_stable_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    bare = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in ("one", "two")])
-    ids = prompt_ids(bare)
-    assert "no column 'prompt_id'" in caplog.text
-    assert len(set(ids)) == 2
-    assert ids == list(reversed(prompt_ids(bare.select([1, 0]))))
-
-
-def test_rows_that_repeat_are_one_prompt_and_other_answers_another(caplog: pytest.LogCaptureFixture) -> None:
-    rows = [
-        {"prompt": "1 + 1 =", "answer": "2"},
-        {"prompt": "x =", "answer": "1"},
-        {"prompt": "1 + 1 =", "answer": "2"},
-        {"prompt": "x =", "answer": "2"},
-        {"prompt": "x =", "answer": "2"},
-    ]
-    found = prompt_rows(Dataset.from_list(rows))
-    assert list(found.values()) == [0, 1, 3]
-    assert "2 of 5 rows of the dataset repeat others and are left out" in caplog.text
-    assert "1 rows have the prompt of others and another answer" in caplog.text
-    # Whoever stands alone keeps the id that it would have without the others.
-    assert list(prompt_rows(Dataset.from_list(rows[:2]))) == list(found)[:2]
-    assert list(prompt_rows(Dataset.from_list(rows[1:]))) == [list(found)[i] for i in (1, 0, 2)]
-    with pytest.raises(InputError, match="no column 'prompt': it has text"):
-        prompt_rows(Dataset.from_list([{"text": "x"}]))
-
-
 def test_a_dataset_that_repeats_itself_is_trained_on_once(tmp_path: Path) -> None:
     twice = Dataset.from_list([*POOL, *POOL])
     trained = SelectionGRPOTrainer(
@@ -344,13 +307,6 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
         {"train_dataset": Dataset.from_list([*POOL, {**POOL[0], "prompt_id": None}])},
         r"row 12 of the dataset has an empty 'prompt_id'",
     ),
-    "an empty label": (
-        {
-            "train_dataset": Dataset.from_list([*POOL.select(range(11)), {**POOL[11], "task": ""}]),
-            "cluster_columns": ["task"],
-        },
-        r"prompt 'p11' has an empty label in cluster column 'task'",
-    ),
     "a history's own column": (
         {"cluster_columns": ["prompt_id"]},
         r"'prompt_id' has the name of a history's own column",
@@ -382,9 +338,13 @@ def test_checkpoint_of_another_pool_or_without_a_selector(
 ) -> None:
     checkpoint = tmp_path / "run" / "checkpoint-4"
     shutil.copytree(runs["plain"].args.output_dir, tmp_path / "run")
-    reverse = list(reversed(POOL["prompt_id"]))
-    with pytest.raises(InputError, match=r"selector\.npz: the state was saved for another pool"):
-        grpo_run.trainer(tmp_path / "run", selector=selector_of(reverse)).train(str(checkpoint))
+    others = Dataset.from_list([{**row, "prompt_id": f"e{i}"} for i, row in enumerate(POOL)])
+    with pytest.raises(
+        InputError, match=r"selector\.npz: the state was saved for another pool: none of its 12 prompts, "
+    ):
+        grpo_run.trainer(tmp_path / "run", pool=others, selector=selector_of(others["prompt_id"])).train(
+            str(checkpoint)
+        )
     (checkpoint / "selector.npz").unlink()
     (tmp_path / "run" / "history.parquet").unlink()
     resumed = grpo_run.trainer(tmp_path / "run", max_steps=5)

@@ -24,6 +24,7 @@ __all__ = [
     "Rows",
     "as_array",
     "check_lengths",
+    "is_missing",
     "no_rows",
     "renamed",
 ]
@@ -71,7 +72,7 @@ class Rows:
     def numbers(self, name: str, values: NDArray, least: float = -np.inf) -> NDArray[np.float32]:
         """(row,) finite numbers, NaN where one is missing."""
         if values.dtype.kind == "O":
-            missing = np.fromiter(map(_is_missing, values), bool, len(values))
+            missing = np.fromiter(map(is_missing, values), bool, len(values))
             number = np.fromiter((isinstance(v, Real) and not isinstance(v, bool) for v in values), bool, len(values))
             for row in np.flatnonzero(~(number | missing))[:1]:
                 raise self._wrong(name, row, values, "is not a number", "give a number, or leave it empty")
@@ -107,7 +108,7 @@ class Rows:
             raise self._wrong(
                 name, row, values, "is no label", "give a string or a number, or drop the column"
             ) from None
-        missing = [code for code, value in enumerate(distinct) if _is_missing(value) or value == ""]
+        missing = [code for code, value in enumerate(distinct) if is_missing(value) or value == ""]
         if missing_as is not None:
             distinct = [missing_as if code in missing else value for code, value in enumerate(distinct)]
             missing = []
@@ -151,7 +152,7 @@ class Rows:
 
     def _wrong(self, name: str, row: int, values: NDArray, what: str, mend: str) -> InputError:
         value = values[row : row + 1].tolist()[0]
-        found = f"{name} is missing" if _is_missing(value) else f"{name}={_short(value)} {what}"
+        found = f"{name} is missing" if is_missing(value) else f"{name}={_short(value)} {what}"
         return self.error(row, found, mend)
 
 
@@ -190,7 +191,7 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     # NAType and NaTType are pandas' missing values, known here without importing pandas.
     return (
         value is None or (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")

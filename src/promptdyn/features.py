@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,8 +111,8 @@ class PolicyReader:
         tokenizer: its tokenizer.
         num_components: principal components of each hidden state; default 6.
         batch_size: prompts at a time; default 64.
-        cache: file that keeps the first pool's features and axes: they are taken from it where it was written for the
-            same prompts and the same weights. Default none.
+        cache: file that keeps the first pool's features and axes. Where it was written with the same weights and has
+            prompts of the pool, its axes are taken, and only prompts that it has not are read. Default none.
         progress: called with prompts read and prompts in all. Default: a progress bar on stderr where it takes long.
     """
 
@@ -145,20 +144,25 @@ class PolicyReader:
         if len(prompts) == 0:
             raise InputError("no prompts to read: give at least one")
         texts = [self._text(prompt, row) for row, prompt in enumerate(prompts)]
-        first = not self._axes
-        key = self._key(texts) if first and self.cache is not None else ""
-        if key and (found := self._kept(key)) is not None:
-            return found
-        parts = self._read(texts)
-        if first:
-            counts = (self.num_components, self.num_components, 0)
-            self._axes = [
-                _Axes.of(part, count) if count else _plain(part) for part, count in zip(parts, counts, strict=True)
-            ]
-        features = np.concatenate([axes.along(part) for axes, part in zip(self._axes, parts, strict=True)], axis=1)
-        if key:
-            self._keep(key, features)
-        return features
+        if self._axes:
+            return self._along(self._read(texts))
+        marks, key = _marks(texts), "" if self.cache is None else self._key()
+        known = self._kept(key, marks) if key else {}
+        missing = [row for row, mark in enumerate(marks) if mark not in known]
+        if missing:
+            parts = self._read([texts[row] for row in missing])
+            if not known:
+                counts = (self.num_components, self.num_components, 0)
+                self._axes = [
+                    _Axes.of(part, count) if count else _plain(part) for part, count in zip(parts, counts, strict=True)
+                ]
+            known |= zip((marks[row] for row in missing), self._along(parts), strict=True)
+            if key:
+                self._keep(key, known)
+        return np.stack([known[mark] for mark in marks])
+
+    def _along(self, parts: tuple[NDArray, NDArray, NDArray]) -> Floats:
+        return np.concatenate([axes.along(part) for axes, part in zip(self._axes, parts, strict=True)], axis=1)
 
     def _text(self, prompt: Any, row: int) -> str:
         if isinstance(prompt, str) and prompt:
@@ -232,29 +236,35 @@ class PolicyReader:
             task = bar.add_task("reading prompts", total=total)
             yield lambda done, of: bar.update(task, completed=done)
 
-    def _key(self, texts: list[str]) -> str:
-        """Of prompts, weights and settings: the beginning of each parameter tells policies apart."""
-        digest = hashlib.sha256(json.dumps([self.num_components, texts]).encode())
+    def _key(self) -> str:
+        """Of weights and settings: the beginning of each parameter tells policies apart."""
+        digest = hashlib.sha256(f"{self.num_components}".encode())
         for name, parameter in self.model.named_parameters():
             digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
             digest.update(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def _kept(self, key: str) -> Floats | None:
-        """The features in the cache, whose axes are then taken too; None where it is of other prompts or weights."""
+    def _kept(self, key: str, marks: list[int]) -> dict[int, Floats]:
+        """Features in the cache by their prompts' marks, and its axes; none where it is of other prompts or weights."""
         assert self.cache is not None
         if not Path(self.cache).is_file():
-            return None
+            return {}
         values, arrays = read_state(self.cache, "features")
-        if values.get("key") != key:
-            return None
+        if values.get("key") != key or not np.isin(arrays["marks"], np.array(marks, np.uint64)).any():
+            return {}
         self._axes = [_Axes(*(arrays[f"{field}_{i}"] for field in _Axes._fields)) for i in range(3)]
-        return arrays["features"]
+        return dict(zip(arrays["marks"].tolist(), arrays["features"], strict=True))
 
-    def _keep(self, key: str, features: Floats) -> None:
+    def _keep(self, key: str, known: Mapping[int, Floats]) -> None:
         assert self.cache is not None
         arrays = {f"{field}_{i}": value for i, axes in enumerate(self._axes) for field, value in axes._asdict().items()}
-        write_state(self.cache, "features", {"key": key}, {**arrays, "features": features})
+        arrays |= {"marks": np.fromiter(known, np.uint64), "features": np.stack(list(known.values()))}
+        write_state(self.cache, "features", {"key": key}, arrays)
+
+
+def _marks(texts: list[str]) -> list[int]:
+    """(prompt,) numbers that tell texts apart."""
+    return [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts]
 
 
 def _plain(points: NDArray) -> _Axes:

@@ -6,6 +6,7 @@ is what array kernels run on. Knows nothing of log formats other than its own Pa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -22,7 +23,7 @@ from promptdyn.storage import atomic
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DenseHistory", "RewardHistory", "cross"]
+__all__ = ["DenseHistory", "RewardHistory", "cross", "uncross"]
 
 VERSION = 2  # 2: reward_mean, reward_std
 VERSION_KEY = b"promptdyn.history.version"
@@ -344,7 +345,7 @@ class RewardHistory:
         """(prompt,) labels of a cluster column, or of several, crossed as by `cross`.
 
         Raises:
-            InputError: no such column, or as `cross`.
+            InputError: no such column.
         """
         names = [cluster] if isinstance(cluster, str) else list(cluster)
         for name in names:
@@ -440,17 +441,22 @@ class RewardHistory:
 
 
 def cross(columns: Sequence[Sequence[Any] | NDArray]) -> NDArray[np.object_]:
-    """(prompt,) labels of one column as strings, or of several, joined by "|".
-
-    Raises:
-        InputError: several columns, and a label of one holds "|" itself.
-    """
+    r"""(prompt,) labels of one column as strings, or of several joined by "|", where "\|" is one inside a label."""
     texts = [[str(label) for label in column] for column in columns]
     if len(texts) > 1:
-        ambiguous = next((label for column in texts for label in column if "|" in label), None)
-        if ambiguous is not None:
-            raise InputError(f"label {ambiguous!r} holds '|', which joins the labels of several columns: rename it")
+        texts = [[label.replace("\\", r"\\").replace("|", r"\|") for label in column] for column in texts]
     return np.fromiter(map("|".join, zip(*texts, strict=True)), object, len(texts[0]))
+
+
+def uncross(label: str) -> list[str]:
+    """(column,) what `cross` joined, of one prompt."""
+    parts = [""]
+    for token in re.findall(r"\\.|[^\\]", label, re.DOTALL):
+        if token == "|":
+            parts.append("")
+        else:
+            parts[-1] += token[-1]
+    return parts
 
 
 def _numpy(column: pa.ChunkedArray) -> NDArray:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.history import RewardHistory
+from promptdyn.history import RewardHistory, uncross
 from promptdyn.inference.fit import Fit
 from promptdyn.models.base import Dynamics, Pool, cluster_of, with_clusters
 from promptdyn.online.chain import draw_states
@@ -127,7 +127,7 @@ def _dealt(fit: Fit, num_prompts: int) -> dict[str, list[str]]:
     if cluster is None:
         return {}
     columns = [cluster] if isinstance(cluster, str) else list(cluster)
-    labels = [[name] if len(columns) == 1 else name.split("|") for name in fit.cluster_names]
+    labels = [[name] if len(columns) == 1 else uncross(name) for name in fit.cluster_names]
     dealt = [labels[i % len(labels)] for i in range(num_prompts)]
     return {column: [label[place] for label in dealt] for place, column in enumerate(columns)}
 

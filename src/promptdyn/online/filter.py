@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.online.protocol import OnlineModel
 
 __all__ = ["OnlineFilter"]
@@ -127,24 +128,38 @@ class OnlineFilter:
     ) -> None:
         """Let new prompts join the pool, at their initial belief. Raises InputError as the constructor does."""
         given = self._numbers(prompt_ids, features)
-        if given is not None:
-            given = np.concatenate([self._state.features.T, self._as_many(given)])
-        fresh = self._fresh([*self._clusters, *_labels(prompt_ids, clusters)], given)
+        grown = self._grown(self._state, self._clusters, _labels(prompt_ids, clusters), given)
         self._register(prompt_ids, clusters)
-        # Those here already, and their clusters, come first.
-        for field, mine in zip(fresh, self._state, strict=True):
-            field[..., : mine.shape[-1]] = mine
-        self._state = fresh
+        self._state = grown
 
-    def refresh(self, features: ArrayLike) -> None:
-        """Read the pool's features (prompt feature) anew; what was learned of features stays.
+    def _grown(
+        self, state: Any, clusters: list[str | None], joining: list[str | None], features: NDArray[np.float32] | None
+    ) -> Any:
+        """A state of prompts with these clusters, with room for those that join, at their initial belief."""
+        if features is not None:
+            features = np.concatenate([state.features.T, self._as_many(features)])
+        fresh = self._fresh([*clusters, *joining], features)
+        # Those here already, and their clusters, come first.
+        for field, old in zip(fresh, state, strict=True):
+            field[..., : old.shape[-1]] = old
+        return fresh
+
+    def refresh(self, features: ArrayLike, prompt_ids: Sequence[str] | None = None) -> None:
+        """Read the features of prompts (prompt feature) anew; what was learned of features stays.
+
+        Args:
+            features: (prompt feature) numbers.
+            prompt_ids: (prompt,) whose they are; others keep theirs. Default: the whole pool, in its order.
 
         Raises:
-            InputError: as the constructor, or another number of features than before.
+            InputError: as the constructor, another number of features than before, or an id that is not in the pool.
         """
-        given = self._numbers(self._ids, features)
+        ids = self._ids if prompt_ids is None else prompt_ids
+        given = self._numbers(ids, features)
         assert given is not None
-        fresh = self._fresh(self._clusters, self._as_many(given))
+        all_features = self._state.features.T.copy()
+        all_features[self.rows(ids)] = self._as_many(given)
+        fresh = self._fresh(self._clusters, all_features)
         for name in getattr(self.model, "shared", ()):
             getattr(fresh, name)[:] = getattr(self._state, name)
         self._state = fresh
@@ -276,11 +291,15 @@ class OnlineFilter:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a saved state. Prompts that joined after this filter was made are taken from the state.
+        """Continue from a saved state.
+
+        Prompts go by their ids. They come in the state's order, so that choices are those of a run that never stopped;
+        prompts that only the state has are taken from it, and those that it has not come last, at their initial belief.
+        A warning says where the state has other cluster labels than this filter: those of the state stay.
 
         Raises:
-            InputError: the state is of another model, does not begin with this filter's prompts, or is not whole; the
-                filter is as it was then.
+            InputError: the state is of another model, has none of this filter's prompts, or is not whole; the filter
+                is as it was then.
         """
         missing = [part for part in ("model", "steps", "prompt_ids", "clusters", "arrays") if part not in state]
         if missing:
@@ -292,14 +311,16 @@ class OnlineFilter:
         if not all(isinstance(prompt_id, str) for prompt_id in state["prompt_ids"]):
             raise InputError("the state's prompt_ids are not all texts: it is not whole, start without it")
         saved = list(state["prompt_ids"])
-        mine = self._ids
-        if saved[: len(mine)] != mine:
-            differ = next(
-                (a for a, b in zip(mine, saved, strict=False) if a != b), mine[min(len(saved), len(mine) - 1)]
-            )
+        place = {prompt_id: row for row, prompt_id in enumerate(saved)}
+        if len(place) < len(saved):
+            twice = next(prompt_id for row, prompt_id in enumerate(saved) if place[prompt_id] != row)
+            raise InputError(f"the state has prompt {twice!r} twice: it is not whole, start without it")
+        if place.keys().isdisjoint(self._row):
             raise InputError(
-                f"the state was saved for another pool ({len(saved)} prompts, this one has {len(mine)}): "
-                f"prompt {differ!r} is not where it was; build the filter with the same ids in the same order"
+                f"the state was saved for another pool: none of its {len(saved)} prompts, such as {saved[0]!r}, is "
+                f"among this one's {self.num_prompts}, such as {self._ids[0]!r}"
+                if saved
+                else "the state has no prompts: it is not whole, start without it"
             )
         clusters, fields = list(state["clusters"]), {}
         if len(clusters) != len(saved):
@@ -327,10 +348,31 @@ class OnlineFilter:
         steps = state["steps"]
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
             raise InputError(f"the state has steps={steps!r}, which is no whole number: start without it")
-        self._row = {prompt_id: i for i, prompt_id in enumerate(saved)}
-        self._ids, self._clusters = saved, clusters
+        joining = [row for prompt_id, row in self._row.items() if prompt_id not in place]
+        if joining:
+            labels = [self._clusters[row] for row in joining]
+            given = None if given is None else self._state.features[:, joining].T
+            loaded = self._grown(loaded, clusters, labels, given)
+        self._warn_of_labels(place, clusters)
+        self._ids = saved + [self._ids[row] for row in joining]
+        self._clusters = clusters + [self._clusters[row] for row in joining]
+        self._row = {prompt_id: row for row, prompt_id in enumerate(self._ids)}
         self._state = loaded
         self.steps = steps
+
+    def _warn_of_labels(self, place: Mapping[str, int], clusters: Sequence[str | None]) -> None:
+        """Say where prompts have other labels here than in a state that has them at `place`."""
+        mine = {
+            prompt_id: label for prompt_id, label in zip(self._ids, self._clusters, strict=True) if label is not None
+        }
+        differ = [i for i in mine if i in place and mine[i] != clusters[place[i]]]
+        if differ:
+            warnings.warn(
+                f"{len(differ)} prompts had another cluster label when the state was saved, such as {differ[0]!r}: "
+                f"{clusters[place[differ[0]]]!r}, now {mine[differ[0]]!r}; the labels of then stay",
+                PromptdynWarning,
+                stacklevel=4,
+            )
 
 
 def _labels(prompt_ids: Sequence[str], clusters: Sequence[Any] | None) -> list[str | None]:

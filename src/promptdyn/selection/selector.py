@@ -23,7 +23,7 @@ from promptdyn.selection.watch import SuccessWatch
 from promptdyn.storage import read_state, write_state
 from promptdyn.success import AUTO, Grader, Success
 
-__all__ = ["Observation", "Selector"]
+__all__ = ["Observation", "Selector", "model_of"]
 
 # Prompts that the pool's mean belief entropy is measured on, evenly spaced.
 ENTROPY_SAMPLE = 1_000
@@ -343,9 +343,11 @@ class Selector:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state.
 
+        Prompts go by their ids, see `OnlineFilter.load_state_dict`. A line says how many of the pool the state has not.
+
         Raises:
-            InputError: saved with another model, pool, policy, score, num_generations or success, or not whole; the
-                selector is as it was then.
+            InputError: saved with another model, another pool (no prompt in common), policy, score, num_generations or
+                success, or not whole; the selector is as it was then.
         """
         for setting, value in self._settings().items():
             if setting in state and state[setting] != value:
@@ -372,7 +374,11 @@ class Selector:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"the selector's state is not whole ({error!r}): start without it") from None
-        self._rng, self._times_seen, self._metrics = rng, times_seen.astype(np.int32), metrics
+        joined = self.num_prompts - len(times_seen)
+        if joined:
+            logger.warning("%d prompts were not there when the selector was saved: they join the pool", joined)
+        self._times_seen = np.concatenate([times_seen.astype(np.int32), np.zeros(joined, np.int32)])
+        self._rng, self._metrics = rng, metrics
         self.grader, self._unsettled, self._absorbed = grader, unsettled, absorbed
 
     def save(self, path: str | Path) -> None:
@@ -404,3 +410,12 @@ class Selector:
             self.load_state_dict(state)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+
+
+def model_of(path: str | Path) -> dict[str, Any]:
+    """What the model that the saved selector of a file goes by is described as; raises as `Selector.load`."""
+    state, _ = read_state(path, "selector")
+    try:
+        return dict(state["online"]["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: the selector's state is not whole ({error!r}): start without it") from None

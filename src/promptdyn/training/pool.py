@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from promptdyn._columns import NO_LABEL
+from promptdyn._columns import NO_LABEL, is_missing
 from promptdyn.clusters import LABEL_COLUMNS, few_levels_first
 from promptdyn.errors import InputError
 from promptdyn.evaluation.forecast import online_filter
@@ -24,6 +22,7 @@ from promptdyn.inference import Fit, Refitted
 from promptdyn.models import MODELS, FeatureRate, InformativeRate
 from promptdyn.models.base import Dynamics, cluster_of
 from promptdyn.online import OnlineFilter
+from promptdyn.training.content import content_ids, values
 
 __all__ = ["AUTO", "dynamics", "label_columns", "labels", "make_filter", "prompt_ids", "prompt_rows", "reads_policy"]
 
@@ -42,16 +41,18 @@ def prompt_ids(dataset: Any, id_column: str = "prompt_id") -> list[str]:
 def prompt_rows(dataset: Any, id_column: str = "prompt_id") -> dict[str, int]:
     """The prompts of a dataset: id -> row, in row order.
 
-    Rows that repeat another in every column are the same prompt, and the first stands for all. A prompt that other rows
-    have with another answer is one of its own in each. Where there are such, a line is logged.
+    Rows that repeat another in every column are the same prompt, and the first stands for all. Rows of one prompt that
+    differ in any other column, as in the answer or a picture, are prompts of their own. Where there are such, a line is
+    logged.
 
     Args:
         dataset: a `datasets.Dataset`.
-        id_column: the column that holds the ids. Where the dataset has none, an id is a hash of the row's
-            "prompt", the same in every run, and of the whole row where rows of one prompt differ.
+        id_column: the column that holds the ids. Where the dataset has none, an id is a hash of the row's "prompt",
+            and of the whole row for rows of one prompt that differ: the same in every run, whatever the rows' order.
 
     Raises:
-        InputError: no dataset that can be indexed, no column "prompt", an empty id, or an id of two rows that differ.
+        InputError: no dataset that can be indexed, no column "prompt", an empty id, an id of two rows that differ, or
+            a file, such as a picture, that is needed to tell rows apart and cannot be read.
     """
     if not isinstance(dataset, Dataset):
         raise InputError(
@@ -62,38 +63,38 @@ def prompt_rows(dataset: Any, id_column: str = "prompt_id") -> dict[str, int]:
         raise InputError(f"the dataset has no column 'prompt': it has {', '.join(dataset.column_names) or 'none'}")
     given = id_column in dataset.column_names
     if given:
-        ids = ["" if prompt_id is None else str(prompt_id) for prompt_id in dataset[id_column]]
+        ids = ["" if is_missing(prompt_id) else str(prompt_id) for prompt_id in values(dataset, id_column)]
         if "" in ids:
             raise InputError(f"row {ids.index('')} of the dataset has an empty {id_column!r}: give every row an id")
     else:
         logger.warning("the dataset has no column %r: ids are hashes of the prompts", id_column)
-        ids = [_content_id(prompt) for prompt in dataset["prompt"]]
+        ids = content_ids(dataset, ["prompt"])
     # Rows are read whole only where an id repeats.
     repeated = {prompt_id for prompt_id, count in Counter(ids).items() if count > 1}
-    content = {row: _content_id(dataset[row]) for row, prompt_id in enumerate(ids) if prompt_id in repeated}
-    first = {prompt_id: row for row, prompt_id in reversed(list(enumerate(ids)))}
+    several = [row for row, prompt_id in enumerate(ids) if prompt_id in repeated]
+    content = dict(zip(several, content_ids(dataset, dataset.column_names, several), strict=True))
+    contents: dict[str, dict[str, int]] = {}  # of an id: those of its rows, and the first row of each
+    for row in several:
+        contents.setdefault(ids[row], {}).setdefault(content[row], row)
     rows: dict[str, int] = {}
-    merged = apart = 0
+    apart = 0
     for row, prompt_id in enumerate(ids):
-        if first[prompt_id] != row and content[row] != content[first[prompt_id]]:
+        if len(contents.get(prompt_id, ())) > 1:
             if given:
+                first, second, *_ = contents[prompt_id].values()
                 raise InputError(
-                    f"prompt id {prompt_id!r} is that of rows {first[prompt_id]} and {row}, which differ: make the ids "
-                    "unique"
+                    f"prompt id {prompt_id!r} is that of rows {first} and {second}, which differ: make the ids unique"
                 )
             prompt_id = content[row]
             apart += prompt_id not in rows
-        merged += prompt_id in rows
         rows.setdefault(prompt_id, row)
-    if merged:
-        logger.warning("%d of %d rows of the dataset repeat others and are left out", merged, len(ids))
+    if len(rows) < len(ids):
+        logger.warning("%d of %d rows of the dataset repeat others and are left out", len(ids) - len(rows), len(ids))
     if apart:
-        logger.warning("%d rows have the prompt of others and another answer: each is a prompt of its own", apart)
+        logger.warning(
+            "%d rows share their prompt with others and differ in another column: each is a prompt of its own", apart
+        )
     return rows
-
-
-def _content_id(prompt: Any) -> str:
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def label_columns(dataset: Dataset) -> list[str]:
@@ -102,15 +103,15 @@ def label_columns(dataset: Dataset) -> list[str]:
 
 
 def labels(dataset: Dataset, column: str) -> list[str]:
-    """(prompt,) labels of a column as text, "(none)" where there is none; InputError where there is no such column."""
+    """(prompt,) labels of a column as text, "(none)" where it is empty; InputError where there is no such column."""
     if column not in dataset.column_names:
         there = ", ".join(dataset.column_names)
         raise InputError(f"cluster column {column!r} is not in the dataset: it has {there}")
-    return [NO_LABEL if label is None else str(label) for label in dataset[column]]
+    return [NO_LABEL if is_missing(label) or label == "" else str(label) for label in values(dataset, column)]
 
 
-def dynamics(text: str, dataset: Dataset, refit_every: int = 0) -> tuple[Any, str]:
-    """The model that a text names, for a dataset, and what it goes by in words.
+def dynamics(text: str, dataset: Dataset, refit_every: int = 0) -> tuple[Any, str, bool]:
+    """The model that a text names, for a dataset, what it goes by in words, and whether that was found in the dataset.
 
     Args:
         text: "auto", or a model as in "dps:decay=0.7", "rate:cluster=task", "features"; or a fit (.npz).
@@ -126,12 +127,14 @@ def dynamics(text: str, dataset: Dataset, refit_every: int = 0) -> tuple[Any, st
         if found:
             size = len(set(zip(*(there[column] for column in found), strict=True)))
             kinds = f"prompts of like {' and '.join(found)} ({size} kinds)"
-            return InformativeRate(cluster=found), f"how often {kinds} teach"
-        return FeatureRate(), f"the policy's reading of each, since no column ({', '.join(LABEL_COLUMNS)}) tells kinds"
+            return InformativeRate(cluster=found), f"how often {kinds} teach", True
+        words = f"the policy's reading of each, since no column ({', '.join(LABEL_COLUMNS)}) tells kinds"
+        return FeatureRate(), words, True
     model = MODELS.parse_one(text, load=Fit.load)
-    if cluster_of(model) == "auto" and (refit_every or not isinstance(model, Dynamics)):
+    automatic = cluster_of(model) == "auto" and bool(refit_every or not isinstance(model, Dynamics))
+    if automatic:
         model = replace(model, cluster=found or None)
-    return (Refitted(model, every=refit_every) if refit_every else model), text
+    return (Refitted(model, every=refit_every) if refit_every else model), text, automatic
 
 
 def reads_policy(model: Any) -> bool:
@@ -158,7 +161,9 @@ def make_filter(
         return online_filter(model, prompt_ids, features=read())
     if (named := getattr(model, "features", None)) is not None:
         columns = _columns(dataset, named, model)
-        return online_filter(model, prompt_ids, features=from_columns({column: dataset[column] for column in columns}))
+        return online_filter(
+            model, prompt_ids, features=from_columns({column: values(dataset, column) for column in columns})
+        )
     cluster = cluster_of(model.model if isinstance(model, Fit) else model)
     if cluster is None:
         return online_filter(model, prompt_ids)

@@ -7,7 +7,7 @@ whether dynamic sampling goes with it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.models import MODELS
+from promptdyn.online import OnlineFilter
 from promptdyn.selection import Selector
 from promptdyn.selection.policies import POLICIES
 from promptdyn.success import Success
@@ -69,7 +70,7 @@ class Recipe:
                 or that cannot be used.
         """
         POLICIES.parse_one(self.policy)
-        model, words = dynamics(self.dynamics, dataset, self.refit_every)
+        model, words, found = dynamics(self.dynamics, dataset, self.refit_every)
         reads = reads_policy(model)
         if self.refresh_features < 0 or (self.refresh_features and not reads):
             raise InputError(
@@ -87,7 +88,17 @@ class Recipe:
                 seed=seed,
             )
 
-        return Plan(words, reads, selector if reads else _given(selector()))
+        def like(described: Mapping[str, Any]) -> OnlineFilter:
+            before = MODELS.made_of(described)
+            if reads_policy(before) or self.refresh_features:
+                raise InputError(
+                    f"prompts were chosen by {described['name']!r} before, and {self.dynamics!r} finds "
+                    f"{words} in the dataset as it is now: to go on as before, set selector={described['name']!r}"
+                )
+            return make_filter(before, prompt_ids, dataset)
+
+        keeps = found and not self.refit_every
+        return Plan(words, reads, selector if reads else _given(selector()), like if keeps else None)
 
 
 @dataclass(frozen=True)
@@ -98,11 +109,14 @@ class Plan:
         words: what the choice goes by.
         reads_policy: whether it needs the policy's reading of the prompts.
         selector: makes the selector, given a function that reads (prompt feature) where it is needed.
+        like: makes a fresh filter with a model that `describe` gave, where a run goes on that began when the dataset
+            told something else; None where the recipe says which model it is.
     """
 
     words: str
     reads_policy: bool
     selector: Callable[[Callable[[], NDArray[np.float32]] | None], Selector]
+    like: Callable[[Mapping[str, Any]], OnlineFilter] | None
 
 
 def _given(selector: Selector) -> Callable[..., Selector]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn._columns import OWN
+from promptdyn._columns import NO_LABEL, OWN
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.selection.groups import Observation
@@ -38,23 +38,20 @@ class HistoryRecorder:
         success: what a success is, in words, for the file; None where it is not known.
 
     Raises:
-        InputError: a cluster column with the name of a history's own column, or an empty label.
+        InputError: a cluster column with the name of a history's own column.
     """
 
     def __init__(
         self, path: str | Path, clusters: Mapping[str, Mapping[str, str]] | None = None, write_every: int = 50
     ) -> None:
         self.path = Path(path)
-        self.clusters = {} if clusters is None else clusters
+        self.clusters = dict(clusters or {})
         self.write_every = write_every
         self.success: str | None = None
-        # A history would refuse these too, but only when it is written, hours later.
-        for column, labels in self.clusters.items():
+        # A history would refuse it too, but only when it is written, hours later.
+        for column in self.clusters:
             if column in OWN:
                 raise InputError(f"cluster column {column!r} has the name of a history's own column: rename it")
-            for prompt_id, label in labels.items():
-                if not label:
-                    raise InputError(f"prompt {prompt_id!r} has an empty label in cluster column {column!r}: name it")
         self._forget(0)
 
     def _forget(self, step: int) -> None:
@@ -65,16 +62,20 @@ class HistoryRecorder:
         """Begin at `step`: anew at 0, else resuming.
 
         A new run sets a file that is there already aside, as PATH.1, PATH.2, ... A resumed run keeps the file's
-        rows before `step` and drops the others, because it trains those steps again.
+        rows before `step` and drops the others, because it trains those steps again. Prompts that the clusters do not
+        know keep the labels that they have in the file.
 
         Raises:
-            InputError: resuming, and the file is no history, or has a prompt without a label in the clusters.
+            InputError: resuming, and the file is no history.
         """
         self._forget(step)
         if step > 0 and self.path.exists():
             there = RewardHistory.from_parquet(self.path)
             kept = there.before(step)
             unknown = np.full(len(kept), np.nan, np.float32)
+            for column, labels in self.clusters.items():
+                of_file = there.clusters.get(column, np.full(len(there.prompt_ids), NO_LABEL, object))
+                self.clusters[column] = {**dict(zip(there.prompt_ids, of_file, strict=True)), **labels}
             self._extend(
                 step=kept.step,
                 prompt_id=kept.prompt_ids[kept.prompt],

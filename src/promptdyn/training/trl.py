@@ -41,6 +41,7 @@ from trl import GRPOConfig, GRPOTrainer
 from promptdyn.errors import InputError
 from promptdyn.features import PolicyReader
 from promptdyn.selection import Observation, Selector
+from promptdyn.selection.selector import model_of
 from promptdyn.success import Rewards, Success, spread
 from promptdyn.training.checkpoints import is_checkpoint, last_checkpoint, locked, steps_done
 from promptdyn.training.dynamic_sampling import DynamicSampling, batch_advantages, gathered, join, take
@@ -88,7 +89,8 @@ class SelectionGRPOTrainer(GRPOTrainer):
 
     Checkpoints also hold the selector. A run resumed from one continues as if it had not stopped, provided the
     checkpoint lies between two generations: TRL does not save rollouts that it is in the middle of reusing. From
-    there a resumed run generates afresh, knowing what was observed so far.
+    there a resumed run generates afresh, knowing what was observed so far. The dataset may have changed meanwhile: its
+    order is no matter, prompts that are new join the pool, those that are gone are not chosen any more; a line says so.
 
     Where the choice goes by the policy's reading of the prompts, the start policy reads them once, in one forward pass
     on every process, and `features.npz` in `args.output_dir` keeps what it read.
@@ -150,10 +152,11 @@ class SelectionGRPOTrainer(GRPOTrainer):
 
         super().__init__(model, reward_funcs, args, train_dataset, *positional, **named)
         if isinstance(recipe, Selector):
-            self.selector = recipe
+            self.selector, self._like = recipe, None
         else:
             logger.warning("prompts are chosen by %s", plan.words)
             self.selector = plan.selector(self._reading(recipe) if plan.reads_policy else None)
+            self._like = plan.like
         self.selector.grader.check(self._functions)
         self.dynamic_sampling = dynamic_sampling
         self._num_chosen, self._group_size = _generation_shape(args)
@@ -164,6 +167,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         self._rows = self._remove_unused_columns(self.train_dataset, description="selection")
         self._row_of = {prompt_id: row for row, prompt_id in enumerate(ids)}
         self._chosen: list[str] = []  # by the generations of the current optimizer step
+        self._gone: list[str] = []  # prompts of a checkpoint that the dataset has no more
         self._selection_time = self._step_time = 0.0
         self._recorder = recorder
         if self.accelerator.is_main_process:
@@ -184,7 +188,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
             progress=None if main else lambda done, total: None,
         )
         dataset: Any = self.train_dataset
-        prompts = list(dataset["prompt"])
+        prompts = list(dataset.with_format(None)["prompt"])
         if recipe.refresh_features:
             self.add_callback(_Refreshing(self, lambda: reader.read(prompts), recipe.refresh_features))
         return lambda: reader.read(prompts)
@@ -219,7 +223,9 @@ class SelectionGRPOTrainer(GRPOTrainer):
         started = time.perf_counter()
         choice: list[Any] = [None]
         if self.accelerator.is_main_process:
-            choice = [self.selector.select(k, exclude=self._chosen, enough=enough, multiple_of=self._multiple)]
+            choice = [
+                self.selector.select(k, exclude=[*self._chosen, *self._gone], enough=enough, multiple_of=self._multiple)
+            ]
         chosen = broadcast_object_list(choice)[0]
         self._chosen += chosen
         self._selection_time += time.perf_counter() - started
@@ -405,7 +411,20 @@ class SelectionGRPOTrainer(GRPOTrainer):
             return
         path = Path(checkpoint, SELECTOR_FILE)
         if path.is_file():
+            before = model_of(path)
+            if self._like is not None and before != self.selector.online.model.describe():
+                self.selector.online = self._like(before)
+                logger.warning("prompts are chosen by %s, as before: the dataset would suggest others now", before)
             self.selector.load(path)
+            self._gone = [prompt_id for prompt_id in self.selector.prompt_ids if prompt_id not in self._row_of]
+            if self._gone:
+                logger.warning(
+                    "%d prompts of %s are not in the dataset any more, such as %r: they are not chosen; put them back "
+                    "to have them chosen again",
+                    len(self._gone),
+                    path.parent.name,
+                    self._gone[0],
+                )
         else:
             logger.warning("%s is not there: the selector starts from what it knows now", path)
 
@@ -435,7 +454,7 @@ class _Refreshing(TrainerCallback):
         if state.global_step % self.every == 0:
             features = self.read()
             if self.trainer.accelerator.is_main_process:
-                self.trainer.selector.online.refresh(features)
+                self.trainer.selector.online.refresh(features, list(self.trainer._row_of))
 
 
 def _fetch(dataset: Dataset, rows: list[int]) -> list[dict[str, Any]]:
