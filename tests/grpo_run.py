@@ -3,6 +3,7 @@
 Imported by the tests, and run as a script where a test needs a process to kill or two processes:
 
     python tests/grpo_run.py die FOLDER STEP             # exits without clean-up in the middle of STEP
+    python tests/grpo_run.py terminate FOLDER STEP       # is sent SIGTERM in the middle of STEP
     torchrun --nproc-per-node 2 tests/grpo_run.py pair FOLDER   # trains, resumes, writes what each rank saw
 """
 
@@ -12,6 +13,7 @@ import faulthandler
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -158,13 +160,20 @@ def selector(**settings: Any) -> WatchedSelector:
     return WatchedSelector(DPS(decay=0.7).online(prompt_ids(POOL)), **(defaults | settings))
 
 
-def trainer(folder: Path, cluster_columns: Any = ("task",), pool: Dataset = POOL, **settings: Any) -> WatchedTrainer:
+def trainer(
+    folder: Path,
+    cluster_columns: Any = ("task",),
+    pool: Dataset = POOL,
+    grader: Grader | None = None,
+    of: type[WatchedTrainer] = WatchedTrainer,
+    **settings: Any,
+) -> WatchedTrainer:
     """A trainer on a pool; `settings` go to GRPOConfig, but for those of the trainer itself."""
     names = ("eval_dataset", "callbacks", "selector", "dynamic_sampling")
     own = {name: settings.pop(name) for name in names if name in settings}
-    return WatchedTrainer(
+    return of(
         model(),
-        Grader(),
+        grader or Grader(),
         config(folder, **settings),
         pool,
         processing_class=tokenizer(),
@@ -184,15 +193,18 @@ def rows(history: RewardHistory) -> list[tuple]:
 
 
 class Death(TrainerCallback):
-    """Ends the process without clean-up once `step` is trained and before its checkpoint, if any."""
+    """Ends the process once `step` is trained and before its checkpoint, if any: without clean-up, or by SIGTERM."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, signal_number: int | None = None) -> None:
+        self.step, self.signal_number = step, signal_number
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step:
-            print("jax imported:", "jax" in sys.modules, flush=True)
+        if state.global_step != self.step:
+            return
+        print("jax imported:", "jax" in sys.modules, flush=True)
+        if self.signal_number is None:
             os._exit(9)
+        os.kill(os.getpid(), self.signal_number)
 
 
 def pair(folder: Path) -> None:
@@ -235,6 +247,8 @@ def pair(folder: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "die":
         trainer(Path(sys.argv[2]), callbacks=[Death(int(sys.argv[3]))]).train()
+    elif sys.argv[1] == "terminate":
+        trainer(Path(sys.argv[2]), callbacks=[Death(int(sys.argv[3]), signal.SIGTERM)]).train()
     else:
         faulthandler.dump_traceback_later(120, exit=True)  # where it hangs, should one rank wait in vain
         pair(Path(sys.argv[2]))

@@ -97,7 +97,8 @@ def rewards_of(
 def _flat(given: Any, prompt_ids: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """(rollout,) rewards, NaN for None, and (group,) rollouts of each group."""
     try:
-        rows = given if isinstance(given, np.ndarray) else list(given)
+        rows = _plain(given)
+        rows = rows if isinstance(rows, np.ndarray) else list(rows)
         num_rows = len(rows)
     except TypeError:
         raise InputError(f"rewards are a {type(given).__name__}: give one row of rewards per prompt") from None
@@ -114,6 +115,9 @@ def _flat(given: Any, prompt_ids: Sequence[str]) -> tuple[NDArray[np.float64], N
 def _row(group: Any, prompt_id: str) -> NDArray[np.float64]:
     """(rollout,) rewards of one group, NaN for None."""
     try:
+        group = _plain(group)
+        if isinstance(group, list | tuple):
+            group = [_plain(reward) for reward in group]
         given = np.asarray(group)
         if given.dtype.kind not in "biuf" and any(isinstance(reward, str | bytes | complex) for reward in given.flat):
             raise TypeError  # NumPy would read "1" as a number, and 1j as 0
@@ -123,6 +127,11 @@ def _row(group: Any, prompt_id: str) -> NDArray[np.float64]:
     if values.ndim != 1:
         raise InputError(f"rewards of prompt {prompt_id!r} have shape {values.shape}: need one row, (rollout,)")
     return values
+
+
+def _plain(values: Any) -> Any:
+    """Values of a tensor, of any dtype and device and with or without gradient, as NumPy's; others as they are."""
+    return np.asarray(values.detach().tolist()) if hasattr(values, "detach") else values
 
 
 def packed(steps: Sequence[Groups], rows: Callable[[list[str]], NDArray[np.intp]]) -> dict[str, Any]:

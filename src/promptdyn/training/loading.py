@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import trl.rewards
 from datasets import Dataset, load_dataset
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from trl.trainer.utils import get_callable_name, is_async_callable
 
 from promptdyn.errors import InputError
 from promptdyn.plugins import failed, load_object
@@ -116,7 +115,8 @@ def load_reward(name: str) -> Callable[..., Any]:
     Args:
         name: "exact_answer" (the completion equals the column "answer"); one of those that TRL's GRPO script knows
             ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward", "get_soft_overlong_punishment");
-            "FILE.py:FUNCTION", "MODULE:FUNCTION" or, as that script has it, "MODULE.FUNCTION".
+            "FILE.py:FUNCTION", "MODULE:FUNCTION" or, as that script has it, "MODULE.FUNCTION". It may be async, a
+            partial, or an object that can be called.
 
     Raises:
         InputError: there is no such function. Later, from the function: it fails, or its rewards are not one number or
@@ -133,37 +133,60 @@ def load_reward(name: str) -> Callable[..., Any]:
             "MODULE:FUNCTION"
         )
     found: Any = load_object(f"{dotted[1]}:{dotted[2]}" if dotted else name, "reward")
-    if not callable(found):
-        raise InputError(f"reward {name!r} is a {type(found).__name__}: name a function")
-    return found if inspect.iscoroutinefunction(found) else _checked(found, name)
+    if isinstance(found, type) or not callable(found):
+        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise InputError(f"reward {name!r} is {what}: name a function, or an object that can be called")
+    return _checked(found, name)
 
 
-def _checked(reward: Callable[..., Any], name: str) -> Callable[..., list[float]]:
-    @functools.wraps(reward)
-    def checked(**batch: Any) -> list[float]:
+def _checked(reward: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The reward function, async where it is and named as TRL names it: one line tells of errors and of odd rewards."""
+
+    @contextmanager
+    def told() -> Iterator[None]:
         try:
-            rewards = reward(**batch)
+            yield
         except (Exception, SystemExit) as error:
             file = inspect.getsourcefile(reward) if inspect.isfunction(reward) else None
             raise failed(error, name, "reward", file) from error
-        if isinstance(rewards, torch.Tensor | np.ndarray):
-            rewards = rewards.tolist()
-        try:
-            given = list(rewards)
-        except TypeError:
-            given = None
-        completions = batch["completions"]
-        if given is None or len(given) != len(completions):
-            what = f"a {type(rewards).__name__}" if given is None else f"{len(given)} rewards"
-            raise InputError(f"reward {name!r} gave {what} for {len(completions)} completions: give one for each")
-        for value in given:
-            if value is not None and not isinstance(value, Real):
-                raise InputError(
-                    f"reward {name!r} gave {value!r}: a reward is a number, or None where there is no grade"
-                )
-        return given
 
-    return checked
+    def checked(**batch: Any) -> list[float | None]:
+        with told():
+            rewards = reward(**batch)
+        return _numbers(rewards, name, len(batch["completions"]))
+
+    async def awaited(**batch: Any) -> list[float | None]:
+        with told():
+            rewards = await reward(**batch)
+        return _numbers(rewards, name, len(batch["completions"]))
+
+    found = awaited if is_async_callable(reward) else checked
+    found.__name__ = get_callable_name(reward)
+    return found
+
+
+def _numbers(rewards: Any, name: str, num_completions: int) -> list[float | None]:
+    """What a reward function gave, in whatever lists, arrays or tensors, as a number or None for each completion."""
+    try:
+        given = list(rewards)
+    except TypeError:
+        given = None
+    if given is None or len(given) != num_completions:
+        what = f"a {type(rewards).__name__}" if given is None else f"{len(given)} rewards"
+        raise InputError(f"reward {name!r} gave {what} for {num_completions} completions: give one for each")
+    numbers = [_scalar(value) for value in given]
+    for value in numbers:
+        if value is not None and not isinstance(value, Real):
+            raise InputError(f"reward {name!r} gave {value!r}: a reward is a number, or None where there is no grade")
+    return numbers
+
+
+def _scalar(value: Any) -> Any:
+    """The number in an array or tensor of one."""
+    try:
+        return value.item() if hasattr(value, "item") else value
+    except (ValueError, RuntimeError):
+        return value
 
 
 def check_packages(settings: Mapping[str, Any], rewards: list[str]) -> None:

@@ -55,7 +55,8 @@ class HistoryRecorder:
         self._forget(0)
 
     def _forget(self, step: int) -> None:
-        self._rows: dict[str, list[Any]] = {name: [] for name in OWN}
+        # One part per generation, appended as a whole: a run may be stopped at any moment.
+        self._parts: list[dict[str, NDArray[Any]]] = []
         self._complete, self._step_written = True, step
 
     def start(self, step: int) -> None:
@@ -110,10 +111,10 @@ class HistoryRecorder:
 
     def recount(self, anew: Sequence[Observation]) -> None:
         """Let observations take the place of all rows of their steps."""
-        steps = {seen.step for seen in anew}
+        steps = [seen.step for seen in anew]
         if steps:
-            kept = [row for row, step in enumerate(self._rows["step"]) if step not in steps]
-            self._rows = {name: [values[row] for row in kept] for name, values in self._rows.items()}
+            kept = [(part, ~np.isin(part["step"], steps)) for part in self._parts]
+            self._parts = [{name: values[rows] for name, values in part.items()} for part, rows in kept]
             self._complete = False
         for seen in anew:
             self._add(seen)
@@ -137,19 +138,21 @@ class HistoryRecorder:
             if unlabelled is not None:
                 raise InputError(f"{self.path}: prompt {unlabelled!r} has no label in cluster column {column!r}")
         self._complete = self._complete and not prompt_ids
-        for name, values in columns.items():
-            self._rows[name] += values.tolist()
+        self._parts.append({name: columns[name] for name in OWN})
 
     def write(self) -> None:
         """Bring the file up to date with what was recorded."""
-        if self._rows["step"] and not self._complete:
-            own: dict[str, Any] = dict(self._rows)
-            RewardHistory.from_columns(
-                **own,
-                clusters={
-                    column: [labels[prompt_id] for prompt_id in self._rows["prompt_id"]]
-                    for column, labels in self.clusters.items()
-                },
-                success=self.success,
-            ).to_parquet(self.path)
-            self._complete, self._step_written = True, max(self._rows["step"])
+        if self._complete or not self._parts:
+            return
+        rows: dict[str, Any] = {name: np.concatenate([part[name] for part in self._parts]) for name in OWN}
+        if not len(rows["step"]):
+            return
+        RewardHistory.from_columns(
+            **rows,
+            clusters={
+                column: [labels[prompt_id] for prompt_id in rows["prompt_id"].tolist()]
+                for column, labels in self.clusters.items()
+            },
+            success=self.success,
+        ).to_parquet(self.path)
+        self._complete, self._step_written = True, int(rows["step"].max())

@@ -45,6 +45,7 @@ from promptdyn.selection.selector import model_of
 from promptdyn.success import Rewards, Success, spread
 from promptdyn.training.checkpoints import is_checkpoint, last_checkpoint, locked, steps_done
 from promptdyn.training.dynamic_sampling import DynamicSampling, batch_advantages, gathered, join, take
+from promptdyn.training.interrupts import terminable
 from promptdyn.training.pool import AUTO, label_columns, labels, prompt_ids, prompt_rows
 from promptdyn.training.recipes import Recipe, selector_recipe
 from promptdyn.training.recording import HistoryRecorder
@@ -168,10 +169,12 @@ class SelectionGRPOTrainer(GRPOTrainer):
         self._row_of = {prompt_id: row for row, prompt_id in enumerate(ids)}
         self._chosen: list[str] = []  # by the generations of the current optimizer step
         self._gone: list[str] = []  # prompts of a checkpoint that the dataset has no more
+        self._rolling: list[str] | None = None  # those of the generation under way
+        self._graded: list[tuple[list[str], torch.Tensor]] = []  # generations, and rewards, of which none has learned
         self._selection_time = self._step_time = 0.0
         self._recorder = recorder
         if self.accelerator.is_main_process:
-            self.add_callback(_Recording(recorder, self.selector))
+            self.add_callback(_Recording(recorder))
 
     def _reading(self, recipe: Recipe) -> Callable[[], NDArray[np.float32]]:
         """What reads the prompts by the policy as it stands; a callback reads them anew where that is asked for."""
@@ -202,7 +205,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
             return self._sample_dynamically(self.dynamic_sampling)
         chosen = self._choose(self._num_chosen)
         outputs = self._roll_out(chosen)
-        self._learn(chosen, self._rewards_per_func, [True] * len(chosen))
+        self._learn([True] * len(chosen))
         return outputs
 
     def _roll_out(self, chosen: list[str]) -> dict[str, Any]:
@@ -212,7 +215,11 @@ class SelectionGRPOTrainer(GRPOTrainer):
         flat = [self._row_of[prompt_id] for prompt_id in chosen for _ in range(self._group_size)]
         inputs = _fetch(self._rows, flat[self._share(len(flat))])
         self._selection_time += time.perf_counter() - started
-        return super()._generate_and_score_completions(inputs)
+        self._rolling = chosen
+        try:
+            return super()._generate_and_score_completions(inputs)
+        finally:
+            self._rolling = None
 
     def _share(self, num_rollouts: int) -> slice:
         size = num_rollouts // self.accelerator.num_processes
@@ -235,7 +242,6 @@ class SelectionGRPOTrainer(GRPOTrainer):
         """Roll out until a batch is full of groups that teach, or for as many rounds as there may be."""
         size, group_size, pad = self._num_chosen, self._group_size, self._tokenizer.pad_token_id
         chosen: list[str] = []
-        rewards: list[torch.Tensor] = []  # (rollout reward_func) of each round
         kept: list[int] = []  # places in `chosen`
         parts: list[dict[str, torch.Tensor]] = []
         rounds = 0
@@ -248,11 +254,10 @@ class SelectionGRPOTrainer(GRPOTrainer):
                 break
             ids = self._choose(k, enough=missing if rounds else None)
             whole = gathered(self._roll_out(ids), self.accelerator, pad)
-            folded = self._rewards(self._rewards_per_func).folded
+            folded = self._rewards(self._graded[-1][1]).folded
             whole["rewards"] = torch.as_tensor(folded, dtype=torch.float32, device=whole["advantages"].device)
             varies = (spread(folded.reshape(len(ids), -1)) > 0).tolist()
-            rewards.append(self._rewards_per_func)
-            mixed = self._mixed([*chosen, *ids], torch.cat(rewards)) if rule.keep == "success" else None
+            mixed = self._mixed() if rule.keep == "success" else None
             good = varies if mixed is None else mixed[len(chosen) :]
             here = [i for i, keep in enumerate(good) if keep][:missing]
             if not rounds:  # as large as the batch, so it has what may be needed to fill it
@@ -282,7 +287,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         merged = batch.pop("rewards").view(-1, group_size)
         if self.scale_rewards == "batch":
             batch["advantages"] = batch_advantages(merged)
-        self._learn(chosen, torch.cat(rewards), [i in trained for i in range(len(chosen))])
+        self._learn([i in trained for i in range(len(chosen))])
         measures = {"rounds": rounds, "groups": len(chosen), "full": len(kept) / size}
         for name, value in measures.items():
             self._metrics["train"][f"selection/{name}"].append(float(value))
@@ -294,14 +299,19 @@ class SelectionGRPOTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, *positional: Any, **named: Any) -> torch.Tensor:
         # The one place where TRL holds the rewards of every process: (rollout reward_func), NaN for None.
-        self._rewards_per_func: torch.Tensor = super()._calculate_rewards(*positional, **named)
-        return self._rewards_per_func
+        rewards: torch.Tensor = super()._calculate_rewards(*positional, **named)
+        if self._rolling is not None:  # not of an evaluation
+            self._graded.append((self._rolling, rewards))
+        return rewards
 
-    def _mixed(self, chosen: list[str], per_func: torch.Tensor) -> list[bool] | None:
-        """(group,) which groups have successes and failures, the same on every process; None while that is not told."""
+    def _mixed(self) -> list[bool] | None:
+        """(group,) which of the groups that were graded, and not learned of, have successes and failures; None while
+        that is not told. The same on every process.
+        """
         flags: list[Any] = [None]
         if self.accelerator.is_main_process:
-            given = self._rewards(per_func)
+            chosen = [prompt_id for ids, _ in self._graded for prompt_id in ids]
+            given = self._rewards(torch.cat([rewards for _, rewards in self._graded]))
             mixed = self.selector.mixed(chosen, self._by_function(given, len(chosen)), given.weights.tolist())
             flags = [None if mixed is None else mixed.tolist()]
         return broadcast_object_list(flags)[0]
@@ -323,13 +333,15 @@ class SelectionGRPOTrainer(GRPOTrainer):
             names.append(name if name not in names else f"{name}_{len(names)}")
         return names
 
-    def _learn(self, chosen: list[str], per_func: torch.Tensor, trained: list[bool]) -> None:
-        """Teach the selector what the rewards (rollout reward_func) of a generation's prompts show, and record it."""
+    def _learn(self, trained: list[bool]) -> None:
+        """Teach the selector what the rewards of the groups that were graded show, and record it."""
         self._generations_to_come = max(self._generations_to_come - 1, 0)
+        graded, self._graded = self._graded, []
         if not self.accelerator.is_main_process:
             return
         started = time.perf_counter()
-        seen = self._observe(chosen, per_func, trained)
+        chosen = [prompt_id for ids, _ in graded for prompt_id in ids]
+        seen = self._observe(chosen, torch.cat([rewards for _, rewards in graded]), trained)
         self._recorder.success = self.selector.success
         self._recorder.record(seen)
         for name, value in self.selector.metrics().items():
@@ -363,6 +375,10 @@ class SelectionGRPOTrainer(GRPOTrainer):
 
         Default: what `args.resume_from_checkpoint` says.
 
+        Where training is stopped (Ctrl-C, SIGTERM, a reward function that fails), all that was rolled out and graded is
+        in the history, what no step was trained on as not trained. It can then be called again: an aborted step leaves
+        nothing but what the model, its optimizer and the selector have learned.
+
         Raises:
             InputError: no checkpoint to resume from, one that is not whole, or of `max_steps` or more, or another run
                 that is training into the folder.
@@ -385,8 +401,53 @@ class SelectionGRPOTrainer(GRPOTrainer):
                     f"{resume_from_checkpoint}: is of step {steps}, and max_steps={self.args.max_steps}: nothing is "
                     "left to train; raise max_steps"
                 )
-        with locked(output) if self.accelerator.is_main_process else nullcontext():
-            return super().train(resume_from_checkpoint, *positional, **named)
+        self._forget_aborted_step()
+        with locked(output) if self.accelerator.is_main_process else nullcontext(), terminable():
+            try:
+                result = super().train(resume_from_checkpoint, *positional, **named)
+            except BaseException as error:
+                self._close_record_of_stopped_run(error)
+                raise
+            self._close_record()
+            return result
+
+    def _forget_aborted_step(self) -> None:
+        """Begin between two steps, whatever was under way when training stopped."""
+        self._step, self._buffered_inputs = 0, None  # TRL's clock of generations, and the rollouts that it reuses
+        for noted in (self._metrics["train"], self._pending_metrics, self._pending_extra_logs):
+            noted.clear()
+        self._chosen, self._graded = [], []
+        self._generations_to_come = self._generations - 1
+        self._selection_time = self._step_time = 0.0
+        self._find_gone()
+
+    def _find_gone(self) -> None:
+        self._gone = [prompt_id for prompt_id in self.selector.prompt_ids if prompt_id not in self._row_of]
+
+    def _close_record(self) -> None:
+        """Complete the history."""
+        if not self.accelerator.is_main_process:
+            return
+        if self._graded:
+            self._learn([False for ids, _ in self._graded for _ in ids])
+        self._recorder.recount(self.selector.settle())
+        self._recorder.success = self.selector.success
+        self._recorder.write()
+
+    def _close_record_of_stopped_run(self, error: BaseException) -> None:
+        self.is_in_train = False
+        try:
+            self._close_record()
+        except Exception as failure:  # which must not hide why it stopped
+            logger.warning("%s could not be completed: %s", self._recorder.path, failure)
+        if isinstance(error, KeyboardInterrupt) and self.accelerator.is_main_process:
+            found = last_checkpoint(Path(str(self.args.output_dir)))
+            logger.warning(
+                "stopped in step %d: what was rolled out is in %s, and %s",
+                self.state.global_step,
+                self._recorder.path,
+                f"train(resume_from_checkpoint=True) goes on from {found.name}" if found else "no checkpoint is there",
+            )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         # TRL calls rewards of several evaluation sets by one name.
@@ -416,7 +477,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
                 self.selector.online = self._like(before)
                 logger.warning("prompts are chosen by %s, as before: the dataset would suggest others now", before)
             self.selector.load(path)
-            self._gone = [prompt_id for prompt_id in self.selector.prompt_ids if prompt_id not in self._row_of]
+            self._find_gone()
             if self._gone:
                 logger.warning(
                     "%d prompts of %s are not in the dataset any more, such as %r: they are not chosen; put them back "
@@ -430,18 +491,13 @@ class SelectionGRPOTrainer(GRPOTrainer):
 
 
 class _Recording(TrainerCallback):
-    """Opens the history where training starts or resumes, and completes it at the end."""
+    """Opens the history where training starts or resumes."""
 
-    def __init__(self, recorder: HistoryRecorder, selector: Selector) -> None:
-        self.recorder, self.selector = recorder, selector
+    def __init__(self, recorder: HistoryRecorder) -> None:
+        self.recorder = recorder
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.recorder.start(state.global_step)
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.recorder.recount(self.selector.settle())
-        self.recorder.success = self.selector.success
-        self.recorder.write()
 
 
 class _Refreshing(TrainerCallback):
