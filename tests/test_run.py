@@ -5,11 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 from datasets import Dataset
+from trl.trainer.utils import get_callable_name
 
 import promptdyn
 from promptdyn.errors import InputError
+from promptdyn.plugins import load_object
 from promptdyn.training import policy, tasks
 from promptdyn.training.demo import demo
+from promptdyn.training.loading import load_reward
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.run import RunSettings, run
 from test_cli import promptdyn_here
@@ -204,15 +207,80 @@ def test_what_a_reward_function_gives_is_checked(tmp_path, monkeypatch, body, me
         run(RunSettings(tmp_path / "out", reward="own_reward.py:mine", max_steps=1, **SMALL), progress=lambda *_: None)
 
 
-def test_rewards_may_be_tensors_and_none(tmp_path, monkeypatch):
-    (tmp_path / "own_reward.py").write_text(
-        "import torch\n"
-        "def tensor(completions, **_):\n"
-        "    return torch.ones(len(completions))\n"
-        "def none(completions, **_):\n"
-        "    return [None, True] + [0] * (len(completions) - 2)\n"
-    )
+JUDGES = """
+import functools
+import numpy as np
+import torch
+
+async def scores(completions, **_):
+    return [1.0] * len(completions)
+
+def scaled(completions, by, **_):
+    return [by] * len(completions)
+
+partial = functools.partial(functools.partial(scaled, by=1))
+
+class Judge:
+    async def __call__(self, completions, **_):
+        return np.ones(len(completions), np.float16)
+
+judge = Judge()
+
+class Rule:
+    def __call__(self, completions, **_):
+        return [torch.tensor(1.0, requires_grad=True), np.float32(1), np.bool_(True)] + [1] * (len(completions) - 3)
+
+rule = Rule()
+
+def tensor(completions, **_):
+    return torch.ones(len(completions), 1, dtype=torch.bfloat16, requires_grad=True)
+
+def none(completions, **_):
+    return [None, True] + [0] * (len(completions) - 2)
+
+async def failing(completions, **_):
+    raise ValueError("judge timed out")
+
+async def short(completions, **_):
+    return torch.ones(2)
+
+async def words(completions, **_):
+    return ["1"] * len(completions)
+
+def wide(completions, **_):
+    return torch.ones(len(completions), 2)
+"""
+
+
+def test_rewards_of_every_kind_are_named_as_trl_names_them_and_counted(tmp_path, monkeypatch):
+    """Async functions, partials, callable objects, async ones; arrays and tensors of any type, None."""
+    (tmp_path / "judges.py").write_text(JUDGES)
     monkeypatch.chdir(tmp_path)
-    for name, successes in (("tensor", 24), ("none", 1)):
-        settings = RunSettings(tmp_path / name, reward=f"own_reward.py:{name}", max_steps=1, **SMALL)
-        assert run(settings, progress=lambda *_: None).history.num_successes.sum() == successes
+    names = {"scores": "scores", "partial": "scaled", "judge": "Judge", "rule": "Rule", "tensor": "tensor"}
+    for name, called in names.items():
+        reward = load_reward(f"judges.py:{name}")
+        assert get_callable_name(reward) == get_callable_name(load_object(f"judges.py:{name}", "reward")) == called
+    every = ",".join(f"judges.py:{name}" for name in names)
+    settings = RunSettings(tmp_path / "all", reward=every, selector=Recipe(success="Judge>=1"), max_steps=1, **SMALL)
+    history = run(settings, progress=lambda *_: None).history
+    assert (history.success, history.num_successes.sum()) == ("Judge>=1", 24)
+    assert history.reward_mean.tolist() == [5.0] * len(history)
+    settings = RunSettings(tmp_path / "none", reward="judges.py:none", max_steps=1, **SMALL)
+    assert run(settings, progress=lambda *_: None).history.num_successes.sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("failing", r"reward 'judges.py:failing': .*judges.py line 33: ValueError: judge timed out"),
+        ("short", "'judges.py:short' gave 2 rewards for 24 completions"),
+        ("words", "'judges.py:words' gave '1': a reward is a number"),
+        ("wide", r"'judges.py:wide' gave tensor\(\[1., 1.\]\): a reward is a number"),
+        ("Judge", "'judges.py:Judge' is the class Judge: name a function, or an object that can be called"),
+    ],
+)
+def test_what_async_functions_and_objects_give_is_checked(tmp_path, monkeypatch, name, message):
+    (tmp_path / "judges.py").write_text(JUDGES)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        run(RunSettings(tmp_path / "out", reward=f"judges.py:{name}", max_steps=1, **SMALL), progress=lambda *_: None)

@@ -330,3 +330,18 @@ def test_published_mopps_is_thompson_on_half_solved(num_generations):
     draw = np.random.default_rng(4).beta(*online.model.betas(online._state))
     nearest = np.argsort(np.abs(draw - 0.5))[:20]
     assert selector.select(20) == [f"p{i}" for i in nearest]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64", "int64", "bool"])
+def test_tensors_of_any_kind_are_rewards(dtype):
+    torch = pytest.importorskip("torch")
+    given = [[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]]
+    tensor = torch.tensor(given).to(getattr(torch, dtype))
+    kinds = [tensor, list(tensor), [list(row) for row in tensor], {"correct": tensor}]
+    if tensor.is_floating_point():
+        tensor.requires_grad_()
+        kinds += [tensor * 1.0, [list(row) for row in tensor], [[None, *row[1:]] for row in tensor]]
+    for rewards in kinds:
+        seen = Selector(DPS().online(IDS), num_generations=4, success=0.5).observe(IDS[:3], rewards)
+        first = [1, 0, 3] if isinstance(rewards, list) and rewards[0][0] is None else [2, 0, 4]
+        assert seen.num_successes.tolist() == first
