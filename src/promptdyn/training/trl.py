@@ -441,11 +441,11 @@ class SelectionGRPOTrainer(GRPOTrainer):
         except Exception as failure:  # which must not hide why it stopped
             logger.warning("%s could not be completed: %s", self._recorder.path, failure)
         if isinstance(error, KeyboardInterrupt) and self.accelerator.is_main_process:
-            found = last_checkpoint(Path(str(self.args.output_dir)))
+            path, found = self._recorder.path, last_checkpoint(Path(str(self.args.output_dir)))
             logger.warning(
-                "stopped in step %d: what was rolled out is in %s, and %s",
+                "stopped in step %d: %s, and %s",
                 self.state.global_step,
-                self._recorder.path,
+                f"what was rolled out is in {path}" if path.exists() else "no group was graded",
                 f"train(resume_from_checkpoint=True) goes on from {found.name}" if found else "no checkpoint is there",
             )
 
