@@ -232,12 +232,22 @@ def test_a_run_goes_on_by_the_columns_that_it_began_with(tmp_path: Path, caplog:
     two = Dataset.from_list([{**row, "prompt_id": f"e{i}"} for i, row in enumerate([*POOL] * 2)])
     grpo_run.trainer(tmp_path, ["task"], two, selector="auto", save_steps=4, max_steps=4).train()
     level = two.add_column("level", [row["task"] for row in two]).map(lambda row: {"task": "sum"})
-    resumed = grpo_run.trainer(tmp_path, ["task"], level, selector="auto", max_steps=5)
+    grpo_run.trainer(tmp_path, ["task"], two, selector="auto", max_steps=5).train(resume_from_checkpoint=True)
+    assert "as before" not in caplog.text
+    resumed = grpo_run.trainer(tmp_path, ["task"], level, selector="auto", max_steps=6)
     assert resumed.selector.online.model.cluster == ("level",)
     with pytest.warns(UserWarning, match="24 prompts had another cluster label"):
         resumed.train(resume_from_checkpoint=True)
     assert resumed.selector.online.model.cluster == ("task",)
     assert "as before: the dataset would suggest others now" in caplog.text
+
+    # Another model is refused, as ever: it was asked for by name.
+    shutil.copytree(tmp_path, tmp_path / "dps")
+    with pytest.raises(InputError, match=r"saved by model .*'rate'.*, this filter's is .*'dps'"):
+        grpo_run.trainer(tmp_path / "dps", ["task"], two, selector=Recipe("dps"), max_steps=8).train(True)
+    grpo_run.trainer(tmp_path / "other", ["task"], two, selector=Recipe("dps"), save_steps=4, max_steps=4).train()
+    with pytest.raises(InputError, match=r"saved by model .*'dps'.*, this filter's is .*'rate'"):
+        grpo_run.trainer(tmp_path / "other", ["task"], two, selector="auto", max_steps=8).train(True)
 
     reading = tmp_path / "reading"
     bare = two.remove_columns("task")

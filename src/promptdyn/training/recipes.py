@@ -17,7 +17,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models import MODELS
+from promptdyn.models import MODELS, FeatureRate, InformativeRate
 from promptdyn.online import OnlineFilter
 from promptdyn.selection import Selector
 from promptdyn.selection.policies import POLICIES
@@ -88,14 +88,16 @@ class Recipe:
                 seed=seed,
             )
 
-        def like(described: Mapping[str, Any]) -> OnlineFilter:
-            before = MODELS.made_of(described)
-            if reads_policy(before) or self.refresh_features:
+        def like(described: Mapping[str, Any]) -> OnlineFilter | None:
+            could_be = InformativeRate() if self.dynamics == AUTO else model
+            if self.dynamics == AUTO and described == FeatureRate().describe():
                 raise InputError(
-                    f"prompts were chosen by {described['name']!r} before, and {self.dynamics!r} finds "
-                    f"{words} in the dataset as it is now: to go on as before, set selector={described['name']!r}"
+                    f"prompts were chosen by 'features' before, and 'auto' finds {words} in the dataset as it is now: "
+                    "to go on as before, set selector='features'"
                 )
-            return make_filter(before, prompt_ids, dataset)
+            columns = described.get("cluster")
+            before = replace(could_be, cluster=tuple(columns) if isinstance(columns, list) else columns)
+            return make_filter(before, prompt_ids, dataset) if before.describe() == described else None
 
         keeps = found and not self.refit_every
         return Plan(words, reads, selector if reads else _given(selector()), like if keeps else None)
@@ -110,13 +112,14 @@ class Plan:
         reads_policy: whether it needs the policy's reading of the prompts.
         selector: makes the selector, given a function that reads (prompt feature) where it is needed.
         like: makes a fresh filter with a model that `describe` gave, where a run goes on that began when the dataset
-            told something else; None where the recipe says which model it is.
+            had other columns to go by; it gives None for a model that the recipe never makes. None where the recipe
+            says which columns.
     """
 
     words: str
     reads_policy: bool
     selector: Callable[[Callable[[], NDArray[np.float32]] | None], Selector]
-    like: Callable[[Mapping[str, Any]], OnlineFilter] | None
+    like: Callable[[Mapping[str, Any]], OnlineFilter | None] | None
 
 
 def _given(selector: Selector) -> Callable[..., Selector]:

@@ -474,8 +474,10 @@ class SelectionGRPOTrainer(GRPOTrainer):
         if path.is_file():
             before = model_of(path)
             if self._like is not None and before != self.selector.online.model.describe():
-                self.selector.online = self._like(before)
-                logger.warning("prompts are chosen by %s, as before: the dataset would suggest others now", before)
+                online = self._like(before)
+                if online is not None:
+                    self.selector.online = online
+                    logger.warning("prompts are chosen by %s, as before: the dataset would suggest others now", before)
             self.selector.load(path)
             self._find_gone()
             if self._gone:
