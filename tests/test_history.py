@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptdyn.errors import InputError
-from promptdyn.history import RewardHistory
+from promptdyn.history import RewardHistory, cross, uncross
 
 COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
-# NumPy's own strings end at a NUL; "|" joins the labels of several columns.
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0|"), min_size=1, max_size=6)
+# NumPy's own strings end at a NUL.
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=6)
 
 
 @st.composite
@@ -112,7 +112,8 @@ def test_dense_view_equals_a_naive_loop(table, cluster):
     for i, prompt_id in enumerate(dense.prompt_ids):
         row = table["prompt_id"].index(prompt_id)
         labels = {None: "all", "family": table["family"][row]}
-        label = labels.get(cluster, f"{table['family'][row]}|{table['length'][row]}")
+        quoted = "".join("\\" * (character in "\\|") + character for character in table["family"][row])
+        label = labels.get(cluster, f"{quoted}|{table['length'][row]}")
         assert dense.cluster_names[dense.cluster[i]] == label
     assert list(dense.cluster_names) == sorted(set(dense.cluster_names))
 
@@ -176,6 +177,11 @@ def test_labels_cross_columns(history):
     piped = RewardHistory.from_columns([0], ["a"], [8], [0], clusters={"x": ["u|v"], "y": ["w"]})
     assert piped.labels("x").tolist() == ["u|v"]
     assert piped.labels(("x", "y")).tolist() == [r"u\|v|w"]
+
+
+@given(st.lists(st.tuples(texts | st.just(""), texts, texts), min_size=1, max_size=5))
+def test_crossed_labels_are_told_apart_whatever_they_hold(rows):
+    assert [tuple(uncross(label)) for label in cross(list(zip(*rows, strict=True)))] == rows
 
 
 def test_summary(history):
