@@ -123,7 +123,12 @@ def test_import_fit_and_report_work_on_one_another(history_path, tmp_path):
     assert drawn.draws["gaps"].shape == (1, 9, 3)
     assert (drawn.method["num_steps"], drawn.method["backend"], drawn.method["seed"]) == (40, "pyro", 4)
 
-    done = promptdyn_here("compare", tmp_path / "h.parquet", "--models", f"dps,{tmp_path}/fit.npz", "--json", "-")
+    against = ("compare", tmp_path / "h.parquet", "--models", f"dps,{tmp_path}/fit.npz", "--json", "-")
+    done = promptdyn_here(*against)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "so its score would be no forecast's: fit on the first 15 steps alone" in " ".join(done.stderr.split())
+    done = promptdyn_here(*against, "--allow-seen")
+    assert "so that its score is no forecast's" in " ".join(done.stderr.split())
     assert {record["model"] for record in json.loads(done.stdout)} == {"dps", f"{tmp_path}/fit.npz"}
 
     done = promptdyn_here(

@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 import promptdyn
 from configs import CONFIGS, OneRate, OwnSpeed, in_brief, small_history
-from promptdyn.errors import ConvergenceWarning, InputError
+from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
 from promptdyn.evaluation.forecast import walk
 from promptdyn.history import RewardHistory
 from promptdyn.inference import EM, MAP, NUTS, SVI
@@ -164,8 +164,20 @@ def test_draws_as_arviz_data(sampled):
 
 def test_a_point_is_arviz_data_of_one_draw():
     fit = promptdyn.fit(OwnSpeed(), HISTORY)
-    assert fit.idata.posterior["speed"].dims == ("chain", "draw", "prompt_speed")
-    assert fit.idata.posterior["speed"].shape == (1, 1, 30)
+    with pytest.warns(
+        PromptdynWarning, match="not for arviz.loo or arviz.compare: em finds one point and no posterior"
+    ):
+        posterior = fit.idata.posterior
+    assert posterior["speed"].dims == ("chain", "draw", "prompt_speed")
+    assert posterior["speed"].shape == (1, 1, 30)
+
+
+def test_a_likelihood_given_each_prompts_own_effect_is_told():
+    fit = promptdyn.fit(OwnSpeed(), HISTORY, "svi", num_steps=40, num_draws=5)
+    with pytest.warns(
+        PromptdynWarning, match=r"not for arviz.loo .*: it is conditional on parameters that each prompt"
+    ):
+        assert fit.idata.log_likelihood["history"].dims == ("chain", "draw", "prompt")
 
 
 def test_draws_and_report_are_saved_and_loaded(sampled, tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 import promptdyn
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.evaluation import (
     auroc,
     brier,
@@ -192,3 +192,91 @@ def test_a_comparison_without_rows_to_fit_on_says_so():
     for fit_steps in (0, 1):
         with pytest.raises(InputError, match=rf"'hmm' has no rows .*fit_steps={fit_steps} .*observed='trained'"):
             promptdyn.compare({"hmm": promptdyn.models.DiscreteHMM()}, history, fit_steps)
+
+
+def test_a_fit_is_not_ranked_on_steps_that_it_saw(history, tmp_path):
+    hmm = DiscreteHMM(num_states=3)
+    fit = promptdyn.fit(hmm, history.before(20), observed="trained")
+    assert (fit.num_observed, fit.steps.tolist()) == (int(history.trained[history.step < 20].sum()), list(range(20)))
+    fit.save(tmp_path / "fit.npz")
+    for seen in (fit, promptdyn.Fit.load(tmp_path / "fit.npz")):
+        with pytest.raises(InputError, match=r"'hmm' was made on 8 of the 28 steps .*\(12 to 19\).*\(fit_steps=20\)"):
+            promptdyn.compare({"hmm": seen}, history, fit_steps=12)
+        promptdyn.compare({"hmm": seen}, history, fit_steps=20)
+        # The rows that it saw are known again among others, in another order, in part, and with other labels.
+        order = np.random.default_rng(0).permutation(len(history))
+        table = {name: getattr(history, name)[order] for name in ("step", "num_rollouts", "num_successes", "trained")}
+        shuffled = RewardHistory.from_columns(prompt_id=history.prompt_ids[history.prompt][order], **table)
+        assert seen.saw(shuffled).tolist() == [True] * 20 + [False] * 20
+        assert seen.saw(history.select(history.step >= 15)).tolist() == [True] * 5 + [False] * 20
+    whole = promptdyn.fit(hmm, history)
+    with pytest.raises(
+        InputError, match=r"28 of the 28 steps .* fit on the first 12 steps alone .*, or have it scored"
+    ):
+        promptdyn.compare({"hmm": whole}, history, fit_steps=12)
+
+
+def test_a_fit_of_another_run_has_not_seen_this_one(history):
+    fit = promptdyn.fit(DiscreteHMM(num_states=3), history)
+    n, k = history.num_rollouts, history.num_successes
+    ids = history.prompt_ids[history.prompt]
+    other = RewardHistory.from_columns(history.step, ids, n, np.random.default_rng(1).binomial(8, k / n))
+    assert not fit.saw(other).any()
+    promptdyn.compare({"hmm": fit}, other, fit_steps=20)
+    # Nor has one that was made by hand seen any.
+    assert not promptdyn.Fit(fit.model, fit.params, fit.cluster_names).saw(history).any()
+
+
+def test_a_fit_that_saw_what_it_is_scored_on_is_not_called_best(history):
+    fit = promptdyn.fit(DiscreteHMM(num_states=5, cluster="half"), history)
+    models = {"seen": fit, "hmm": DiscreteHMM(num_states=5, cluster="half")}
+    comparison = promptdyn.compare(models, history, fit_steps=20, allow_seen=True)
+    scores = {score.model: score for score in comparison.scores}
+    assert (scores["seen"].steps_seen, scores["hmm"].steps_seen) == (20, 0)
+    assert scores["hmm"].behind == 0.0
+    assert scores["seen"].behind == pytest.approx(scores["seen"].log_loss - scores["hmm"].log_loss)
+    assert comparison.best is comparison.models["hmm"]
+    words = comparison.in_words()
+    assert words.startswith("Fitted on steps that are scored here, so that its score is no forecast's: seen (20 of")
+    assert "foreseen best by hmm" in words
+    assert "seen (saw these steps)" in [row["model"] for row in comparison.table()]
+    alone = promptdyn.compare({"seen": fit}, history, fit_steps=20, allow_seen=True)
+    with pytest.raises(InputError, match="no model is best"):
+        _ = alone.best
+
+
+def test_a_fit_that_does_not_say_what_it_saw_is_told_of(history):
+    fit = promptdyn.fit(DiscreteHMM(num_states=3), history.before(20))
+    values, arrays = fit.state()
+    old = promptdyn.Fit.of_state(
+        values, {name: array for name, array in arrays.items() if name not in ("steps", "marks")}, DiscreteHMM
+    )
+    with pytest.warns(PromptdynWarning, match="does not say which steps it was fitted on"):
+        assert promptdyn.compare({"old": old}, history, fit_steps=20).scores[0].steps_seen == 0
+
+
+def test_best_is_not_said_of_a_model_that_knows_no_more_than_the_base_rate():
+    rng = np.random.default_rng(0)
+    step, prompt = (grid.ravel() for grid in np.meshgrid(np.arange(40), np.arange(60), indexing="ij"))
+    noise = RewardHistory.from_columns(step, prompt, np.full(len(step), 8), rng.choice([0, 8, 4], len(step)))
+    comparison = promptdyn.compare({"dps": DPS(), "mopps": BetaBernoulli()}, noise, 20, observed="all")
+    share = comparison.informative.mean()
+    assert comparison.base_log_loss == pytest.approx(-(share * np.log(share) + (1 - share) * np.log(1 - share)))
+    for score in comparison.scores:
+        assert score.ahead == pytest.approx(comparison.base_log_loss - score.log_loss)
+        assert score.ahead < 0
+        assert score.ahead_interval[0] < score.ahead < score.ahead_interval[1]
+    words = comparison.in_words()
+    assert "foreseen best" not in words
+    assert f"{share:.0%}, said of every group, has log loss {comparison.base_log_loss:.3f}" in words
+    assert next(row["model"] for row in comparison.table()) == f"base rate ({share:.0%})"
+    with pytest.raises(InputError, match=r"no model is best.*Take one by its name"):
+        _ = comparison.best
+
+
+def test_where_every_group_taught_there_was_nothing_to_foresee():
+    step, prompt = (grid.ravel() for grid in np.meshgrid(np.arange(10), np.arange(6), indexing="ij"))
+    history = RewardHistory.from_columns(step, prompt, np.full(60, 8), 1 + prompt)
+    comparison = promptdyn.compare({"dps": DPS()}, history, 5)
+    assert comparison.in_words() == "Every group that was scored taught: there was nothing to foresee."
+    assert comparison.table()[1]["AUROC"] == "–"

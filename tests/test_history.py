@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory, cross, uncross
 
@@ -205,9 +206,42 @@ def test_summary(history):
         "coverage": 5 / 9,
         "clusters": {"task": 2, "level": 3},
         "success": None,
+        "pool_size": None,
     }
     empty = history.before(0).summary()
     assert (empty["rows"], empty["first_step"], empty["success_rate"], empty["coverage"]) == (0, None, None, None)
+
+
+def test_the_size_of_the_pool_is_kept(tmp_path):
+    history = RewardHistory.from_columns([0, 1], ["a", "b"], [4, 4], [1, 2], pool_size=9)
+    history.to_parquet(tmp_path / "h.parquet")
+    assert RewardHistory.from_parquet(tmp_path / "h.parquet").pool_size == 9
+    assert promptdyn.read_history(tmp_path / "h.parquet").summary()["pool_size"] == 9
+    assert history.before(1).pool_size == 9
+    for size in (1, 0, -3, 2.5, "many"):
+        with pytest.raises(InputError, match=f"history: pool_size={size}, and 2 prompts are in the history"):
+            history.of_pool(size)
+    with pytest.raises(InputError, match="run: pool_size=1, and 2 prompts"):
+        RewardHistory.from_columns([0, 1], ["a", "b"], [4, 4], [1, 2], pool_size=1, source="run")
+
+
+@given(st.data())
+def test_marks_know_a_steps_rows_again(data):
+    row = st.tuples(st.integers(0, 3), st.text("ab|", min_size=1, max_size=2), st.integers(1, 3), st.booleans())
+    rows = data.draw(st.lists(row, min_size=1, unique_by=lambda row: row[:2]))
+
+    def marks(rows):
+        step, prompt, n, solved = zip(*rows, strict=True)
+        history = RewardHistory.from_columns(step, prompt, n, np.where(solved, n, 0))
+        return dict(zip(history.steps.tolist(), history.marks().tolist(), strict=True))
+
+    found = marks(rows)
+    assert marks(data.draw(st.permutations(rows))) == found
+    at = data.draw(st.integers(0, len(rows) - 1))
+    step, prompt, n, solved = rows[at]
+    for other in ((step, prompt, n, not solved), (step, prompt, n + 1, solved), (step, f"{prompt}xyz", n, solved)):
+        changed = marks([*rows[:at], other, *rows[at + 1 :]])
+        assert {step for step in found if changed[step] != found[step]} == {step}
 
 
 BAD_VALUES = [

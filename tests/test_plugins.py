@@ -204,7 +204,9 @@ def test_settings_that_a_file_cannot_hold_are_told(tmp_path):
 
 def test_the_command_line_takes_a_model_of_ones_own_all_the_way(folder):
     HISTORY.to_parquet("h.parquet")
-    done = promptdyn_command("fit", "h.parquet", "--model", "mine.py:OneRate:strength=3", "--out", "fit.npz")
+    done = promptdyn_command(
+        "fit", "h.parquet", "--model", "mine.py:OneRate:strength=3", "--fit-steps", "5", "--out", "fit.npz"
+    )
     assert done.returncode == 0, done.stderr
     done = promptdyn_here("compare", "h.parquet", "--models", "dps,fit.npz")
     assert done.returncode == 2

@@ -12,7 +12,7 @@ import pytest
 
 import promptdyn
 from promptdyn import plots
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.evaluation import track
 from promptdyn.history import RewardHistory
 from promptdyn.models import DPS, BetaBernoulli, DiscreteHMM
@@ -94,12 +94,71 @@ def test_words_tell_what_the_counts_say():
         "other runs: uniform 50%."
     )
     comparison = promptdyn.compare({"dps": DPS(), "mopps": BetaBernoulli(), "again": BetaBernoulli()}, history, 2)
-    best, second, _ = comparison.scores
     words = in_words("mine", {"mine": replace(history, success="correct>=1")}, comparison)
+    assert "of 2 prompts (of how many, the log does not say)" in words
     assert "A rollout succeeded by the rule 'correct>=1'." in words
+    assert "No model forecast which groups would teach better than their share does: 12%" in words
+    # Of ten prompts, one half always teaches and the other never.
+    step, prompt = (grid.ravel() for grid in np.meshgrid(np.arange(40), np.arange(10), indexing="ij"))
+    history = RewardHistory.from_columns(step, prompt, np.full(400, 8), np.where(prompt < 5, 0, 4))
+    comparison = promptdyn.compare({"mopps": BetaBernoulli(), "dps": DPS()}, history, 20)
+    best, second = comparison.scores
+    words = in_words("mine", {"mine": history}, comparison)
     assert f"foreseen best by {best.model}: log loss {best.log_loss:.3f}" in words
-    assert "the share that taught (12%) has 0.377" in words
+    assert f"has {comparison.base_log_loss:.3f}" in words
     assert (f"Not clearly behind it: {second.model}" in words) == (second.behind_interval[0] <= 0)
+
+
+def test_the_page_says_what_the_model_shown_has_seen(tmp_path):
+    history = drawn()
+    fit = promptdyn.fit(DiscreteHMM(num_states=3), history.before(20))
+    page = write_report(tmp_path / "report.html", history, fit).read_text()
+    assert page.count("hmm was fitted on 20 of these 40 steps, 0 to 19: what it says of those is no forecast.") == 2
+    assert "was fitted on" not in write_report(tmp_path / "report.html", history, DPS()).read_text()
+    # Also where what was shown did no better than the base rate, it is shown, and not called best.
+    noise = RewardHistory.from_columns(history.step, history.prompt, history.num_rollouts, 2 * (history.step % 5))
+    comparison = promptdyn.compare({"dps": DPS()}, noise, 20)
+    page = write_report(tmp_path / "report.html", noise, comparison=comparison).read_text()
+    assert "forecast by dps to show" in page
+    assert "No model forecast which groups would teach" in page
+    assert "foreseen best" not in page
+
+
+def test_the_pool_is_as_large_as_the_history_says(tmp_path):
+    history = drawn(hidden=False)
+    seen = len(np.unique(history.prompt))
+    page = write_report(tmp_path / "report.html", history.of_pool(300), DPS()).read_text()
+    assert f"({seen / 300:.0%} of the pool)" in page
+    assert "share of the pool of 300 prompts" in page
+    assert f"<td>{seen / 300:.3f}</td>" in page
+    assert "share of the pool trained on" in page
+    beside = write_report(tmp_path / "report.html", history, DPS(), baselines={"other": drawn(1).of_pool(300)})
+    assert "share of the pool of 300 prompts" in beside.read_text()
+    page = write_report(tmp_path / "report.html", history, DPS()).read_text()
+    assert f"of {seen:,} prompts (of how many, the log does not say)" in page
+    assert "First the share of the prompts in the log trained on" in page
+    assert "share of the prompts in the log trained on" in page
+    assert "of the pool trained on" not in page
+    assert (
+        "share of the pool of 400 prompts"
+        in write_report(tmp_path / "report.html", history, DPS(), pool_size=400).read_text()
+    )
+    with pytest.raises(InputError, match=f"this run: pool_size=3, and {seen} prompts are in the history"):
+        write_report(tmp_path / "report.html", history, DPS(), pool_size=3)
+
+
+def test_a_log_of_survivors_is_told(tmp_path):
+    history = drawn()
+    assert not history.survivors_only
+    survivors = history.select(history.informative)
+    assert survivors.survivors_only
+    words = "it keeps only what dynamic sampling keeps"
+    assert words in write_report(tmp_path / "report.html", survivors, DPS()).read_text()
+    assert words not in write_report(tmp_path / "report.html", history, DPS()).read_text()
+    survivors.to_parquet(tmp_path / "survivors.parquet")
+    with pytest.warns(PromptdynWarning, match=f"none of its {len(survivors)} groups is all solved or all unsolved"):
+        promptdyn.read_history(tmp_path / "survivors.parquet")
+    assert not survivors.before(1).select(np.arange(22) < 19).survivors_only  # too few to tell
 
 
 def test_legends_name_only_what_is_drawn():

@@ -352,6 +352,7 @@ def test_checkpoint_of_another_pool_or_without_a_selector(
     assert "selector.npz is not there" in caplog.text
     assert "the history begins at step 4" in caplog.text
     assert [row[0] for row in rows(history_of(tmp_path / "run"))] == [4, 4]
+    assert history_of(tmp_path / "run").pool_size == len(POOL)
 
 
 def observation(step: int, ids: list[str], num_rollouts: list[int], num_successes: list[int]) -> Observation:
@@ -379,7 +380,9 @@ def test_recorder_goes_on_with_a_file_that_knows_no_rewards(tmp_path: Path) -> N
     recorder = HistoryRecorder(path)
     recorder.start(1)
     recorder.record(observation(1, ["b"], [4], [3]))
+    recorder.pool_size = 1  # of a dataset that has lost a prompt
     recorder.write()
+    assert RewardHistory.from_parquet(path).pool_size == 2
     np.testing.assert_array_equal(RewardHistory.from_parquet(path).reward_mean, np.float32([np.nan, 0.75]))
 
 

@@ -55,6 +55,7 @@ PLOT_SUFFIXES = (".svg", ".png", ".pdf")
 
 HistoryPath = Annotated[Path, typer.Argument(help="Reward history: Parquet, CSV or JSONL, or a TRL run folder.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON ('-' for stdout).")]
+AllowSeen = Annotated[bool, typer.Option("--allow-seen", help="Score fits also on steps that they were fitted on.")]
 Observed = Annotated[str, typer.Option(help="Rows a model sees: 'trained' (as live training does) or 'all'.")]
 
 
@@ -187,6 +188,7 @@ def compare(
     ] = "dps,mopps,hmm",
     fit_steps: Annotated[int | None, typer.Option(help="First steps, for fitting only; default half.")] = None,
     observed: Observed = "trained",
+    allow_seen: AllowSeen = False,
     json_path: JsonPath = None,
     plot: Annotated[Path | None, typer.Option(help="Write the reliability diagram here (.svg, .png, .pdf).")] = None,
 ) -> None:
@@ -200,9 +202,12 @@ def compare(
     declared = MODELS.parse(models, load=Fit.load)
     history = read_history(history_path)
     with bars() as tell:
-        result = compare_models(declared, history, _fit_steps(history, fit_steps), observed, tell)
+        result = compare_models(
+            declared, history, _fit_steps(history, fit_steps), observed, tell, allow_seen=allow_seen
+        )
     _show(result.table(), json_path, result.to_records())
     console.print(f"{result.scores[0].num_scored:,} rows forecast one step ahead, of {history.num_prompts:,} prompts")
+    console.print(result.in_words())
     if plot is not None:
         from promptdyn.plots import reliability_diagram
 
@@ -217,18 +222,24 @@ def report(
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     model: Annotated[
         str | None,
-        typer.Option(help="Whose beliefs to show: a model that learns online, or a fit; default what forecasts best."),
+        typer.Option(
+            help="Whose beliefs to show: a model that learns online, or a fit; default that of the least log loss."
+        ),
     ] = None,
     models: Annotated[str, typer.Option(help="Models whose forecasts to compare.")] = "dps,mopps,hmm",
     fit_steps: Annotated[int | None, typer.Option(help="First steps, for fitting only; default half.")] = None,
     observed: Observed = "trained",
+    allow_seen: AllowSeen = False,
+    pool_size: Annotated[
+        int | None, typer.Option(help="Prompts that the run could choose from; default what the history says.")
+    ] = None,
     baseline: Annotated[list[str] | None, typer.Option(help="Another run to set beside it, NAME=HISTORY.")] = None,
 ) -> None:
     """Write one self-contained HTML page of plots and scores."""
     from promptdyn.evaluation import compare as compare_models
     from promptdyn.evaluation.forecast import check_filters
     from promptdyn.inference import Fit
-    from promptdyn.report import RUN, all_runs, in_words, write_report
+    from promptdyn.report import RUN, all_runs, in_words, pool_size_of, write_report
 
     sources = [history_path, Path(model or ""), *(Path(text.partition("=")[2]) for text in baseline or [])]
     _check_targets(out, sources=sources)
@@ -244,9 +255,11 @@ def report(
         if not separator or name in baselines:
             raise InputError(f"baseline {text!r} is not NAME=HISTORY, with a name of its own")
         baselines[name] = read_history(path)
-    all_runs(RUN, history, baselines)  # before the long work
+    pool_size_of(all_runs(RUN, history, baselines), pool_size)  # before the long work
     with bars() as tell:
-        comparison = compare_models(declared, history, _fit_steps(history, fit_steps), observed, tell)
+        comparison = compare_models(
+            declared, history, _fit_steps(history, fit_steps), observed, tell, allow_seen=allow_seen
+        )
         write_report(
             out,
             history,
@@ -255,9 +268,10 @@ def report(
             baselines=baselines,
             comparison=comparison,
             observed=observed,
+            pool_size=pool_size,
             progress=tell,
         )
-    console.print(in_words(RUN, {RUN: history, **baselines}, comparison))
+    console.print(in_words(RUN, {RUN: history, **baselines}, comparison, pool_size))
     console.print(f"wrote {out}")
 
 

@@ -6,6 +6,7 @@ is what array kernels run on. Knows nothing of log formats other than its own Pa
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,8 +29,11 @@ __all__ = ["DenseHistory", "RewardHistory", "cross", "uncross"]
 VERSION = 2  # 2: reward_mean, reward_std
 VERSION_KEY = b"promptdyn.history.version"
 SUCCESS_KEY = b"promptdyn.history.success"
+POOL_SIZE_KEY = b"promptdyn.history.pool_size"
 # Distinct (n, k) of a dense history: every model tabulates its likelihoods over them.
 MAX_SYMBOLS = 2**20
+# Fewer groups that all vary may do so by chance.
+FEW_GROUPS = 20
 
 
 class DenseHistory(NamedTuple):
@@ -66,6 +70,8 @@ class RewardHistory:
         success: the rule by which successes were counted, as `promptdyn.success` writes it; None where it is not known.
         reward_mean: (row,) mean of the group's folded rewards, NaN where it is not known; None where no row has one.
         reward_std: (row,) their standard deviation, of divisor n - 1 as TRL logs it (0 for one rollout), likewise.
+        pool_size: prompts that the run could choose from, with those that it never rolled out; None where that is not
+            known, as of most logs.
     """
 
     prompt_ids: NDArray[np.object_]
@@ -78,6 +84,7 @@ class RewardHistory:
     success: str | None = None
     reward_mean: NDArray[np.float32] | None = None
     reward_std: NDArray[np.float32] | None = None
+    pool_size: int | None = None
 
     @classmethod
     def from_columns(
@@ -93,6 +100,7 @@ class RewardHistory:
         success: str | None = None,
         reward_mean: ArrayLike | None = None,
         reward_std: ArrayLike | None = None,
+        pool_size: int | None = None,
     ) -> RewardHistory:
         """Check columns of equal length and build a history of them.
 
@@ -109,10 +117,12 @@ class RewardHistory:
             success: the rule by which successes were counted. Default None: not known.
             reward_mean, reward_std: (row,) mean of the group's folded rewards, and their standard deviation of divisor
                 n - 1; missing where not known. Default: not known.
+            pool_size: prompts that the run could choose from. Default None: not known.
 
         Raises:
             InputError: no rows; columns of different lengths; a value that is missing, out of range or of another
-                type; two rows of a prompt in one step; a prompt with two labels in a cluster column.
+                type; two rows of a prompt in one step; a prompt with two labels in a cluster column; a pool smaller
+                than the prompts that have rows.
         """
         columns = {
             "step": as_array(step),
@@ -133,7 +143,7 @@ class RewardHistory:
             what = f"num_successes={k[row]} exceeds num_rollouts={n[row]}"
             raise rows.error(row, what, "count the successes among the rollouts")
         exposed = rows.booleans("trained", columns["trained"]) if trained is not None else np.ones(len(n), bool)
-        rewards = {
+        rewards: dict[str, Any] = {
             name: rows.numbers(name, columns[name], least=least)
             for name, least in (("reward_mean", -np.inf), ("reward_std", 0.0))
             if name in columns
@@ -142,7 +152,7 @@ class RewardHistory:
         order = rows.order = np.argsort(steps, kind="stable")
         prompt, prompt_ids = rows.labels("prompt_id", columns["prompt_id"])
         rows.check_unique(prompt, steps[order])
-        return cls(
+        made = cls(
             prompt_ids=prompt_ids,
             prompt=prompt,
             step=steps[order],
@@ -153,6 +163,7 @@ class RewardHistory:
             success=success,
             **{name: values[order] for name, values in rewards.items() if not np.isnan(values).all()},
         )
+        return made if pool_size is None else made.of_pool(pool_size, source)
 
     @classmethod
     def from_table(
@@ -230,9 +241,11 @@ class RewardHistory:
         except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
             found = " ".join(str(error).split())
             raise InputError(f"{path}: not a Parquet file, or damaged ({found}): write it again") from None
-        success = (metadata.metadata or {}).get(SUCCESS_KEY)
         history = cls.from_table(values, source=str(path), columns=columns)
-        return replace(history, success=None if success is None else success.decode(errors="replace"))
+        noted = {key: value.decode(errors="replace") for key, value in (metadata.metadata or {}).items()}
+        if POOL_SIZE_KEY in noted:
+            history = history.of_pool(noted[POOL_SIZE_KEY], str(path))
+        return replace(history, success=noted.get(SUCCESS_KEY))
 
     def to_parquet(self, path: str | Path) -> None:
         """Write a Parquet file with the columns of `from_table`, in place of one that is there.
@@ -266,6 +279,8 @@ class RewardHistory:
             writer.add_key_value_metadata({VERSION_KEY: str(VERSION)})
             if self.success is not None:
                 writer.add_key_value_metadata({SUCCESS_KEY: self.success})
+            if self.pool_size is not None:
+                writer.add_key_value_metadata({POOL_SIZE_KEY: str(self.pool_size)})
 
     def _text(self, labels: NDArray[np.object_]) -> pa.Array:
         """(row,) text column of (prompt,) labels, each text kept once however many rows it has."""
@@ -301,6 +316,26 @@ class RewardHistory:
         """(row,) whether some rollouts succeeded and some failed, 0 < k < n."""
         return (self.num_successes > 0) & (self.num_successes < self.num_rollouts)
 
+    @property
+    def survivors_only(self) -> bool:
+        """Whether the groups of a log all vary, too many for chance: it dropped those that dynamic sampling drops."""
+        return len(self) >= FEW_GROUPS and bool(self.informative.all())
+
+    def marks(self) -> NDArray[np.uint64]:
+        """(step,) of each of `steps` a number by which the same counts of the same prompts in it are known again.
+
+        The order of rows and prompts, labels, rewards, and whether a row was trained on do not matter.
+        """
+        ids = [hashlib.blake2b(str(name).encode(errors="surrogatepass"), digest_size=8) for name in self.prompt_ids]
+        of_prompt = np.array([int.from_bytes(digest.digest(), "little") for digest in ids], np.uint64)
+        counts = self.num_rollouts.astype(np.uint64) << np.uint64(32) | self.num_successes.astype(np.uint64)
+        rows = _mixed(of_prompt[self.prompt] ^ _mixed(counts))
+        first = np.flatnonzero(np.diff(self.step, prepend=-1))
+        if not len(rows):
+            return rows
+        sums: NDArray[np.uint64] = np.add.reduceat(rows, first)
+        return _mixed(sums ^ self.steps.astype(np.uint64))
+
     def select(self, mask: ArrayLike) -> RewardHistory:
         """The rows where a (row,) boolean mask is true, with the whole pool of prompts.
 
@@ -322,6 +357,20 @@ class RewardHistory:
             trained=self.trained[keep],
             **{name: values[keep] for name, values in self._rewards.items()},
         )
+
+    def of_pool(self, pool_size: int | str, source: str = "history") -> RewardHistory:
+        """The history as that of a run that could choose from so many prompts.
+
+        Raises:
+            InputError: it is no whole number, or smaller than the number of prompts here.
+        """
+        size = int(pool_size) if str(pool_size).isdecimal() else -1
+        if size < self.num_prompts:
+            raise InputError(
+                f"{source}: pool_size={pool_size}, and {self.num_prompts} prompts are in the history: give how many "
+                "the run could choose from"
+            )
+        return replace(self, pool_size=size)
 
     def before(self, step: int) -> RewardHistory:
         """The rows of steps below `step`, with the whole pool of prompts."""
@@ -429,6 +478,7 @@ class RewardHistory:
             "coverage": _share(rows, cells),
             "clusters": {name: len(set(labels)) for name, labels in self.clusters.items()},
             "success": self.success,
+            "pool_size": self.pool_size,
         }
 
     def _mean_reward(self) -> float | None:
@@ -477,6 +527,14 @@ def _check_version(path: str | Path, metadata: Mapping[bytes, bytes]) -> None:
         raise InputError(
             f"{path}: history format {version} is newer than the {VERSION} that this promptdyn reads: upgrade promptdyn"
         )
+
+
+def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Each word spread over all bits, so that sums of them tell apart what was added (SplitMix64)."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
 
 
 def _share(part: Any, whole: int) -> float | None:

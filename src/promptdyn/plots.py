@@ -129,31 +129,43 @@ def effective_sample_ratio(histories: Mapping[str, RewardHistory], track: Track 
     return figure
 
 
-def coverage(histories: Mapping[str, RewardHistory], pool_size: int) -> Figure:
-    """Share of the pool trained on at least once by each step, one line per run."""
+def coverage(histories: Mapping[str, RewardHistory], pool_size: int | None) -> Figure:
+    """Share of the pool trained on at least once by each step, one line per run.
+
+    Of a pool whose size is not known (None), the share of the prompts in the histories.
+    """
     figure, axes = _figure()
+    size = pool_size or max(history.num_prompts for history in histories.values())
     axis = axes[0, 0]
     for (name, history), colour in zip(histories.items(), cycle(LINES), strict=False):
         trained = history.select(history.trained)
         _, first = np.unique(trained.prompt, return_index=True)
         joined = np.searchsorted(np.sort(trained.step[first]), trained.steps, side="right")
-        axis.plot(trained.steps, joined / pool_size, color=colour, label=name)
-    axis.set(xlabel="step", ylabel="share of the pool trained on", ylim=SHARES)
+        axis.plot(trained.steps, joined / size, color=colour, label=name)
+    axis.set(xlabel="step", ylabel=f"share of {_of_pool(pool_size)} trained on", ylim=SHARES)
     _legend(figure, axis)
     return figure
 
 
-def selection_frequency(histories: Mapping[str, RewardHistory], pool_size: int) -> Figure:
-    """How often each prompt of the pool was trained on, most often first, one line per run."""
+def _of_pool(pool_size: int | None) -> str:
+    return "the prompts in the log" if pool_size is None else "the pool"
+
+
+def selection_frequency(histories: Mapping[str, RewardHistory], pool_size: int | None) -> Figure:
+    """How often each prompt of the pool was trained on, most often first, one line per run.
+
+    Of a pool whose size is not known (None), each prompt in the histories.
+    """
     figure, axes = _figure()
+    size = pool_size or max(history.num_prompts for history in histories.values())
     axis = axes[0, 0]
     for (name, history), colour in zip(histories.items(), cycle(LINES), strict=False):
-        times = np.zeros(pool_size, int)
+        times = np.zeros(size, int)
         chosen = np.bincount(history.prompt[history.trained], minlength=history.num_prompts)
         times[: len(chosen)] = np.sort(chosen)[::-1]
-        at = np.unique(np.linspace(0, pool_size - 1, min(pool_size, MAX_POINTS)).astype(int))
-        axis.step((at + 1) / pool_size, times[at], where="pre", color=colour, label=name)
-    axis.set(xlabel="share of the pool, most often chosen first", ylabel="times trained on", xlim=(0, 1))
+        at = np.unique(np.linspace(0, size - 1, min(size, MAX_POINTS)).astype(int))
+        axis.step((at + 1) / size, times[at], where="pre", color=colour, label=name)
+    axis.set(xlabel=f"share of {_of_pool(pool_size)}, most often chosen first", ylabel="times trained on", xlim=(0, 1))
     axis.set_ylim(bottom=0)
     _legend(figure, axis)
     return figure

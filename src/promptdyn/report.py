@@ -24,7 +24,7 @@ from promptdyn.storage import atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Section", "all_runs", "in_words", "svg", "write_page", "write_report"]
+__all__ = ["Section", "all_runs", "in_words", "pool_size_of", "svg", "write_page", "write_report"]
 
 RUN = "this run"
 NUM_OFTEN = NUM_SPREAD = 4
@@ -77,14 +77,15 @@ def write_report(
     Args:
         path: HTML file, written atomically.
         history: the run that the page is about.
-        model: whose beliefs are shown: a `Fit`, or a model that learns online. Default: what scored best in the
-            comparison.
+        model: whose beliefs are shown: a `Fit`, or a model that learns online. Default: that of the least log loss in
+            the comparison.
         title: heading.
         name: of the run that the page is about.
         baselines: name -> history of other runs to set beside it, such as uniform selection.
         comparison: forecast scores to show, with their reliability diagram, and the best fit among them.
         observed: the rows of the history that the model sees: "trained" (default) or "all".
-        pool_size: prompts in the pool; default those in the history.
+        pool_size: prompts in the pool; default what the histories say. Where none does, shares are of the prompts in
+            them, and the page says so.
         first: sections to put at the top.
         progress: called with what is being done, how much of it, of how much, and numbers to watch.
 
@@ -93,13 +94,14 @@ def write_report(
 
     Raises:
         InputError: a history without trained rows, a baseline with the name of the run, a model that must be fitted
-            first, neither a model nor a comparison, or a path that cannot be written.
+            first, neither a model nor a comparison, a pool smaller than the prompts seen, or a path that cannot be
+            written.
     """
     runs = all_runs(name, history, baselines)
     if model is None:
         if comparison is None:
             raise InputError("a report shows a model's beliefs: give a model, or a comparison to take the best of")
-        model = comparison.best
+        model = comparison.models[comparison.scores[0].model]
     visible = history.observed(observed)
     num_generations = int(np.median(visible.num_rollouts))
     seen_often = np.argsort(-np.bincount(visible.prompt, minlength=history.num_prompts), kind="stable")
@@ -111,7 +113,9 @@ def write_report(
     forecaster = online.model.name
     tell = progress or (lambda words, done, total, watch: None)
     seen = track(online, history, follow, num_generations, observed, partial(tell, f"drawing beliefs of {forecaster}"))
-    pool_size = pool_size or max(run.num_prompts for run in runs.values())
+    pool_size = pool_size_of(runs, pool_size)
+    of_pool = "prompts in the log" if pool_size is None else f"pool of {pool_size:,} prompts"
+    fitted = _fitted_on(model, history)
     smoothed = f"Lines are running means over {plots.smoothing_window(len(history.steps))} steps"
     known = bool(np.isfinite(seen.true).any())
 
@@ -130,13 +134,14 @@ def write_report(
                 "Dashed lines are the true shares, known because every prompt was rolled out."
                 if known
                 else "The true shares are not known: only some prompts were rolled out at each step."
-            ),
+            )
+            + fitted,
             figures=[svg(plots.outcome_shares(seen))],
         ),
         Section(
             "Predicted and realised",
             f"Mean forecast of {forecaster} that the prompts of a step would be informative, and the share that were "
-            f"(dots: single steps). {smoothed}.",
+            f"(dots: single steps). {smoothed}.{fitted}",
             figures=[svg(plots.predicted_informative(seen))],
         ),
         Section(
@@ -151,8 +156,8 @@ def write_report(
         ),
         Section(
             "Which prompts were trained on",
-            f"First the share of the pool of {pool_size:,} prompts trained on at least once by each step; then how "
-            "often each prompt was, most often first.",
+            f"First the share of the {of_pool} trained on at least once by each step; then how often each prompt was, "
+            "most often first.",
             figures=[svg(plots.coverage(runs, pool_size)), svg(plots.selection_frequency(runs, pool_size))],
         ),
     ]
@@ -206,19 +211,28 @@ def in_words(
         name: the run among `runs` that is spoken of; the others are named beside it.
         runs: name -> history with trained rows.
         comparison: whose best forecaster is named.
-        pool_size: prompts in the pool; default those in the histories.
+        pool_size: prompts in the pool; default what the histories say.
+
+    Raises:
+        InputError: a pool smaller than the prompts seen.
     """
     trained = runs[name].select(runs[name].trained)
-    pool_size = pool_size or max(run.num_prompts for run in runs.values())
+    pool_size = pool_size_of(runs, pool_size)
     steps = trained.steps
     tenth = max(1, len(steps) // 10)
     early, late = trained.step < steps[min(tenth, len(steps) - 1)], trained.step >= steps[-tenth]
     touched = len(np.unique(trained.prompt))
     words = (
         f"In {len(steps):,} steps {len(trained):,} groups of rollouts were trained on, of {touched:,} prompts "
-        f"({touched / pool_size:.0%} of the pool). {trained.informative.mean():.0%} of the groups taught something: "
-        "some of their rollouts succeeded and some failed."
+        + ("(of how many, the log does not say)" if pool_size is None else f"({touched / pool_size:.0%} of the pool)")
+        + f". {trained.informative.mean():.0%} of the groups taught something: some of their rollouts succeeded and "
+        "some failed."
     )
+    if runs[name].survivors_only:
+        words += (
+            " All groups in the log do: it keeps only what dynamic sampling keeps, so every share here is one of "
+            "survivors, and what else was rolled out is not known."
+        )
     if trained.success is not None:
         words += f" A rollout succeeded by the rule {trained.success!r}."
     if len(steps) >= 10:
@@ -232,17 +246,34 @@ def in_words(
     if beside:
         words += f" The share that taught in the other runs: {', '.join(beside)}."
     if comparison is not None:
-        best = comparison.scores[0]
-        share = comparison.forecasts[best.model].informative.mean()
-        certain = -sum(p * np.log(p) for p in (share, 1 - share) if p > 0)
-        words += (
-            f" Which groups would teach was foreseen best by {best.model}: log loss {best.log_loss:.3f}, where a "
-            f"forecaster that knew no more than the share that taught ({share:.0%}) has {certain:.3f}."
-        )
-        close = [score.model for score in comparison.scores[1:] if score.behind_interval[0] <= 0]
-        if close:
-            words += f" Not clearly behind it: {', '.join(close)}."
+        words += f" {comparison.in_words()}"
     return words
+
+
+def pool_size_of(runs: Mapping[str, RewardHistory], given: int | None = None) -> int | None:
+    """Prompts in the pool of some runs: as given, or as the histories say; None where they do not.
+
+    Raises:
+        InputError: a pool given that is smaller than the prompts of a run.
+    """
+    if given is not None:
+        for name, run in runs.items():
+            run.of_pool(given, name)
+        return given
+    known = [run.pool_size for run in runs.values() if run.pool_size is not None]
+    return max(*known, *(run.num_prompts for run in runs.values())) if known else None
+
+
+def _fitted_on(model: Any, history: RewardHistory) -> str:
+    """What a fit has seen of a history that its beliefs are shown on, in words."""
+    saw = model.saw(history) if isinstance(model, Fit) else np.zeros(0, bool)
+    if not saw.any():
+        return ""
+    steps = history.steps[saw]
+    return (
+        f" {model.model.name} was fitted on {len(steps):,} of these {len(saw):,} steps, {steps[0]} to {steps[-1]}: "
+        "what it says of those is no forecast."
+    )
 
 
 def _fit_to_show(model: Any, comparison: Comparison | None) -> Fit | None:
@@ -280,7 +311,7 @@ def write_page(path: str | Path, title: str, subtitle: str, sections: list[Secti
     return Path(path)
 
 
-def _run_row(name: str, history: RewardHistory, pool_size: int) -> dict[str, Any]:
+def _run_row(name: str, history: RewardHistory, pool_size: int | None) -> dict[str, Any]:
     trained = history.select(history.trained)
     return {
         "run": name,
@@ -288,7 +319,7 @@ def _run_row(name: str, history: RewardHistory, pool_size: int) -> dict[str, Any
         "rollouts": int(trained.num_rollouts.sum()),
         "effective-sample ratio": f"{trained.informative.mean():.3f}",
         "success rate": f"{trained.num_successes.sum() / trained.num_rollouts.sum():.3f}",
-        "coverage": f"{len(np.unique(trained.prompt)) / pool_size:.3f}",
+        "coverage": "–" if pool_size is None else f"{len(np.unique(trained.prompt)) / pool_size:.3f}",
     }
 
 

@@ -12,6 +12,7 @@ model, what was found, and what was expected.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.evaluation.forecast import online_over
 from promptdyn.evaluation.simulation import simulate
 from promptdyn.history import RewardHistory
@@ -358,7 +359,9 @@ def _check_life(fit: Fit, history: RewardHistory, say: Say) -> None:
         say(kept, f"a fit that was saved and loaded has another {part}: let the program depend on its settings alone")
     drawn = simulate(fit, like=history).history
     say(np.all((drawn.num_successes >= 0) & (drawn.num_successes <= drawn.num_rollouts)), "run forward, k is above n")
-    fit.inference_data(history)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptdynWarning)  # one point is no posterior
+        fit.inference_data(history)
     check_online(fit.frozen(), fit.prompt_ids or fit.cluster_names)
 
 

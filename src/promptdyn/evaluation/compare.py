@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.evaluation.forecast import Forecast, forecast, online_over, split
-from promptdyn.evaluation.scores import auroc, brier, calibration_error, log_losses, mean_interval, precision_at
+from promptdyn.evaluation.scores import (
+    auroc,
+    brier,
+    calibration_error,
+    log_loss,
+    log_losses,
+    mean_interval,
+    precision_at,
+)
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit, fit
 from promptdyn.models.base import Dynamics
@@ -28,52 +36,125 @@ class Score:
     model: str
     log_loss: float  # nats per row
     log_loss_interval: tuple[float, float]  # 95 % bootstrap interval over prompts
-    behind: float  # log loss more than the best model's
+    behind: float  # log loss more than the best model's that has not seen the steps scored
     behind_interval: tuple[float, float]  # and its interval, of the same draws for both
+    ahead: float  # log loss less than the base rate's, which says of every row the share of all that were informative
+    ahead_interval: tuple[float, float]
     brier: float
     auroc: float
     precision: float  # share informative of each step's B highest forecasts, B = its observed rows; NaN if B is all
     calibration_error: float  # expected calibration error, ten bins
     num_scored: int  # rows scored
     fit_seconds: float  # 0 for models that learn online
+    steps_seen: int  # of the steps scored those that a fit was made on: where there are some, this is no forecast
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Scores, best log loss first, with the forecasts and what made them by model name."""
+    """Scores, best log loss first, with the forecasts and what made them by model name.
+
+    Attributes:
+        scores: one per model.
+        forecasts: model name -> its forecasts of the rows scored.
+        models: model name -> what was given, or the fit where one was made.
+    """
 
     scores: list[Score]
     forecasts: dict[str, Forecast]
-    models: dict[str, Any]  # as given, with the fit where one was made
+    models: dict[str, Any]
 
     def to_records(self) -> list[dict[str, Any]]:
         """Rows for a program, one per model: the fields of `Score`."""
         return [asdict(score) for score in self.scores]
 
+    @property
+    def informative(self) -> NDArray[np.bool_]:
+        """(row,) what came true, of the rows scored."""
+        return next(iter(self.forecasts.values())).informative
+
+    @property
+    def base_log_loss(self) -> float:
+        """Log loss of a forecaster that knows nothing but the share of the scored rows that were informative."""
+        return log_loss(np.full(len(self.informative), self.informative.mean()), self.informative)
+
     def table(self) -> list[dict[str, str]]:
-        """Rows for people, one per model."""
-        return [
+        """Rows for people, one per model and one for the base rate."""
+        rows = [
             {
-                "model": score.model,
-                "log loss": f"{score.log_loss:.3f} ± {_half(score.log_loss_interval):.3f}",
-                "behind": f"{score.behind:.3f} ± {_half(score.behind_interval):.3f}" if place else "–",
+                "model": score.model + (" (saw these steps)" if score.steps_seen else ""),
+                "log loss": _with_half(score.log_loss, score.log_loss_interval),
+                "behind": "–" if score is self._first else _with_half(score.behind, score.behind_interval),
                 "Brier": f"{score.brier:.3f}",
-                "AUROC": f"{score.auroc:.3f}",
-                "precision": "–" if np.isnan(score.precision) else f"{score.precision:.3f}",
+                "AUROC": _or_dash(score.auroc),
+                "precision": _or_dash(score.precision),
                 "calibration error": f"{score.calibration_error:.3f}",
                 "fit, s": f"{score.fit_seconds:.1f}" if score.fit_seconds else "–",
             }
-            for place, score in enumerate(self.scores)
+            for score in self.scores
         ]
+        share = self.informative.mean()
+        base = {
+            "model": f"base rate ({share:.0%})",
+            "log loss": f"{self.base_log_loss:.3f}",
+            "Brier": f"{share * (1 - share):.3f}",
+        }
+        place = sum(score.ahead >= 0 for score in self.scores)
+        rows.insert(place, {**dict.fromkeys(rows[0], "–"), **base})
+        return rows
+
+    def in_words(self) -> str:
+        """Who forecast best and who is not clearly behind it, or that nobody knew more than the base rate."""
+        share, base = self.informative.mean(), self.base_log_loss
+        seen = [f"{score.model} ({score.steps_seen:,} of them)" for score in self.scores if score.steps_seen]
+        words = (
+            f"Fitted on steps that are scored here, so that its score is no forecast's: {', '.join(seen)}. "
+            if seen
+            else ""
+        )
+        if share in (0, 1):
+            return f"{words}{'Every' if share else 'No'} group that was scored taught: there was nothing to foresee."
+        best, others = self._first, [score for score in self.scores if not score.steps_seen][1:]
+        if best.steps_seen:
+            return words.strip()
+        if best.ahead <= 0:
+            order = max((score for score in self.scores if not score.steps_seen), key=lambda score: score.auroc)
+            return (
+                f"{words}No model forecast which groups would teach better than their share does: {share:.0%}, said of "
+                f"every group, has log loss {base:.3f}, and {best.model}, the least of the models, "
+                f"{best.log_loss:.3f}. Their order may tell more: AUROC {order.auroc:.3f} of {order.model}."
+            )
+        words += (
+            f"Which groups would teach was foreseen best by {best.model}: log loss {best.log_loss:.3f}, where a "
+            f"forecaster that knew no more than the share that taught ({share:.0%}) has {base:.3f}."
+        )
+        if best.ahead_interval[0] <= 0:
+            words += " That is not clearly better."
+        close = [score.model for score in others if score.behind_interval[0] <= 0]
+        return words + (f" Not clearly behind it: {', '.join(close)}." if close else "")
 
     @property
     def best(self) -> Any:
-        """What scored best: a `Fit`, or a model that learns online."""
-        return self.models[self.scores[0].model]
+        """What forecast best: a `Fit`, or a model that learns online.
+
+        Raises:
+            InputError: no model did better than the base rate, or what did had seen the steps scored.
+        """
+        if self._first.steps_seen or self._first.ahead <= 0:
+            raise InputError(f"no model is best. {self.in_words()} Take one by its name, as in models['dps']")
+        return self.models[self._first.model]
+
+    @property
+    def _first(self) -> Score:
+        """The best of those that have not seen the steps scored, where there are any."""
+        return next((score for score in self.scores if not score.steps_seen), self.scores[0])
 
 
-def _half(interval: tuple[float, float]) -> float:
-    return (interval[1] - interval[0]) / 2
+def _with_half(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.3f} ± {(interval[1] - interval[0]) / 2:.3f}"
+
+
+def _or_dash(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.3f}"
 
 
 def compare(
@@ -82,19 +163,24 @@ def compare(
     fit_steps: int,
     observed: str = "trained",
     progress: Tell | None = None,
+    *,
+    allow_seen: bool = False,
 ) -> Comparison:
     """Score models on one-step-ahead forecasts of 0 < k < n for every row after the fitting steps.
 
     Args:
-        models: name -> a `Fit` (which had better not have seen the steps scored here), a model to fit here on the
-            observed rows of the first `fit_steps` steps, or a model that learns online.
+        models: name -> a `Fit`, a model to fit here on the observed rows of the first `fit_steps` steps, or a model
+            that learns online.
         history: rows to forecast; all rows after the fitting steps are scored, observed or not.
         fit_steps: number of first logged steps that are for fitting only.
         observed: what a forecaster sees of past steps: "trained" rows (default) or "all".
         progress: called with what is being done ("fitting hmm"), how much of it, of how much, and numbers to watch.
+        allow_seen: True scores also a fit that was made on steps that are scored here, which is no forecast of them:
+            the comparison says so. Default False.
 
     Raises:
-        InputError: no models; `fit_steps` leaves nothing to fit or to score; a model misses its cluster column.
+        InputError: no models; `fit_steps` leaves nothing to fit or to score; a model misses its cluster column; a fit
+            has seen steps that are scored here.
     """
     if not models:
         raise InputError("there are no models to compare: name at least one")
@@ -115,6 +201,18 @@ def compare(
                 f"(observed={observed!r}): give more fit_steps, or a fit"
             )
 
+    steps_seen = {name: _seen(model, history, fit_steps) for name, model in models.items()}
+    for name, steps in steps_seen.items():
+        if len(steps) and not allow_seen:
+            after = int(np.searchsorted(history.steps, steps[-1])) + 1
+            mend = f", score what comes after (fit_steps={after})" if after < len(history.steps) else ""
+            raise InputError(
+                f"fit {name!r} was made on {len(steps):,} of the {len(steps_scored):,} steps that are scored here "
+                f"({steps[0]} to {steps[-1]}), so its score would be no forecast's: fit on the first {fit_steps:,} "
+                f"steps alone (fit --fit-steps {fit_steps}){mend}, or have it scored all the same (allow_seen=True, "
+                "--allow-seen)"
+            )
+
     tell = progress or (lambda words, done, total, watch: None)
     used: dict[str, Any] = {}
     forecasts: dict[str, Forecast] = {}
@@ -125,12 +223,15 @@ def compare(
         forecasts[name] = forecast(
             online_over(model, history), history, fit_steps, observed, partial(tell, f"forecasting by {name}")
         )
+    names = list(forecasts)
     losses = np.stack([log_losses(made.probability, made.informative) for made in forecasts.values()], axis=1)
     ranked = np.argsort(losses.mean(axis=0), kind="stable")
-    behind = losses - losses[:, ranked[:1]]
+    first = next((i for i in ranked if not len(steps_seen[names[i]])), ranked[0])
+    behind = losses - losses[:, [first]]
     scored = next(iter(forecasts.values()))
-    intervals = mean_interval(np.hstack([losses, behind]), scored.prompt)
-    names = list(forecasts)
+    base = log_losses(np.full(len(losses), scored.informative.mean()), scored.informative)
+    ahead = base[:, None] - losses
+    intervals = np.split(mean_interval(np.hstack([losses, behind, ahead]), scored.prompt), 3, axis=1)
     scores = []
     for i in ranked:
         made = forecasts[names[i]]
@@ -139,15 +240,18 @@ def compare(
             Score(
                 model=names[i],
                 log_loss=float(losses[:, i].mean()),
-                log_loss_interval=_ends(intervals[:, i]),
+                log_loss_interval=_ends(intervals[0][:, i]),
                 behind=float(behind[:, i].mean()),
-                behind_interval=_ends(intervals[:, len(names) + i]),
+                behind_interval=_ends(intervals[1][:, i]),
+                ahead=float(ahead[:, i].mean()),
+                ahead_interval=_ends(intervals[2][:, i]),
                 brier=brier(made.probability, made.informative),
                 auroc=auroc(made.probability, made.informative),
                 precision=precision_at(made.probability, made.informative, made.step, budget),
                 calibration_error=calibration_error(made.probability, made.informative),
                 num_scored=len(made.probability),
                 fit_seconds=model.seconds if isinstance(model, Fit) else 0.0,
+                steps_seen=len(steps_seen[names[i]]),
             )
         )
     return Comparison(scores, forecasts, used)
@@ -155,3 +259,8 @@ def compare(
 
 def _ends(interval: NDArray) -> tuple[float, float]:
     return float(interval[0]), float(interval[1])
+
+
+def _seen(model: Any, history: RewardHistory, fit_steps: int) -> NDArray[np.int32]:
+    """The steps to be scored that a fit was made on; none of another model."""
+    return history.steps[fit_steps:][model.saw(history)[fit_steps:]] if isinstance(model, Fit) else history.steps[:0]

@@ -160,4 +160,5 @@ def _design(
         num_successes=np.zeros(len(chosen), np.int32),
         trained=np.ones(len(chosen), bool),
         clusters={column: np.array([str(label) for label in labels], object) for column, labels in clusters.items()},
+        pool_size=num_prompts,
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.errors import ConvergenceWarning, InputError
+from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
 from promptdyn.history import DenseHistory, RewardHistory
 from promptdyn.inference.em import EM
 from promptdyn.inference.engine import Engine, load_density
@@ -48,6 +48,8 @@ class Fit:
         cluster_names: (cluster,) labels in the order of the parameters' cluster axis.
         log_marginal: log p(observations | params), in nats, summed over prompts.
         num_observed: rollout groups fitted on.
+        steps: (step,) the logged steps that they are of.
+        marks: (step,) by which the groups of each of those steps are known again, see `RewardHistory.marks`.
         method: name and settings of the engine, backend and seed.
         trace: how the engine's objective went; see the engine.
         converged: whether the engine's criterion is met.
@@ -66,6 +68,8 @@ class Fit:
     cluster_names: tuple[str, ...]
     log_marginal: float = np.nan
     num_observed: int = 0
+    steps: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    marks: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     method: dict[str, Any] = field(default_factory=lambda: {"name": "given", "backend": "numpyro"})
     trace: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     converged: bool = True
@@ -120,6 +124,26 @@ class Fit:
             raise InputError(f"num_draws={num_draws} with exact=False: a mixture over draws is filtered exactly only")
         model = self.frozen(num_draws) if exact else DiscountedBeta(self._frozen(self.params))
         return OnlineFilter(model, prompt_ids, prompt_ids if self.prompt_ids else clusters)
+
+    def saw(self, history: RewardHistory) -> NDArray[np.bool_]:
+        """(step,) whether the fit was made on what each of the history's logged steps shows, or its trained rows alone.
+
+        A fit made by hand has seen nothing.
+
+        Warns:
+            PromptdynWarning: the fit was saved by a version that did not keep what it saw, so that nothing is known.
+        """
+        if self.num_observed and not len(self.marks):
+            warnings.warn(
+                f"{self.model.name}: the fit does not say which steps it was fitted on, an earlier version saved it: "
+                "whether it has seen what it is to forecast is not known; fit again",
+                PromptdynWarning,
+                stacklevel=2,
+            )
+        seen = np.zeros(len(history.steps), bool)
+        for rows in (history,) if history.trained.all() else (history, history.observed("trained")):
+            seen |= np.isin(history.steps, rows.steps[np.isin(rows.marks(), self.marks)])
+        return seen
 
     @property
     def _pool(self) -> Pool:
@@ -180,6 +204,10 @@ class Fit:
             history: what the log likelihood is of, all its rows; default what was fitted on, which a loaded fit no
                 longer has: it goes without these two groups.
 
+        Warns:
+            PromptdynWarning: `arviz.loo` and `arviz.compare` cannot use the log likelihood: it is of one point, or of
+                prompts given parameters of their own.
+
         Raises:
             InputError: the history has other clusters than the fit, or other prompts where chains are a prompt's own.
         """
@@ -208,8 +236,28 @@ class Fit:
                 density.log_marginals({name: value[at] for name, value in draws.items()}) for at in np.ndindex(shape)
             ]
             log_likelihood = np.reshape(each, (*shape, -1))
+            self._tell_of_log_likelihood()
         prior = program.prior(PRIOR_DRAWS, seed=0)
         return inference_data(program, draws, self.sample_stats, prior, dense, log_likelihood)
+
+    def _tell_of_log_likelihood(self) -> None:
+        """Warn where no prompt can be left out by weighing draws (PSIS): `arviz.loo` would fail, or flatter."""
+        if not self.draws:
+            what = f"{self.method['name']} finds one point and no posterior"
+            mend = "fit with method='nuts' or 'svi'"
+        elif self.prompt_ids:
+            what = (
+                "it is conditional on parameters that each prompt has of its own, learned from what is to be left out"
+            )
+            mend = "fit a model whose chains clusters share"
+        else:
+            return
+        warnings.warn(
+            f"{self.model.name}: the log likelihood in this ArviZ data is not for arviz.loo or arviz.compare: {what}; "
+            f"{mend}, or compare forecasts (promptdyn.compare)",
+            PromptdynWarning,
+            stacklevel=3,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write to one .npz file (arrays and JSON, versioned, no pickle), atomically; draws are kept.
@@ -269,6 +317,8 @@ class Fit:
         """
         kept: dict[str, Any] = {name: values[name] for name in _PLAIN}
         kept |= {name: tuple(values[name]) for name in _NAMES}
+        # Earlier versions did not keep what was seen.
+        arrays = {**{name: np.zeros(0, kind) for name, kind in _SEEN.items()}, **arrays}
         parts: dict[str, Any] = {name: arrays[name] for name in _ARRAYS} | {name: {} for name in _DICTS}
         for key in arrays.keys() - set(_ARRAYS):
             part, _, name = key.partition("/")
@@ -292,7 +342,8 @@ def _whole(path: str | Path) -> Iterator[None]:
 # How a fit's attributes are kept.
 _PLAIN = ("log_marginal", "num_observed", "method", "converged", "verdict", "diagnostics", "seconds")
 _NAMES = ("cluster_names", "prompt_ids")
-_ARRAYS = ("trace", "prompt_clusters")
+_SEEN = {"steps": np.int32, "marks": np.uint64}
+_ARRAYS = ("trace", "prompt_clusters", *_SEEN)
 _DICTS = ("params", "draws", "sample_stats")
 
 
@@ -353,6 +404,8 @@ def fit(
         dense,
         log_marginal=float(density.log_marginals(result.params).sum()),
         num_observed=len(visible),
+        steps=visible.steps,
+        marks=visible.marks(),
         method={**describe(engine), "backend": backend, "seed": seed},
         trace=result.trace,
         converged=result.converged,

@@ -11,11 +11,12 @@ A new format is a module here and its entry in `READERS`. Knows nothing of model
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.readers import table, trl
 
@@ -49,6 +50,9 @@ def read_history(path: str | Path, **options: Any) -> RewardHistory:
         path: file or folder.
         **options: options of the format's reader.
 
+    Warns:
+        PromptdynWarning: all groups vary, so that the log seems to keep only those that do.
+
     Raises:
         InputError: nothing there, a format that no reader knows, an option that its reader does not have, or what the
             reader finds wrong.
@@ -63,7 +67,17 @@ def read_history(path: str | Path, **options: Any) -> RewardHistory:
                 if option not in known:
                     takes = ", ".join(known) or "no options"
                     raise InputError(f"{path}: option {option!r} does not fit this format: it takes {takes}")
-            return reader.read(path, **options)
+            history = reader.read(path, **options)
+            if history.survivors_only:
+                warnings.warn(
+                    f"{path}: none of its {len(history):,} groups is all solved or all unsolved: it keeps only groups "
+                    "that vary, as dynamic sampling does, so that rates are those of survivors, and which groups would "
+                    "not have varied cannot be learned from it; log what was rolled out and dropped too, with "
+                    "trained=false",
+                    PromptdynWarning,
+                    stacklevel=2,
+                )
+            return history
     what = "an empty file" if path.is_file() and path.stat().st_size == 0 else "no known format"
     raise InputError(
         f"{path}: {what}: give a Parquet, CSV or JSONL file with columns step, prompt_id, num_rollouts, num_successes, "

@@ -111,7 +111,6 @@ def demo(
         name="auto",
         baselines=histories,
         comparison=comparison,
-        pool_size=declared.num_prompts,
         first=sections,
     )
     return DemoResult(shown, found, comparison, report, plot)

@@ -36,6 +36,7 @@ class HistoryRecorder:
 
     Attributes:
         success: what a success is, in words, for the file; None where it is not known.
+        pool_size: prompts that the run can choose from, for the file; None where it is not known.
 
     Raises:
         InputError: a cluster column with the name of a history's own column.
@@ -48,6 +49,7 @@ class HistoryRecorder:
         self.clusters = dict(clusters or {})
         self.write_every = write_every
         self.success: str | None = None
+        self.pool_size: int | None = None
         # A history would refuse it too, but only when it is written, hours later.
         for column in self.clusters:
             if column in OWN:
@@ -147,12 +149,16 @@ class HistoryRecorder:
         rows: dict[str, Any] = {name: np.concatenate([part[name] for part in self._parts]) for name in OWN}
         if not len(rows["step"]):
             return
-        RewardHistory.from_columns(
+        history = RewardHistory.from_columns(
             **rows,
             clusters={
                 column: [labels[prompt_id] for prompt_id in rows["prompt_id"].tolist()]
                 for column, labels in self.clusters.items()
             },
             success=self.success,
-        ).to_parquet(self.path)
+        )
+        if self.pool_size is not None:
+            # Rows of a run before may be of prompts that the pool has no more.
+            history = history.of_pool(max(self.pool_size, history.num_prompts))
+        history.to_parquet(self.path)
         self._complete, self._step_written = True, int(rows["step"].max())

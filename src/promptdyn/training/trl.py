@@ -342,7 +342,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         started = time.perf_counter()
         chosen = [prompt_id for ids, _ in graded for prompt_id in ids]
         seen = self._observe(chosen, torch.cat([rewards for _, rewards in graded]), trained)
-        self._recorder.success = self.selector.success
+        self._recorder.success, self._recorder.pool_size = self.selector.success, self.selector.num_prompts
         self._recorder.record(seen)
         for name, value in self.selector.metrics().items():
             self._metrics["train"][f"selection/{name}"].append(value)
@@ -431,7 +431,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         if self._graded:
             self._learn([False for ids, _ in self._graded for _ in ids])
         self._recorder.recount(self.selector.settle())
-        self._recorder.success = self.selector.success
+        self._recorder.success, self._recorder.pool_size = self.selector.success, self.selector.num_prompts
         self._recorder.write()
 
     def _close_record_of_stopped_run(self, error: BaseException) -> None:
