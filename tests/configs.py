@@ -38,7 +38,7 @@ class OwnSpeed:
 
     def program(self, ppl, pool):
         xp = ppl.xp
-        with ppl.plate("prompt_speed", pool.num_prompts):
+        with ppl.plate("prompt", pool.num_prompts):
             speed = ppl.sample("speed", ppl.dist.Normal(-2.0, 1.0))
         move = 1.0 / (1.0 + xp.exp(-speed))
         forward = xp.stack([1.0 - move, move], axis=-1)

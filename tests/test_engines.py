@@ -2,8 +2,10 @@
 
 import json
 import warnings
+from dataclasses import dataclass
 
 import arviz
+import matplotlib.pyplot as plt
 import numpy as np
 import pyro
 import pytest
@@ -17,7 +19,7 @@ from promptdyn.evaluation.forecast import walk
 from promptdyn.history import RewardHistory
 from promptdyn.inference import EM, MAP, NUTS, SVI
 from promptdyn.inference.engine import load_density
-from promptdyn.models import HierarchicalHMM
+from promptdyn.models import DPS, HierarchicalHMM
 from promptdyn.models.base import cluster_of
 from promptdyn.ppl import BACKENDS
 
@@ -147,14 +149,18 @@ def test_draws_as_arviz_data(sampled):
     assert idata.prior["transition"].shape[:2] == (1, 500)
     np.testing.assert_allclose(idata.prior["initial"].mean(("chain", "draw")), 0.5, atol=0.05)
     assert idata.log_likelihood["history"].dims == ("chain", "draw", "prompt")
-    assert list(idata.observed_data["num_successes"].coords) == ["prompt", "step"]
-    observed = idata.observed_data
-    assert int(observed["num_rollouts"].sum()) == HISTORY.num_rollouts.sum()
-    row = observed.sel(prompt=HISTORY.prompt_ids[HISTORY.prompt[0]], step=HISTORY.step[0])
-    assert (int(row["num_rollouts"]), int(row["num_successes"])) == (
-        HISTORY.num_rollouts[0],
-        HISTORY.num_successes[0],
-    )
+    observed, given = idata.observed_data, idata.constant_data
+    assert observed["num_successes"].dims == ("group",)
+    found = {
+        (str(prompt), int(step)): (int(n), int(k))
+        for prompt, step, n, k in zip(
+            *(given[name].values for name in ("prompt_id", "at_step", "num_rollouts")),
+            observed["num_successes"].values,
+            strict=True,
+        )
+    }
+    rows = zip(HISTORY.prompt, HISTORY.step, HISTORY.num_rollouts, HISTORY.num_successes, strict=True)
+    assert found == {(str(HISTORY.prompt_ids[i]), step): (n, k) for i, step, n, k in rows}
     made = density(sampled.model, HISTORY, "numpyro")
     second = {name: value[1, 7] for name, value in sampled.draws.items()}
     likelihood = idata.log_likelihood["history"].isel(chain=1, draw=7)
@@ -168,8 +174,48 @@ def test_a_point_is_arviz_data_of_one_draw():
         PromptdynWarning, match="not for arviz.loo or arviz.compare: em finds one point and no posterior"
     ):
         posterior = fit.idata.posterior
-    assert posterior["speed"].dims == ("chain", "draw", "prompt_speed")
+    assert posterior["speed"].dims == ("chain", "draw", "prompt")
     assert posterior["speed"].shape == (1, 1, 30)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_counts_are_drawn_for_predictive_checks(backend):
+    fit = promptdyn.fit(CONFIGS["hmm with clusters"], HISTORY, backend=backend)
+    with pytest.warns(PromptdynWarning, match="one point"):
+        idata = fit.inference_data(posterior_predictive=True, prior_predictive=True)
+    shown, before = (idata[name]["num_successes"] for name in ("posterior_predictive", "prior_predictive"))
+    assert (shown.dims, shown.shape) == (("chain", "draw", "group"), (1, 100, len(HISTORY)))
+    assert before.shape == (1, 500, len(HISTORY))
+    n, k = idata.constant_data["num_rollouts"].values, idata.observed_data["num_successes"].values
+    assert ((shown >= 0) & (shown <= n)).all()
+    assert (shown.values != k).any()  # what was logged would look perfect
+    assert abs(float(shown.sum()) / 100 / n.sum() - k.sum() / n.sum()) < 0.05
+    # Before anything was observed, whole histories differ more from one another.
+    assert before.sum("group").std() > 2 * shown.sum("group").std()
+    arviz.plot_ppc(idata, num_pp_samples=20)
+    arviz.plot_ppc(idata, group="prior", num_pp_samples=20)
+    plt.close("all")
+
+
+def test_counts_of_a_loaded_fit_are_drawn_for_a_history_that_is_given(sampled, tmp_path):
+    sampled.save(tmp_path / "fit.npz")
+    loaded = promptdyn.Fit.load(tmp_path / "fit.npz")
+    with pytest.raises(InputError, match="no history to draw counts for: give one"):
+        loaded.inference_data(posterior_predictive=True)
+    shown = loaded.inference_data(HISTORY, posterior_predictive=True).posterior_predictive["num_successes"]
+    assert shown.shape == (2, 60, len(HISTORY))
+    assert shown.equals(sampled.inference_data(posterior_predictive=True).posterior_predictive["num_successes"])
+
+
+def test_prompts_with_parameters_of_their_own_need_not_be_observed():
+    part = HISTORY.select(HISTORY.prompt != 3)
+    fit = promptdyn.fit(OwnSpeed(), part, "svi", num_steps=40, num_draws=5)
+    with pytest.warns(PromptdynWarning, match="conditional on parameters"):
+        idata = fit.idata
+    prompts = [str(i) for i in HISTORY.prompt_ids]
+    assert list(idata.posterior["prompt"].values) == list(idata.log_likelihood["prompt"].values) == prompts
+    assert idata.posterior["speed"].dims == ("chain", "draw", "prompt")
+    assert (idata.log_likelihood["history"].sel(prompt=prompts[3]) == 0).all()
 
 
 def test_a_likelihood_given_each_prompts_own_effect_is_told():
@@ -339,6 +385,30 @@ def test_guides_by_name(backend, guide):
 def test_bad_settings_are_named(method, options, message):
     with pytest.raises(InputError, match=message):
         promptdyn.fit(OneRate(), HISTORY, method, **options)
+
+
+def test_what_cannot_be_fitted_is_named():
+    class Nameless:
+        program = OneRate.program
+
+    for model, message in (
+        (Nameless(), "Nameless has a program and no name: give the class one, name = 'nameless'"),
+        (OneRate, r"OneRate is a class: give a model made of it, OneRate\(\)"),
+        (DPS(), r"DPS has no program, nothing to fit .*: it learns online, by .online\(prompt_ids\)"),
+        ("hmm", "'hmm' is no dynamics model: give one with a program"),
+    ):
+        with pytest.raises(InputError, match=message):
+            promptdyn.fit(model, HISTORY)
+
+
+def test_a_fit_that_ends_nowhere_is_told():
+    @dataclass(frozen=True)
+    class Nowhere(OneRate):
+        def maximise(self, statistics, params):
+            return {name: value * np.nan for name, value in params.items()}
+
+    with pytest.raises(InputError, match=r"em of 'one_rate' came to parameters where .* log density nan"):
+        promptdyn.fit(Nowhere(), HISTORY, "em")
 
 
 def test_bad_backends_and_histories_are_named(sampled):

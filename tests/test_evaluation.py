@@ -179,6 +179,22 @@ def test_mean_interval_draws_many_units_in_blocks():
     assert high == pytest.approx(values.mean() + half, abs=0.2 * half)
 
 
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ([DPS()], r"models is a list: give each a name, as in \{'dps': DPS\(\)"),
+        (DPS(), "models is a DPS: give each a name"),
+        ({}, "no models to compare"),
+        ({"dps": DPS}, r"DPS is a class: give a model made of it, DPS\(\)"),
+        ({"hmm": DiscreteHMM}, r"DiscreteHMM is a class: give a model made of it"),
+        ({"a": 3}, "3 is no dynamics model"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(history, models, message):
+    with pytest.raises(InputError, match=message):
+        promptdyn.compare(models, history, fit_steps=20)
+
+
 def test_bad_fit_steps_are_named(history):
     for fit_steps in (-1, 40, 99):
         with pytest.raises(InputError, match=rf"fit_steps={fit_steps} leaves nothing to score.*40 steps"):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pyro
@@ -15,12 +16,14 @@ from numpyro.infer import MCMC, NUTS, Predictive
 from numpyro.infer.util import log_density
 from pyro import poutine
 
+import promptdyn
 from brute_force import path_sums
 from configs import CONFIGS, OwnSpeed, in_brief, small_history
 from promptdyn.errors import InputError
 from promptdyn.models import DPS, Chain, DiscreteHMM, Pool, emissions
 from promptdyn.models.base import cluster_of
 from promptdyn.ppl import BACKENDS, chain_at, load_backend, program
+from promptdyn.ppl.sites import around, check_sites
 
 HISTORY = small_history()
 PROGRAMS = {**CONFIGS, "a chain per prompt": OwnSpeed()}
@@ -161,26 +164,56 @@ def test_gradients_equal_finite_differences(model):
         np.testing.assert_allclose(value.grad, by_name[name], rtol=1e-8, atol=1e-9)
 
 
+def drawn_forward(model, backend, params, num_draws, condition=False) -> np.ndarray:
+    """(draw prompt step) counts by the backend's own Predictive."""
+    forward = program(model, HISTORY, backend=backend, condition=condition)
+    if backend == "numpyro":
+        with jax.enable_x64(True):
+            draws = Predictive(forward, posterior_samples={k: np.stack([v] * num_draws) for k, v in params.items()})
+            return np.asarray(draws(jax.random.key(0))["num_successes"])
+    pyro.set_rng_seed(0)
+    given = {name: torch.as_tensor(np.stack([value] * num_draws)) for name, value in params.items()}
+    return pyro.infer.Predictive(forward, given)()["num_successes"].numpy().reshape(num_draws, HISTORY.num_prompts, -1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_predictive_of_a_program_that_observes_returns_what_was_logged(backend):
+    model = CONFIGS["hmm"]
+    dense = HISTORY.dense()
+    shown = drawn_forward(model, backend, somewhere(model), 2, condition=True)
+    np.testing.assert_array_equal(shown, np.stack([dense.counts[dense.symbols, 1].T] * 2))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_run_forward_a_group_that_comes_out_without_variance_moves_its_prompt_as_such(backend):
+    """As the filter that is run forward in NumPy has it: exposure follows the counts drawn, not those logged."""
+    model = DiscreteHMM(num_states=2, num_exposures=3)
+    stay, leave = np.array([0.95, 0.05]), np.array([0.1, 0.9])
+    transition = np.stack([np.stack([stay, stay[::-1]])] * 2 + [np.stack([leave, leave[::-1]])])[:, None]
+    params = {**load_backend(backend).Program(model, a_pool(model)).start, "transition": transition}
+    params = {name: np.array(value) for name, value in params.items()}
+    fit = promptdyn.Fit(model, params, ("all",))
+    expected = np.mean(
+        [promptdyn.evaluation.simulate(fit, like=HISTORY, seed=i).history.num_successes for i in range(300)], axis=0
+    )
+    draws = drawn_forward(model, backend, params, 300)
+    found = draws.mean(axis=0)[HISTORY.prompt, np.searchsorted(HISTORY.steps, HISTORY.step)]
+    spread = np.sqrt(2 * HISTORY.num_rollouts.astype(float) ** 2 * 0.25 / 300)
+    assert (np.abs(found - expected) < 4.5 * spread).all()
+    # So does what a fit draws by.
+    made = load_backend(backend).Program(model, a_pool(model))
+    again = made.predictive(HISTORY.dense(), {name: np.stack([value] * 300) for name, value in params.items()}, 1)
+    assert again.shape == draws.shape
+    assert (np.abs(again.mean(axis=0) - draws.mean(axis=0)) < 4.5 * np.sqrt(2 * 64 * 0.25 / 300)).all()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_run_forward_it_draws_counts_of_the_groups_that_were_rolled_out(backend):
     model, num_draws = CONFIGS["hmm with clusters"], 1000
     params = somewhere(model)
     dense = HISTORY.dense("family")
     n = dense.counts[dense.symbols, 0].T
-    if backend == "numpyro":
-        with jax.enable_x64(True):
-            condition = numpyro.handlers.uncondition(program(model, HISTORY))
-            draws = Predictive(condition, posterior_samples={k: np.stack([v] * num_draws) for k, v in params.items()})(
-                jax.random.key(0)
-            )["num_successes"]
-    else:
-        pyro.set_rng_seed(0)
-        given = {name: torch.as_tensor(value) for name, value in params.items()}
-        forward = poutine.condition(poutine.uncondition(program(model, HISTORY, backend="pyro")), given)
-        draws = np.stack(
-            [poutine.trace(forward).get_trace().nodes["num_successes"]["value"].numpy() for _ in range(num_draws)]
-        )
-    draws = np.asarray(draws)
+    draws = drawn_forward(model, backend, params, num_draws)
     assert draws.shape == (num_draws, HISTORY.num_prompts, len(HISTORY.steps))
     assert ((draws >= 0) & (draws <= n)).all()
     chain = chain_at(model, params, a_pool(model))
@@ -254,6 +287,26 @@ class Wrong:
             initial = np.repeat(initial, 2, axis=0)
         if self.how == "exposures":
             transition = np.repeat(transition, 4, axis=0)
+        if self.how == "other means":
+            dist = numpyro.distributions if xp is jnp else ppl.dist
+            (numpyro if xp is jnp else pyro).sample("odd", dist.Beta(1.0, 1.0))
+        if self.how == "other packages":
+            rate = ppl.sample("odd", ppl.dist.Beta(1.0, 1.0))
+            emission = emissions.Binomial(xp.asarray(xp.stack([rate, jnp.sqrt(rate)])))
+        if self.how == "torch":
+            rate = ppl.sample("odd", ppl.dist.Beta(1.0, 1.0))
+            emission = emissions.Binomial(xp.stack([rate, torch.sqrt(rate)]))
+        if self.how == "off the start":
+            rate = ppl.sample("odd", ppl.dist.Normal(0.5, 0.2))
+            emission = emissions.Binomial(xp.stack([rate, rate]))
+        if self.how == "above a bound":
+            rate = ppl.sample("odd", ppl.dist.Gamma(2.0, 8.0).expand([2]).to_event(1))
+            emission = emissions.Binomial(rate)
+        if self.how == "taken":
+            ppl.sample("draw", ppl.dist.Beta(1.0, 1.0))
+        if self.how == "prompts as clusters":
+            with ppl.plate("cluster", pool.num_prompts):
+                ppl.sample("odd", ppl.dist.Beta(1.0, 1.0))
         if self.how == "rates":
             emission = emissions.Binomial(xp.asarray(np.array([0.1, 0.9, 1.5])))
         if self.how == "rate above 1":
@@ -280,6 +333,13 @@ WRONGS = {
     "exposures": r"transition has shape \(4, 1, 2, 2\): need \(exposure cluster state state\), 1 to 3",
     "rates": r"emission gives log_prob of shape \(3, \d+\): need \(state symbol\) = \(2, \d+\)",
     "rate above 1": r"emission gives log P\(0 of 0\) = nan in state 1",
+    "other means": "draws 'odd' by other means than ppl.sample: draw with ppl.sample and ppl.dist",
+    "other packages": "its program calls jax directly: .*compute with ppl.xp",
+    "torch": "its program calls torch directly: .*compute with ppl.xp",
+    "off the start": r"emission gives log P\(0 of 0\) = nan .* come to \(.*odd=1.1.*\): give sites a support",
+    "above a bound": r"emission gives log P\(0 of 0\) = nan .* come to \(.*odd=\[2. 2.\]",
+    "taken": "'draw' is what a fit calls an axis or counts: give the program's site or plate another name",
+    "prompts as clusters": r"plate 'cluster' has \d+ entries, and the pool 1 clusters: give it pool.num_clusters",
     "nothing": r"result is a NoneType: return a Chain",
     "axis": "axis='rows'",
 }
@@ -308,6 +368,8 @@ def test_faults_in_the_text_of_a_program_keep_their_traceback(backend):
 def test_what_cannot_be_a_program_is_named():
     with pytest.raises(InputError, match="backend='stan' is none of numpyro, pyro"):
         program(CONFIGS["hmm"], HISTORY, backend="stan")
+    with pytest.raises(InputError, match="enumerated=True with condition=False"):
+        program(CONFIGS["hmm"], HISTORY, enumerated=True, condition=False)
     with pytest.raises(InputError, match="DPS has no program"):
         program(DPS(), HISTORY)
     with pytest.raises(InputError, match="has no rows"):
@@ -316,3 +378,34 @@ def test_what_cannot_be_a_program_is_named():
     params = {"initial": np.ones((1, 2)) / 2, "transition": np.ones(1)}
     with pytest.raises(InputError, match="parameter 'gaps' is missing"):
         chain_at(DiscreteHMM(num_states=2), params, pool)
+
+
+def test_sites_are_tried_inside_of_their_supports():
+    @dataclass(frozen=True)
+    class Every:
+        name = "every"
+
+        def program(self, ppl, pool):
+            dist, xp = ppl.dist, ppl.xp
+            ppl.sample("real", dist.Normal(xp.zeros(3), 2.0).to_event(1))
+            ppl.sample("wide", dist.Cauchy(0.0, 1.0), init=0.5)
+            ppl.sample("positive", dist.Gamma(2.0, 1.0))
+            ppl.sample("share", dist.Beta(2.0, 6.0))
+            ppl.sample("interval", dist.Uniform(-3.0, 5.0))
+            ppl.sample("rows", dist.Dirichlet(xp.asarray(np.ones((2, 4)))).to_event(1))
+            return Wrong().program(ppl, pool)
+
+    for backend in BACKENDS:
+        made = load_backend(backend).Program(Every(), a_pool(Every()))
+        spreads = {name: 4.0 if name == "real" else np.nan for name in made.start}
+        points = around(made.start, made._supports, spreads)
+        assert len(points) == 4
+        up, down = points[:2]
+        assert (up["real"], down["real"]) == (pytest.approx(6.0), pytest.approx(-6.0))
+        assert (up["wide"], up["positive"], down["positive"]) == (1.5, 16.0, 0.25)
+        assert (up["share"], down["interval"]) == (pytest.approx(0.925), pytest.approx(-2.6))
+        for point in points:
+            assert all((point[name] != made.start[name]).all() for name in made.start)
+            given = point if backend == "numpyro" else {name: torch.as_tensor(at) for name, at in point.items()}
+            checked = check_sites("every", given, made._supports)
+            np.testing.assert_allclose(checked["rows"].sum(axis=-1), 1.0)

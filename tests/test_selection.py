@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
+from promptdyn.inference import Fit
 from promptdyn.models import DPS, BetaBernoulli, DiscreteHMM
 from promptdyn.selection import POLICIES, SCORES, Selector
 from promptdyn.selection.policies import entropy, take
@@ -253,6 +254,10 @@ def test_a_saved_selector_goes_on_as_if_never_stopped(policy, tmp_path):
         (lambda s: Selector(s.online, score=lambda *_: np.full(12, np.nan)).select(2), "prompt 'p0' the priority NaN"),
         (lambda s: s.observe(["p0"], [1.0]), r"rewards of prompt 'p0' have shape \(\)"),
         (lambda s: s.add(["p0"]), "'p0' is in the pool twice"),
+        (lambda s: Selector(DPS()), r"Selector is given a DPS: give it a filter over the pool, .online\(prompt_ids\)"),
+        (lambda s: Selector(DPS), "Selector is given a DPS: give it a filter"),
+        (lambda s: Selector("dps"), "Selector is given a str: give it a filter"),
+        (lambda s: Selector(Fit(DiscreteHMM(), {}, ("all",))), "Selector is given a Fit: give it a filter"),
         (lambda s: Selector(s.online, policy="best"), "policy 'best' is none of proportional, top"),
         (lambda s: Selector(s.online, policy="gumbel:heat=1"), "has no setting 'heat'; it has temperature"),
         (lambda s: Selector(s.online, policy="gumbel:temperature=0"), "temperature=0"),

@@ -129,7 +129,7 @@ def test_truth_is_recovered_and_forecasts_best():
         (TwoState("family"), {}, "cluster column 'family' is not in the history"),
         (CLUSTERED, {"clusters": {"family": ["z"] * 500}}, "cluster 'z' is none of those fitted"),
         (CLUSTERED, {"like": small_history().before(0)}, "like: the history has no rows"),
-        (DPS(), {}, "DPS has no program to run forward"),
+        (DPS(), {}, "DPS has no program, nothing to fit or to run forward"),
     ],
 )
 def test_what_cannot_be_drawn_is_told(source, sizes, message):

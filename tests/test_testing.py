@@ -57,7 +57,9 @@ class Faulty:
         initial = xp.asarray(np.array([[0.5, 0.5]]))
         if self.fault == "prior":
             with ppl.plate("first", 1):
-                odds = ppl.sample("odds", dist.Normal(0.5, 1.0))
+                odds = ppl.sample("odds", dist.Normal(0.0, 1.0))
+            # As it should be at the start, 0, and three standard deviations off.
+            odds = 0.5 + 0.9 * xp.sin(np.pi * odds)
             initial = xp.stack([odds, 1.0 - odds], axis=-1)
         return Chain(initial, rows[None, None], emissions.Binomial(rates))
 

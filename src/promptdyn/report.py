@@ -82,7 +82,7 @@ def write_report(
         title: heading.
         name: of the run that the page is about.
         baselines: name -> history of other runs to set beside it, such as uniform selection.
-        comparison: forecast scores to show, with their reliability diagram, and the best fit among them.
+        comparison: forecast scores to show, with their reliability diagram, and its fit of the least log loss.
         observed: the rows of the history that the model sees: "trained" (default) or "all".
         pool_size: prompts in the pool; default what the histories say. Where none does, shares are of the prompts in
             them, and the page says so.
@@ -179,9 +179,10 @@ def write_report(
                 "Forecasts compared",
                 "One-step-ahead forecasts of 0 < k < n after the fitting steps, best log loss first; ± is half a 95 % "
                 "bootstrap interval over prompts, and 'behind' the log loss more than the best model's on the same "
-                "prompts. Precision is of the prompts that each forecaster would have taken; where only trained "
-                "prompts were logged there was nothing to choose, and it is not known. In the diagram a forecast on "
-                "the diagonal means what it says; the larger a dot, the more forecasts.",
+                "prompts. The base rate knows no more than the share that taught, and says it of every group. "
+                "Precision is of the prompts that each forecaster would have taken; where only trained prompts were "
+                "logged there was nothing to choose, and it is not known. In the diagram a forecast on the diagonal "
+                "means what it says; the larger a dot, the more forecasts.",
                 comparison.table(),
                 [svg(plots.reliability_diagram(comparison.forecasts))],
             )

@@ -80,6 +80,7 @@ def check_model(
     densities = {name: load_density(name)(model, dense) for name in backends}
     # Pyro, where it is there, compiles nothing: what needs one backend only is done in it.
     plain = densities[backends[-1]]
+    _check_prior(plain, say)
     start = plain.unconstrain(plain.program.start)
     rng = np.random.default_rng(seed)
     near, apart = (
@@ -91,7 +92,6 @@ def check_model(
         if hasattr(model, "maximise"):
             _check_maximise(plain, params, at, say)
     _check_gradients(densities, near, rng, say)
-    _check_prior(plain, say)
     _check_odd_histories(model, history, backends[-1], say)
     result = EM(max_iterations=3).run(plain, seed, lambda done, total, watch: None)
     fit = Fit.at(plain.program, result.params, dense, method={"name": "em", "backend": backends[-1]})

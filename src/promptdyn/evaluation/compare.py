@@ -182,6 +182,10 @@ def compare(
         InputError: no models; `fit_steps` leaves nothing to fit or to score; a model misses its cluster column; a fit
             has seen steps that are scored here.
     """
+    if not isinstance(models, Mapping):
+        raise InputError(
+            f"models is a {type(models).__name__}: give each a name, as in {{'dps': DPS(), 'hmm': DiscreteHMM()}}"
+        )
     if not models:
         raise InputError("there are no models to compare: name at least one")
     first_scored = split(history, fit_steps)

@@ -56,6 +56,8 @@ class Track(NamedTuple):
 
 def check_filters(model: Any) -> None:
     """Raise InputError unless the model can filter: a `Fit`, or one that learns online."""
+    if isinstance(model, type):
+        raise InputError(f"{model.__name__} is a class: give a model made of it, {model.__name__}()")
     if isinstance(model, Dynamics):
         raise InputError(
             f"model {model.name!r} must be fitted first: give a fit (.npz) made by `promptdyn fit`, or let "

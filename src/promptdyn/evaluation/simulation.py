@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory, uncross
 from promptdyn.inference.fit import Fit
-from promptdyn.models.base import Dynamics, Pool, cluster_of, with_clusters
+from promptdyn.models.base import Dynamics, Pool, check_dynamics, cluster_of, with_clusters
 from promptdyn.online.chain import draw_states
 from promptdyn.ppl import load_backend
 
@@ -61,8 +61,7 @@ def simulate(
             model that learns online and has no program.
     """
     model = source.model if isinstance(source, Fit) else source
-    if not isinstance(model, Dynamics):
-        raise InputError(f"{type(model).__name__} has no program to run forward: it learns online and needs no fit")
+    check_dynamics(model)
     rng = np.random.default_rng(seed)
     if like is None:
         if clusters is None:

@@ -23,7 +23,7 @@ from promptdyn.inference.map import MAP
 from promptdyn.inference.nuts import NUTS
 from promptdyn.inference.svi import SVI
 from promptdyn.models import MODELS
-from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of, lacks, with_clusters
+from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_dynamics, cluster_of, lacks, with_clusters
 from promptdyn.online import DiscountedBeta, FrozenChain, FrozenMixture, OnlineFilter
 from promptdyn.plugins import where
 from promptdyn.ppl import Program, chain_at, load_backend
@@ -36,6 +36,8 @@ __all__ = ["METHODS", "Fit", "fit"]
 METHODS = Registry("method", EM, MAP, SVI, NUTS)
 # Draws of the prior in a fit's ArviZ data.
 PRIOR_DRAWS = 500
+# Sets of counts that are drawn at a single point.
+POINT_DRAWS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,22 +196,35 @@ class Fit:
         """ArviZ data of the fit; of EM and MAP, with the one point as one draw. See `inference_data`."""
         return self.inference_data()
 
-    def inference_data(self, history: RewardHistory | None = None) -> Any:
+    def inference_data(
+        self,
+        history: RewardHistory | None = None,
+        *,
+        posterior_predictive: bool = False,
+        prior_predictive: bool = False,
+    ) -> Any:
         """ArviZ data: InferenceData, or DataTree from ArviZ 1.0 on.
 
         Groups: `posterior` and `prior` (sites, and what the program records; axes cluster, exposure, state, ...),
-        `sample_stats` (NUTS), `log_likelihood` (`history`: of each prompt, the unit to leave out) and `observed_data`.
+        `sample_stats` (NUTS), `log_likelihood` (`history`: of each prompt, the unit to leave out), `observed_data`
+        (`num_successes` of each group of rollouts) and `constant_data` (whose groups those are).
+
+            arviz.plot_ppc(fit.inference_data(posterior_predictive=True))
 
         Args:
-            history: what the log likelihood is of, all its rows; default what was fitted on, which a loaded fit no
-                longer has: it goes without these two groups.
+            history: what the log likelihood and the observed data are of, all its rows; default what was fitted on,
+                which a loaded fit no longer has: it goes without these groups.
+            posterior_predictive: True also draws the counts that the same groups might have shown, one set per draw of
+                the posterior, or 100 sets at the one point of EM and MAP. Default False.
+            prior_predictive: and one set per draw of the prior. Default False.
 
         Warns:
             PromptdynWarning: `arviz.loo` and `arviz.compare` cannot use the log likelihood: it is of one point, or of
                 prompts given parameters of their own.
 
         Raises:
-            InputError: the history has other clusters than the fit, or other prompts where chains are a prompt's own.
+            InputError: the history has other clusters than the fit, or other prompts where chains are a prompt's own;
+                counts are to be drawn, and there is no history whose groups they would be of.
         """
         from promptdyn.inference.idata import inference_data
 
@@ -226,6 +241,10 @@ class Fit:
         backend = self.method["backend"]
         draws = self.draws or {name: value[None, None] for name, value in self.params.items()}
         log_likelihood = None
+        if dense is None and (posterior_predictive or prior_predictive):
+            raise InputError(
+                "a fit that was loaded has no history to draw counts for: give one, inference_data(history)"
+            )
         if dense is None:
             program = load_backend(backend).Program(self.model, self._pool)
         else:
@@ -238,7 +257,16 @@ class Fit:
             log_likelihood = np.reshape(each, (*shape, -1))
             self._tell_of_log_likelihood()
         prior = program.prior(PRIOR_DRAWS, seed=0)
-        return inference_data(program, draws, self.sample_stats, prior, dense, log_likelihood)
+        predictive = {}
+        if dense is not None and posterior_predictive:
+            given = draws if self.draws else {name: np.repeat(at, POINT_DRAWS, axis=1) for name, at in draws.items()}
+            shape = next(iter(given.values())).shape[:2]
+            flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in given.items()}
+            drawn = program.predictive(dense, flat, seed=0)
+            predictive["posterior_predictive"] = drawn.reshape(*shape, *drawn.shape[1:])
+        if dense is not None and prior_predictive:
+            predictive["prior_predictive"] = program.predictive(dense, prior, seed=0)[None]
+        return inference_data(program, draws, self.sample_stats, prior, dense, log_likelihood, predictive)
 
     def _tell_of_log_likelihood(self) -> None:
         """Warn where no prompt can be left out by weighing draws (PSIS): `arviz.loo` would fail, or flatter."""
@@ -380,8 +408,7 @@ def fit(
             cluster column, a program that fails its contract, or a prompt whose observations the model holds
             impossible.
     """
-    if not isinstance(model, Dynamics):
-        raise InputError(f"{type(model).__name__} has nothing to fit: use its .online(prompt_ids) directly")
+    check_dynamics(model)
     chosen: Any = method or getattr(model, "fitted_by", "em")
     engine = METHODS.parse_one(chosen) if isinstance(chosen, str) else chosen
     if options:
@@ -396,13 +423,19 @@ def fit(
     density = load_density(backend)(model, dense)
     with _reported(progress, f"{engine.name}: {model.name}") as report:
         result = engine.run(density, seed, report)
+    log_marginal = float(density.log_marginals(result.params).sum())
+    if not np.isfinite(log_marginal):
+        raise InputError(
+            f"{engine.name} of {model.name!r} came to parameters where the observations have log density "
+            f"{log_marginal}: see that its program's chain holds probabilities wherever its priors allow"
+        )
     if not result.converged:
         warnings.warn(f"{engine.name} of {model.name!r}: {result.verdict}", ConvergenceWarning, stacklevel=2)
     return Fit.at(
         density.program,
         result.params,
         dense,
-        log_marginal=float(density.log_marginals(result.params).sum()),
+        log_marginal=log_marginal,
         num_observed=len(visible),
         steps=visible.steps,
         marks=visible.marks(),

@@ -76,6 +76,7 @@ def inference_data(
     prior: Draws,
     dense: DenseHistory | None,
     log_likelihood: NDArray | None,
+    predictive: Draws,
 ) -> Any:
     """ArviZ data of a fit.
 
@@ -86,6 +87,7 @@ def inference_data(
         prior: site -> (draw ...); may be empty.
         dense: the observed rows, and
         log_likelihood: (chain draw prompt) log p(a prompt's counts | draw); None where the history is not at hand.
+        predictive: group of ArviZ -> (chain draw prompt step) success counts that the groups might have shown.
     """
     model, pool = program.model, program.pool
     first = {name: value[0, 0] for name, value in draws.items()}
@@ -122,13 +124,21 @@ def inference_data(
     if "exposure" in sizes:
         coords["exposure"] = EXPOSURES.get(sizes["exposure"], coords["exposure"])
     if dense is not None and log_likelihood is not None:
-        # A prompt that was never observed says nothing.
-        seen = np.flatnonzero(dense.symbols.any(axis=0))
-        shown = dense.counts[dense.symbols[:, seen].T]
-        groups["log_likelihood"] = {"history": log_likelihood[..., seen]}
-        groups["observed_data"] = {"num_rollouts": shown[..., 0], "num_successes": shown[..., 1]}
-        named |= {"history": ("prompt",), **dict.fromkeys(groups["observed_data"], ("prompt", "step"))}
-        coords |= {"prompt": [str(i) for i in dense.prompt_ids[seen]], "step": dense.steps}
+        # A prompt that was never observed says nothing, and is there only where it has parameters of its own.
+        own = any("prompt" in axes for axes in named.values())
+        kept = np.arange(len(dense.prompt_ids)) if own else np.flatnonzero(dense.symbols.any(axis=0))
+        groups["log_likelihood"] = {"history": log_likelihood[..., kept]}
+        prompt, step = np.nonzero(dense.symbols.T)
+        num_rollouts, num_successes = dense.counts[dense.symbols[step, prompt]].T
+        groups["observed_data"] = {"num_successes": num_successes}
+        groups["constant_data"] = {
+            "prompt_id": np.array([str(i) for i in dense.prompt_ids])[prompt],
+            "at_step": dense.steps[step],
+            "num_rollouts": num_rollouts,
+        }
+        groups |= {name: {"num_successes": drawn[..., prompt, step]} for name, drawn in predictive.items()}
+        named |= {"history": ("prompt",), **dict.fromkeys(("num_successes", *groups["constant_data"]), ("group",))}
+        coords |= {"prompt": [str(i) for i in dense.prompt_ids[kept]], "group": np.arange(len(prompt))}
     used = {axis for axes in named.values() for axis in axes}
     return _from_dict(
         groups,

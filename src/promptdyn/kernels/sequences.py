@@ -51,12 +51,12 @@ class Sequences:
     longest_gap: int
 
     @classmethod
-    def whole(cls, symbols: Any, exposure: NDArray[np.integer], places: NDArray | None = None) -> Sequences:
+    def whole(cls, symbols: Any, exposure: Any, places: NDArray | None = None) -> Sequences:
         """A lane per prompt with a cell for every step, for what is asked of every step.
 
         Args:
             symbols: (step prompt), NumPy's or a backend's.
-            exposure: (step prompt) 0, 1 or 2.
+            exposure: (step prompt) 0, 1 or 2, likewise.
             places: (prompt,) of each prompt on the chain's cluster axes; None where one entry serves all.
         """
         num_prompts = symbols.shape[1]
@@ -64,7 +64,8 @@ class Sequences:
         num_places = int(places.max(initial=0)) + 1
         # A move for each place and level, fresh ones first.
         level, place = (part.ravel() for part in np.mgrid[FRESH:3, :num_places])
-        levels = np.concatenate([np.full((1, num_prompts), FRESH), np.asarray(exposure)[:-1]])
+        xp = exposure.__array_namespace__()
+        levels = xp.concat([xp.full((1, num_prompts), FRESH), exposure[:-1]])
         moves = ((levels - FRESH) * num_places + places).astype(np.min_scalar_type(len(level)))
         return cls(symbols, moves, level, np.ones_like(level), place, None, num_prompts, 1)
 

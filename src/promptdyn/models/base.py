@@ -37,6 +37,7 @@ __all__ = [
     "Statistics",
     "check_chain",
     "check_decay",
+    "check_dynamics",
     "check_whole",
     "cluster_of",
     "lacks",
@@ -153,6 +154,22 @@ def lacks(cls: type[Any]) -> str:
     return f"is no model: give it program(self, ppl, pool) or, of the methods of OnlineModel, {', '.join(missing)}"
 
 
+def check_dynamics(model: Any) -> None:
+    """Raise InputError unless the model is a program, to be fitted, simulated or written out: what it is instead."""
+    if isinstance(model, type):
+        raise InputError(f"{model.__name__} is a class: give a model made of it, {model.__name__}()")
+    if isinstance(model, Dynamics):
+        return
+    kind = type(model).__name__
+    if callable(getattr(model, "program", None)):
+        raise InputError(f"{kind} has a program and no name: give the class one, name = {kind.lower()!r}")
+    if isinstance(model, OnlineModel):
+        raise InputError(
+            f"{kind} has no program, nothing to fit or to run forward: it learns online, by .online(prompt_ids)"
+        )
+    raise InputError(f"{model!r} is no dynamics model: give one with a program, such as promptdyn.models.DiscreteHMM()")
+
+
 def cluster_of(model: Any) -> str | tuple[str, ...] | None:
     """Column(s) of the history whose levels have parameters of their own; None for one set for all."""
     return getattr(model, "cluster", None)
@@ -185,7 +202,17 @@ def check_chain(name: str, chain: Any, pool: Pool, tolerance: float = 1e-4) -> N
         raise wrong(f"result is a {type(chain).__name__}: return a Chain(initial, transition, emission)")
     if chain.axis not in ("cluster", "prompt"):
         raise wrong(f"chain has axis={chain.axis!r}: it is 'cluster' or 'prompt'")
-    initial, transition = np.asarray(chain.initial), np.asarray(chain.transition)
+
+    def in_numpy(what: str, array: Any) -> Any:
+        """The array, which is none of another package: it would be loaded, and rounded, wherever the model filters."""
+        package = type(array).__module__.partition(".")[0]
+        if package in ("jax", "jaxlib", "torch"):
+            raise wrong(
+                f"{what} is an array of {package} where it runs in NumPy: compute with ppl.xp, not with {package}"
+            )
+        return np.asarray(array)
+
+    initial, transition = in_numpy("initial", chain.initial), in_numpy("transition", chain.transition)
     entries = pool.num_prompts if chain.axis == "prompt" else pool.num_clusters
     if initial.ndim != 2 or initial.shape[0] not in (1, entries):
         raise wrong(f"initial has shape {initial.shape}: need ({chain.axis} state), with 1 or {entries} rows")
@@ -209,7 +236,7 @@ def check_chain(name: str, chain: Any, pool: Pool, tolerance: float = 1e-4) -> N
                 f"{what}[{place}] is {np.array2string(rows[tuple(at)], precision=4, threshold=8)}: a row must hold "
                 "probabilities that add up to 1"
             )
-    table = np.asarray(chain.emission.log_prob(TRIED))
+    table = in_numpy("emission", chain.emission.log_prob(TRIED))
     if table.shape != (num_states, len(TRIED)):
         raise wrong(f"emission gives log_prob of shape {table.shape}: need (state symbol) = {num_states, len(TRIED)}")
     for state, symbol in np.argwhere(np.isnan(table) | (table > tolerance))[:1]:

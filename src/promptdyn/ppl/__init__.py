@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import Chain, Dynamics, Params, Pool, cluster_of, with_clusters
+from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_dynamics, cluster_of, with_clusters
 from promptdyn.ppl import observed as observed_programs
 from promptdyn.ppl.fixed import chain_at
 
 if TYPE_CHECKING:
-    from promptdyn.history import RewardHistory
+    from promptdyn.history import DenseHistory, RewardHistory
 
 __all__ = ["BACKENDS", "Program", "chain_at", "load_backend", "program"]
 
@@ -58,6 +58,9 @@ class Program(Protocol):
     def prior(self, num_draws: int, seed: int) -> Params:
         """site -> (draw ...) drawn from the program run forward, in NumPy."""
 
+    def predictive(self, dense: DenseHistory, draws: Params, seed: int) -> NDArray[np.integer]:
+        """(draw prompt step) success counts drawn for the groups of a history, one set per (draw ...) of the sites."""
+
 
 def load_backend(name: str) -> Any:
     """The module of a backend.
@@ -78,12 +81,16 @@ def program(
     *,
     observed: str = "all",
     enumerated: bool = False,
+    condition: bool = True,
 ) -> Callable[[], Any]:
     """A model with a history's counts observed, as a plain program: for your own MCMC, SVI, Predictive, render_model.
 
     Sites are those of the model's program and `num_successes`, (prompt step), in the plate "prompt": the counts of the
-    groups that were observed, 0 elsewhere, with the latent paths summed out by the exact kernel. Run forward, under
-    `Predictive` or unconditioned, it draws the counts that those groups might have shown.
+    groups that were observed, 0 elsewhere, with the latent paths summed out by the exact kernel.
+
+        posterior = MCMC(NUTS(promptdyn.program(model, history)), ...).get_samples()
+        forward = promptdyn.program(model, history, condition=False)
+        shown = Predictive(forward, posterior)(key)["num_successes"]  # (draw prompt step)
 
     Args:
         model: what was declared.
@@ -92,15 +99,18 @@ def program(
         observed: "all" rows (default), or only the "trained" ones.
         enumerated: instead of the kernel, make each state a site `latent_0`, `latent_1`, ... marked for parallel
             enumeration: the readable definition, for short histories. NumPyro enumerates with the package `funsor`.
+        condition: True (default) observes the counts: what `Predictive` returns of them is what was logged. False
+            draws them, those that the groups of the history might have shown; a group that comes out without variance
+            moves its prompt as such.
 
     Returns:
         A function of no arguments that runs the program and returns its chain.
 
     Raises:
-        InputError: no such backend, a model without a program, no rows, or a program that fails the contract.
+        InputError: no such backend, a model without a program, no rows, a program that fails the contract, or
+            `enumerated` with `condition=False`.
     """
-    if not isinstance(model, Dynamics):
-        raise InputError(f"{type(model).__name__} has no program: it learns online and needs no fit")
+    check_dynamics(model)
     interpreter = load_backend(backend)
     visible = history.observed(observed)
     if len(visible) == 0:
@@ -108,5 +118,8 @@ def program(
     model = with_clusters(model, history)
     dense = visible.dense(cluster_of(model))
     interpreter.Program(model, Pool.of(dense))  # checks the contract
-    text = observed_programs.enumerated if enumerated else observed_programs.observed
-    return lambda: interpreter.run(text, model, dense)
+    if not enumerated:
+        return lambda: interpreter.run(observed_programs.observed, model, dense, condition=condition)
+    if not condition:
+        raise InputError("enumerated=True with condition=False: an enumerated program draws no counts; leave one out")
+    return lambda: interpreter.run(observed_programs.enumerated, model, dense)

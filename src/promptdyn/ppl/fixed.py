@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import Chain, Dynamics, Pool, check_chain
+from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_chain
+from promptdyn.ppl.sites import only_what_is_handed_in
 
-__all__ = ["Fixed", "chain_at"]
+__all__ = ["Fixed", "chain_at", "check_around"]
+
+PACKAGES = ("jax", "jaxlib", "numpyro", "torch", "pyro")
 
 
 class _Ignored:
@@ -54,7 +57,8 @@ class Fixed:
     def run(self, model: Dynamics, pool: Pool) -> Chain:
         """Run a model's program; InputError where a parameter is missing or has the wrong shape."""
         try:
-            return model.program(self, pool)
+            with only_what_is_handed_in(model.name, *PACKAGES):
+                return model.program(self, pool)
         except (IndexError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -70,3 +74,17 @@ def chain_at(model: Dynamics, params: Mapping[str, ArrayLike], pool: Pool) -> Ch
     chain = Fixed(params).run(model, pool)
     check_chain(model.name, chain, pool)
     return chain
+
+
+def check_around(model: Dynamics, points: Sequence[Params], pool: Pool) -> None:
+    """Raise InputError unless the chain is one also off the start, at points where fitting may come to."""
+    for point in points:
+        try:
+            with np.errstate(all="ignore"):
+                chain_at(model, point, pool)
+        except InputError as error:
+            shown = ", ".join(f"{name}={np.array2string(at, precision=3, threshold=6)}" for name, at in point.items())
+            raise InputError(
+                f"{error}; it does so where the sites' supports let a fit come to ({shown}): give sites a support that "
+                "keeps them probabilities (Beta, Dirichlet), or transform them in the program"
+            ) from None

@@ -13,16 +13,16 @@ import numpyro
 import numpyro.distributions
 from numpy.typing import ArrayLike, NDArray
 from numpyro import handlers
-from numpyro.distributions import constraints
+from numpyro.distributions import biject_to, constraints
 from numpyro.infer import Predictive
 
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
 from promptdyn.kernels.jax import Markov, Sequences, log_marginal
 from promptdyn.models.base import Chain, Dynamics, Params, Pool
-from promptdyn.ppl.fixed import chain_at
-from promptdyn.ppl.observed import Groups
-from promptdyn.ppl.sites import EDGE, Names, check_sites, dims_of, start_of
+from promptdyn.ppl.fixed import chain_at, check_around
+from promptdyn.ppl.observed import Groups, observed
+from promptdyn.ppl.sites import EDGE, Names, around, check_sites, dims_of, only_what_is_handed_in, spread_of, start_of
 
 __all__ = ["GroupCounts", "NumPyro", "Program", "run"]
 
@@ -50,7 +50,7 @@ class NumPyro:
     def deterministic(self, name: str, value: Any, dims: Sequence[str] = ()) -> Any:
         return numpyro.deterministic(self.names.site(name), value)
 
-    def observe(self, name: str, distribution: Any, value: NDArray) -> None:
+    def observe(self, name: str, distribution: Any, value: NDArray | None) -> None:
         numpyro.sample(self.names.site(name), distribution, obs=value)
 
     def enumerate(self, name: str, distribution: Any) -> Any:
@@ -63,9 +63,9 @@ class NumPyro:
         return GroupCounts(chain, groups)
 
 
-def run(text: Callable[..., Chain], model: Dynamics, dense: DenseHistory) -> Chain:
+def run(text: Callable[..., Chain], model: Dynamics, dense: DenseHistory, **how: Any) -> Chain:
     """Run one of the texts of `promptdyn.ppl.observed`."""
-    return text(NumPyro(), model, dense)
+    return text(NumPyro(), model, dense, **how)
 
 
 class Program:
@@ -77,31 +77,36 @@ class Program:
         self.key = (_hashable(model), pool.cluster.tobytes(), pool.cluster_names)
         names, shapes = Names(), {}
 
-        def begin() -> tuple[dict[str, Any], dict[str, Any]]:
+        def begin() -> tuple[dict[str, Any], ...]:
             ppl = NumPyro()
             ppl.names = names
             _, sites = self._trace(handlers.substitute, ppl, substitute_fn=_start)
-            shapes.update({name: dims_of(site, names) for name, site in sites.items()})
+            shapes.update(dims_of(model.name, sites, names, pool))
             supports = {name: site["fn"].support for name, site in sites.items()}
-            return {name: site["value"] for name, site in sites.items()}, supports
+            values = {name: site["value"] for name, site in sites.items()}
+            return values, {name: spread_of(site) for name, site in sites.items()}, supports
 
         with jax.enable_x64(True):
             try:
                 # Compiled whole: operation by operation it would take seconds.
-                values, self._supports = jax.device_get(jax.jit(begin)())
+                values, spreads, self._supports = jax.device_get(jax.jit(begin)())
             except AssertionError as error:
                 if "unique names" not in str(error):
                     raise
                 raise InputError(f"model {model.name!r}: its program samples a site twice: {error}") from None
             self.start: Params = check_sites(model.name, values, self._supports)
         self.dims: dict[str, tuple[str, ...]] = shapes
-        chain = chain_at(model, self.start, pool)
+        # In NumPy alone, as a fit filters: whatever takes an array to JAX is told.
+        with jax.transfer_guard("disallow_explicit"):
+            chain = chain_at(model, self.start, pool)
+            check_around(model, around(self.start, self._supports, spreads), pool)
         self.axis, self.places = chain.axis, chain.places(pool)
         self.num_states = int(chain.initial.shape[1])
 
     def _trace(self, handler: Any, ppl: NumPyro | None = None, **how: Any) -> tuple[Chain, dict[str, Any]]:
         """Run the program under a handler that answers its sites."""
-        with handlers.trace() as trace, handlers.seed(rng_seed=0), handler(**how):
+        handed_in = only_what_is_handed_in(self.model.name, "torch", "pyro")
+        with handlers.trace() as trace, handlers.seed(rng_seed=0), handler(**how), handed_in:
             chain = self.model.program(ppl or NumPyro(), self.pool)
         return chain, {name: site for name, site in trace.items() if site["type"] == "sample"}
 
@@ -118,12 +123,12 @@ class Program:
             if self._supports[name] == constraints.simplex:
                 value = jnp.maximum(value, EDGE)
                 value = value / value.sum(axis=-1, keepdims=True)
-            values[name] = numpyro.distributions.biject_to(self._supports[name]).inv(value)
+            values[name] = biject_to(self._supports[name]).inv(value)
         return values
 
     def constrain(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Sites of real numbers."""
-        return {name: numpyro.distributions.biject_to(self._supports[name])(value) for name, value in values.items()}
+        return {name: biject_to(self._supports[name])(value) for name, value in values.items()}
 
     def prior(self, num_draws: int, seed: int) -> Params:
         """site -> (draw ...) drawn from the program run forward."""
@@ -132,6 +137,17 @@ class Program:
             # Compiled whole: operation by operation it would take seconds. It runs once, so it is not made fast.
             drawn = jax.jit(draw, compiler_options=RUN_ONCE)(jax.random.key(seed))
         return {name: np.asarray(drawn[name]) for name in self.start}
+
+    def predictive(self, dense: DenseHistory, draws: Params, seed: int) -> NDArray[np.integer]:
+        """(draw prompt step) success counts that the groups of a history might have shown, one set per draw."""
+
+        def text() -> Chain:
+            return observed(NumPyro(), self.model, dense, condition=False)
+
+        with jax.enable_x64(True):
+            draw = Predictive(text, draws, return_sites=["num_successes"])
+            drawn = jax.jit(draw)(jax.random.key(seed))
+        return np.asarray(drawn["num_successes"])
 
 
 def _hashable(model: Dynamics) -> Any:
@@ -172,36 +188,47 @@ class GroupCounts(numpyro.distributions.Distribution):
     def log_prob(self, value: Any) -> Any:
         """(prompt,) log probability of (prompt step) success counts."""
         groups = self.groups
-        symbols = value.T.astype(groups.symbol_of_none.dtype) + groups.symbol_of_none
         # Counts that are NumPy's are packed here, once, and not by the compiled program each time it runs.
-        laid = Sequences.packed if isinstance(symbols, np.ndarray) else Sequences.whole
-        return log_marginal(self._markov(), laid(symbols, groups.exposure, groups.places))
+        known = all(isinstance(array, np.ndarray) for array in (value, groups.symbol_of_none, groups.trained))
+        symbols = value.T.astype(groups.symbol_of_none.dtype) + groups.symbol_of_none
+        exposure = groups.exposure(value.T, np if known else jnp).astype(np.uint8)
+        laid = Sequences.packed if known else Sequences.whole
+        return log_marginal(self._markov(), laid(symbols, exposure, groups.places))
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
         """Counts drawn forward: states along the chain, then each observed group's k."""
         if sample_shape:
             keys = jax.random.split(key, int(np.prod(sample_shape)))
             return jax.vmap(self.sample)(keys).reshape(*sample_shape, *self.shape())
-        markov = self._markov()
-        places = jnp.zeros(self.batch_shape, int) if self.groups.places is None else jnp.asarray(self.groups.places)
-        sizes = jnp.asarray(self.groups.counts[:, 0])
-        k = jnp.arange(int(self.groups.counts[:, 0].max()) + 1)
+        markov, groups = self._markov(), self.groups
+        places = jnp.zeros(self.batch_shape, int) if groups.places is None else jnp.asarray(groups.places)
+        sizes = jnp.asarray(groups.counts[:, 0])
+        k = jnp.arange(int(groups.counts[:, 0].max()) + 1)
+
+        shows = jnp.exp(markov.log_emission)
 
         def entries(array: Any, axis: int) -> Any:
             return jnp.minimum(places, array.shape[axis] - 1)
 
         def step(state: Any, inputs: Any) -> tuple[Any, Any]:
-            none, exposed, key = inputs
+            none, step, key = inputs
             show, move = jax.random.split(key)
             possible = k <= sizes[none][:, None]
             symbols = jnp.where(possible, none[:, None] + k, 0)
-            shown = jnp.where(possible, markov.log_emission[state[:, None], symbols], -jnp.inf)
-            level = jnp.minimum(exposed, markov.transition.shape[0] - 1)
+            num_successes = _draw(show, jnp.where(possible, shows[state[:, None], symbols], 0.0))
+            level = jnp.minimum(groups.exposure(num_successes, jnp, step), markov.transition.shape[0] - 1)
             chances = markov.transition[level, entries(markov.transition, 1), state]
-            return jax.random.categorical(move, jnp.log(chances)), jax.random.categorical(show, shown)
+            return _draw(move, chances), num_successes
 
         first, rest = jax.random.split(key)
-        state = jax.random.categorical(first, jnp.log(markov.initial[entries(markov.initial, 0)]))
+        state = _draw(first, markov.initial[entries(markov.initial, 0)])
         keys = jax.random.split(rest, self.event_shape[0])
-        inputs = (*(jnp.asarray(a, int) for a in (self.groups.symbol_of_none, self.groups.exposure)), keys)
+        inputs = (jnp.asarray(groups.symbol_of_none, int), jnp.arange(self.event_shape[0]), keys)
         return jax.lax.scan(step, state, inputs)[1].T
+
+
+def _draw(key: Any, chances: Any) -> Any:
+    """(prompt,) one category per row of weights, by one random number each."""
+    reached = jnp.cumsum(chances, axis=-1)
+    at = jax.random.uniform(key, reached.shape[:-1], reached.dtype) * reached[..., -1]
+    return (reached <= at[..., None]).sum(axis=-1)

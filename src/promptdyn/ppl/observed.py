@@ -22,19 +22,32 @@ class Groups(NamedTuple):
 
     places: NDArray[np.integer] | None  # (prompt,) on the chain's cluster axis; None: one entry serves all
     symbol_of_none: NDArray[np.unsignedinteger]  # (step prompt) of "none of n succeeded"; 0: not observed
-    exposure: NDArray[np.uint8]  # (step prompt)
+    num_rollouts: NDArray[np.int32]  # (step prompt); 0: not observed
+    trained: NDArray[np.bool_]  # (step prompt) whether the group fed the gradient
     counts: NDArray[np.int32]  # (symbol, 2) num_rollouts, num_successes; each n with its k from 0 to n
 
+    def exposure(self, num_successes: Any, xp: Any = np, step: Any = slice(None)) -> Any:
+        """What each step was for each prompt if its groups showed so many successes: a group without variance counts.
 
-def observed(ppl: Any, model: Dynamics, dense: DenseHistory) -> Chain:
-    """The program, its counts observed at the site `num_successes` (prompt step)."""
+        Args:
+            num_successes: (step prompt), or (prompt,) of one step.
+            xp: array functions of `num_successes`.
+            step: the one step, where it is one.
+        """
+        varies = (num_successes > 0) & (num_successes < xp.asarray(self.num_rollouts)[step])
+        return xp.where(xp.asarray(self.trained)[step], xp.where(varies, 1, 2), 0)
+
+
+def observed(ppl: Any, model: Dynamics, dense: DenseHistory, condition: bool = True) -> Chain:
+    """The program, its counts at the site `num_successes` (prompt step): observed, or else to be drawn."""
     pool = Pool.of(dense)
     num_successes = dense.counts[dense.symbols, 1]
     symbol_of_none = (dense.symbols - num_successes).astype(dense.symbols.dtype)
     chain = model.program(ppl, pool)
-    groups = Groups(chain.places(pool), symbol_of_none, dense.exposure, dense.counts)
+    num_rollouts = dense.counts[dense.symbols, 0]
+    groups = Groups(chain.places(pool), symbol_of_none, num_rollouts, dense.exposure > 0, dense.counts)
     with ppl.plate("prompt", pool.num_prompts):
-        ppl.observe("num_successes", ppl.group_counts(chain, groups), num_successes.T)
+        ppl.observe("num_successes", ppl.group_counts(chain, groups), num_successes.T if condition else None)
     return chain
 
 

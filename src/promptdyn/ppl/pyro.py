@@ -23,9 +23,9 @@ from promptdyn.history import DenseHistory
 from promptdyn.kernels.sequences import Sequences
 from promptdyn.kernels.torch import log_marginal
 from promptdyn.models.base import Chain, Dynamics, Params, Pool
-from promptdyn.ppl.fixed import chain_at
-from promptdyn.ppl.observed import Groups
-from promptdyn.ppl.sites import EDGE, Names, check_sites, dims_of, start_of
+from promptdyn.ppl.fixed import chain_at, check_around
+from promptdyn.ppl.observed import Groups, observed
+from promptdyn.ppl.sites import EDGE, Names, around, check_sites, dims_of, only_what_is_handed_in, spread_of, start_of
 
 __all__ = ["GroupCounts", "Program", "Pyro", "double", "run", "seeded"]
 
@@ -68,8 +68,8 @@ class Pyro:
     def deterministic(self, name: str, value: Tensor, dims: Sequence[str] = ()) -> Tensor:
         return pyro.deterministic(self.names.site(name), value)
 
-    def observe(self, name: str, distribution: Any, value: NDArray) -> None:
-        pyro.sample(self.names.site(name), distribution, obs=torch.as_tensor(value))
+    def observe(self, name: str, distribution: Any, value: NDArray | None) -> None:
+        pyro.sample(self.names.site(name), distribution, obs=None if value is None else torch.as_tensor(value))
 
     def enumerate(self, name: str, distribution: Any) -> Tensor:
         return pyro.sample(self.names.site(name), distribution, infer={"enumerate": "parallel"})
@@ -81,10 +81,10 @@ class Pyro:
         return GroupCounts(chain, groups)
 
 
-def run(text: Callable[..., Chain], model: Dynamics, dense: DenseHistory) -> Chain:
+def run(text: Callable[..., Chain], model: Dynamics, dense: DenseHistory, **how: Any) -> Chain:
     """Run one of the texts of `promptdyn.ppl.observed`, in double precision."""
     with double():
-        return text(Pyro(), model, dense)
+        return text(Pyro(), model, dense, **how)
 
 
 class Program:
@@ -103,8 +103,10 @@ class Program:
         self._supports = {name: site["fn"].support for name, site in sites.items()}
         values = {name: site["value"] for name, site in sites.items()}
         self.start: Params = check_sites(model.name, values, self._supports)
-        self.dims = {name: dims_of(site, ppl.names) for name, site in sites.items()}
+        self.dims = dims_of(model.name, sites, ppl.names, pool)
         chain = chain_at(model, self.start, pool)
+        spreads = {name: spread_of(site) for name, site in sites.items()}
+        check_around(model, around(self.start, self._supports, spreads), pool)
         self.axis, self.places = chain.axis, chain.places(pool)
         self.num_states = int(chain.initial.shape[1])
 
@@ -112,7 +114,8 @@ class Program:
         self, answer: Callable[[dict[str, Any]], Tensor], ppl: Pyro | None = None
     ) -> tuple[Chain, dict[str, Any]]:
         """Run the program with its sites answered."""
-        with double(), poutine.trace() as tracer, InitMessenger(answer):
+        handed_in = only_what_is_handed_in(self.model.name, "jax", "jaxlib", "numpyro")
+        with double(), poutine.trace() as tracer, InitMessenger(answer), handed_in:
             chain = self.model.program(ppl or Pyro(), self.pool)
         nodes = tracer.trace.nodes.items()
         kinds = {name: type(site.get("fn")).__name__ for name, site in nodes}
@@ -150,6 +153,19 @@ class Program:
             drawn = Predictive(lambda: self.model.program(Pyro(), self.pool), num_samples=num_draws)()
         shapes = {name: np.shape(value) for name, value in self.start.items()}
         return {name: drawn[name].detach().numpy().reshape(num_draws, *shape) for name, shape in shapes.items()}
+
+    def predictive(self, dense: DenseHistory, draws: Params, seed: int) -> NDArray[np.integer]:
+        """(draw prompt step) success counts that the groups of a history might have shown, one set per draw."""
+        given = {name: _tensor(value) for name, value in draws.items()}
+        shown = []
+        with double(), seeded(seed), torch.no_grad():
+            for draw in range(len(next(iter(given.values())))):
+                answers = {name: value[draw] for name, value in given.items()}
+                with poutine.trace() as tracer, poutine.condition(data=answers):
+                    observed(Pyro(), self.model, dense, condition=False)
+                drawn: Any = tracer.trace.nodes["num_successes"]["value"]
+                shown.append(drawn.numpy())
+        return np.stack(shown)
 
 
 def _tensor(value: Any) -> Tensor:
@@ -190,7 +206,8 @@ class GroupCounts(pyro.distributions.TorchDistribution):
         """(prompt,) log probability of (prompt step) success counts."""
         groups = self.groups
         symbols = value.T.numpy().astype(groups.symbol_of_none.dtype) + groups.symbol_of_none
-        sequences = Sequences.packed(symbols, groups.exposure, groups.places)
+        exposure = groups.exposure(value.T.numpy()).astype(np.uint8)
+        sequences = Sequences.packed(symbols, exposure, groups.places)
         return log_marginal(self.chain.initial, self.chain.transition, self._log_emission(), sequences)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -204,7 +221,6 @@ class GroupCounts(pyro.distributions.TorchDistribution):
         if groups.places is not None:
             places = torch.as_tensor(groups.places).long()
         move = places.clamp_max(num_moves - 1)
-        level = torch.as_tensor(groups.exposure).long().clamp_max(num_exposures - 1)
         nones = torch.as_tensor(groups.symbol_of_none.astype(np.int64))
         sizes = torch.as_tensor(groups.counts[:, 0]).long()
         k = torch.arange(int(sizes.max()) + 1)
@@ -212,11 +228,12 @@ class GroupCounts(pyro.distributions.TorchDistribution):
         with torch.no_grad():
             state = _draw(initial[places.clamp_max(initial.shape[0] - 1)])
             shown = []
-            for none, exposed in zip(nones, level, strict=True):
+            for step, none in enumerate(nones):
                 possible = k <= sizes[none][:, None]
                 symbols = torch.where(possible, none[:, None] + k, 0)
                 shown.append(_draw(torch.where(possible, chance[state[:, None], symbols], 0.0)))
-                state = _draw(transition[exposed, move, state])
+                level = groups.exposure(shown[-1], torch, step).clamp_max(num_exposures - 1)
+                state = _draw(transition[level, move, state])
         return torch.stack(shown, dim=1)
 
 

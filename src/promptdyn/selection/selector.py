@@ -48,7 +48,8 @@ class Selector:
         seed: of the selector's own generator, which draws samples and breaks ties.
 
     Raises:
-        InputError: an unknown policy or score, a setting out of range, or a `success` that is no rule.
+        InputError: no filter (a model or a fit makes one, `.online(prompt_ids)`), an unknown policy or score, a setting
+            out of range, or a `success` that is no rule.
     """
 
     def __init__(
@@ -60,6 +61,12 @@ class Selector:
         success: Success = AUTO,
         seed: int = 0,
     ) -> None:
+        if not isinstance(online, OnlineFilter):
+            what = online.__name__ if isinstance(online, type) else type(online).__name__
+            raise InputError(
+                f"Selector is given a {what}: give it a filter over the pool, .online(prompt_ids) of a fit or of a "
+                "model that learns online"
+            )
         if num_generations < 2:
             raise InputError(
                 f"num_generations={num_generations}: a group of fewer than 2 rollouts cannot be informative"
