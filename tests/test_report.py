@@ -148,9 +148,10 @@ def test_a_log_of_survivors_is_told(tmp_path):
     assert not history.survivors_only
     survivors = history.select(history.informative)
     assert survivors.survivors_only
-    words = "it keeps only what dynamic sampling keeps"
+    words = "it seems to keep only what dynamic sampling keeps"
     assert words in in_words("this", {"this": survivors})
     assert words not in in_words("this", {"this": history})
+    assert not survivors.of_pool(40).survivors_only  # of a run that says how many there were
     survivors.to_parquet(tmp_path / "survivors.parquet")
     with pytest.warns(PromptdynWarning, match=f"none of its {len(survivors)} groups is all solved or all unsolved"):
         promptdyn.read_history(tmp_path / "survivors.parquet")

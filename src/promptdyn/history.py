@@ -318,8 +318,11 @@ class RewardHistory:
 
     @property
     def survivors_only(self) -> bool:
-        """Whether the groups of a log all vary, too many for chance: it dropped those that dynamic sampling drops."""
-        return len(self) >= FEW_GROUPS and bool(self.informative.all())
+        """Whether the groups of a log all vary, as if it had dropped those that dynamic sampling drops.
+
+        Not so of fewer than 20 groups, nor of a history that knows the size of its pool: its run kept all that it saw.
+        """
+        return self.pool_size is None and len(self) >= FEW_GROUPS and bool(self.informative.all())
 
     def marks(self) -> NDArray[np.uint64]:
         """(step,) of each of `steps` a number by which the same counts of the same prompts in it are known again.

@@ -15,7 +15,7 @@ import numpy as np
 from promptdyn import plots
 from promptdyn.errors import InputError
 from promptdyn.evaluation.compare import Comparison
-from promptdyn.evaluation.forecast import online_over, track
+from promptdyn.evaluation.forecast import online_over, steps_seen, track
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
 from promptdyn.progress import Tell
@@ -231,8 +231,8 @@ def in_words(
     )
     if runs[name].survivors_only:
         words += (
-            " All groups in the log do: it keeps only what dynamic sampling keeps, so every share here is one of "
-            "survivors, and what else was rolled out is not known."
+            " All groups in the log do: it seems to keep only what dynamic sampling keeps. Then every share here is "
+            "one of survivors, and what else was rolled out is not known."
         )
     if trained.success is not None:
         words += f" A rollout succeeded by the rule {trained.success!r}."
@@ -267,13 +267,12 @@ def pool_size_of(runs: Mapping[str, RewardHistory], given: int | None = None) ->
 
 def _fitted_on(model: Any, history: RewardHistory) -> str:
     """What a fit has seen of a history that its beliefs are shown on, in words."""
-    saw = model.saw(history) if isinstance(model, Fit) else np.zeros(0, bool)
-    if not saw.any():
+    seen = steps_seen(model, history)
+    if not len(seen):
         return ""
-    steps = history.steps[saw]
     return (
-        f" {model.model.name} was fitted on {len(steps):,} of these {len(saw):,} steps, {steps[0]} to {steps[-1]}: "
-        "what it says of those is no forecast."
+        f" {model.model.name} was fitted on {len(seen):,} of these {len(history.steps):,} steps, {seen[0]} to "
+        f"{seen[-1]}: what it says of those is no forecast."
     )
 
 

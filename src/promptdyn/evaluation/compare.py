@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.evaluation.forecast import Forecast, forecast, online_over, split
+from promptdyn.evaluation.forecast import Forecast, forecast, online_over, split, steps_seen
 from promptdyn.evaluation.scores import (
     auroc,
     brier,
@@ -191,12 +191,12 @@ def compare(
     first_scored = split(history, fit_steps)
     visible = history.observed(observed)
     steps_scored = history.steps[fit_steps:]
-    seen, there = (
+    observed_there, there = (
         np.bincount(np.searchsorted(steps_scored, rows.step[rows.step >= first_scored]), minlength=len(steps_scored))
         for rows in (visible, history)
     )
     # Where every row was observed there was nothing to choose, and the B highest forecasts are all of them.
-    budget = np.where(seen < there, seen, 0)
+    budget = np.where(observed_there < there, observed_there, 0)
     to_fit = visible.before(first_scored)
     for name, model in models.items():
         if isinstance(model, Dynamics) and len(to_fit) == 0:
@@ -205,8 +205,8 @@ def compare(
                 f"(observed={observed!r}): give more fit_steps, or a fit"
             )
 
-    steps_seen = {name: _seen(model, history, fit_steps) for name, model in models.items()}
-    for name, steps in steps_seen.items():
+    seen = {name: np.intersect1d(steps_seen(model, history), steps_scored) for name, model in models.items()}
+    for name, steps in seen.items():
         if len(steps) and not allow_seen:
             after = int(np.searchsorted(history.steps, steps[-1])) + 1
             mend = f", score what comes after (fit_steps={after})" if after < len(history.steps) else ""
@@ -230,7 +230,7 @@ def compare(
     names = list(forecasts)
     losses = np.stack([log_losses(made.probability, made.informative) for made in forecasts.values()], axis=1)
     ranked = np.argsort(losses.mean(axis=0), kind="stable")
-    first = next((i for i in ranked if not len(steps_seen[names[i]])), ranked[0])
+    first = next((i for i in ranked if not len(seen[names[i]])), ranked[0])
     behind = losses - losses[:, [first]]
     scored = next(iter(forecasts.values()))
     base = log_losses(np.full(len(losses), scored.informative.mean()), scored.informative)
@@ -255,7 +255,7 @@ def compare(
                 calibration_error=calibration_error(made.probability, made.informative),
                 num_scored=len(made.probability),
                 fit_seconds=model.seconds if isinstance(model, Fit) else 0.0,
-                steps_seen=len(steps_seen[names[i]]),
+                steps_seen=len(seen[names[i]]),
             )
         )
     return Comparison(scores, forecasts, used)
@@ -263,8 +263,3 @@ def compare(
 
 def _ends(interval: NDArray) -> tuple[float, float]:
     return float(interval[0]), float(interval[1])
-
-
-def _seen(model: Any, history: RewardHistory, fit_steps: int) -> NDArray[np.int32]:
-    """The steps to be scored that a fit was made on; none of another model."""
-    return history.steps[fit_steps:][model.saw(history)[fit_steps:]] if isinstance(model, Fit) else history.steps[:0]

@@ -14,7 +14,7 @@ from promptdyn.features import from_columns
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
 from promptdyn.inference.refit import Refitted
-from promptdyn.models.base import Dynamics, cluster_of, with_clusters
+from promptdyn.models.base import Dynamics, check_made, cluster_of, with_clusters
 from promptdyn.models.emissions import outcome_of
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.progress import Report
@@ -27,6 +27,7 @@ __all__ = [
     "online_filter",
     "online_over",
     "split",
+    "steps_seen",
     "track",
     "walk",
 ]
@@ -56,8 +57,7 @@ class Track(NamedTuple):
 
 def check_filters(model: Any) -> None:
     """Raise InputError unless the model can filter: a `Fit`, or one that learns online."""
-    if isinstance(model, type):
-        raise InputError(f"{model.__name__} is a class: give a model made of it, {model.__name__}()")
+    check_made(model)
     if isinstance(model, Dynamics):
         raise InputError(
             f"model {model.name!r} must be fitted first: give a fit (.npz) made by `promptdyn fit`, or let "
@@ -102,6 +102,11 @@ def _features(model: Any, history: RewardHistory) -> NDArray[np.float32] | None:
                 f"({', '.join(history.clusters) or 'this one has none'}): name some, as in features:features=task"
             )
     return from_columns({column: history.clusters[column] for column in columns})
+
+
+def steps_seen(model: Any, history: RewardHistory) -> NDArray[np.int32]:
+    """Of a history's logged steps those that a model was fitted on; none of one that learns online."""
+    return history.steps[model.saw(history)] if isinstance(model, Fit) else history.steps[:0]
 
 
 def split(history: RewardHistory, fit_steps: int) -> int:

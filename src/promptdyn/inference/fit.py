@@ -26,7 +26,7 @@ from promptdyn.models import MODELS
 from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_dynamics, cluster_of, lacks, with_clusters
 from promptdyn.online import DiscountedBeta, FrozenChain, FrozenMixture, OnlineFilter
 from promptdyn.plugins import where
-from promptdyn.ppl import Program, chain_at, load_backend
+from promptdyn.ppl import Program, chain_at
 from promptdyn.progress import Report, bars
 from promptdyn.registry import Registry, describe
 from promptdyn.storage import read_state, write_state
@@ -34,10 +34,6 @@ from promptdyn.storage import read_state, write_state
 __all__ = ["METHODS", "Fit", "fit"]
 
 METHODS = Registry("method", EM, MAP, SVI, NUTS)
-# Draws of the prior in a fit's ArviZ data.
-PRIOR_DRAWS = 500
-# Sets of counts that are drawn at a single point.
-POINT_DRAWS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,14 +144,14 @@ class Fit:
         return seen
 
     @property
-    def _pool(self) -> Pool:
+    def pool(self) -> Pool:
         """Prompts that have parameters of their own, and the clusters."""
         return Pool(self.prompt_clusters, self.cluster_names)
 
     @cached_property
     def chain(self) -> Chain:
         """The chain of the fitted parameters: NumPy arrays and an emission."""
-        return chain_at(self.model, self.params, self._pool)
+        return chain_at(self.model, self.params, self.pool)
 
     @property
     def success_rates(self) -> NDArray[np.float64]:
@@ -177,7 +173,7 @@ class Fit:
         return FrozenMixture(chains, {**chains[0].describe(), "params_sha256": parts})
 
     def _frozen(self, params: Params) -> FrozenChain:
-        chain = self.chain if params is self.params else chain_at(self.model, params, self._pool)
+        chain = self.chain if params is self.params else chain_at(self.model, params, self.pool)
         digest = hashlib.sha256()
         for name in sorted(params):
             digest.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
@@ -238,54 +234,11 @@ class Fit:
                 f"the history has not the {len(self.prompt_ids)} prompts of the fit, each with a chain of its own, or "
                 "not in their order: give what was fitted on"
             )
-        backend = self.method["backend"]
-        draws = self.draws or {name: value[None, None] for name, value in self.params.items()}
-        log_likelihood = None
         if dense is None and (posterior_predictive or prior_predictive):
             raise InputError(
                 "a fit that was loaded has no history to draw counts for: give one, inference_data(history)"
             )
-        if dense is None:
-            program = load_backend(backend).Program(self.model, self._pool)
-        else:
-            density = load_density(backend)(self.model, dense)
-            program = density.program
-            shape = next(iter(draws.values())).shape[:2]
-            each = [
-                density.log_marginals({name: value[at] for name, value in draws.items()}) for at in np.ndindex(shape)
-            ]
-            log_likelihood = np.reshape(each, (*shape, -1))
-            self._tell_of_log_likelihood()
-        prior = program.prior(PRIOR_DRAWS, seed=0)
-        predictive = {}
-        if dense is not None and posterior_predictive:
-            given = draws if self.draws else {name: np.repeat(at, POINT_DRAWS, axis=1) for name, at in draws.items()}
-            shape = next(iter(given.values())).shape[:2]
-            flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in given.items()}
-            drawn = program.predictive(dense, flat, seed=0)
-            predictive["posterior_predictive"] = drawn.reshape(*shape, *drawn.shape[1:])
-        if dense is not None and prior_predictive:
-            predictive["prior_predictive"] = program.predictive(dense, prior, seed=0)[None]
-        return inference_data(program, draws, self.sample_stats, prior, dense, log_likelihood, predictive)
-
-    def _tell_of_log_likelihood(self) -> None:
-        """Warn where no prompt can be left out by weighing draws (PSIS): `arviz.loo` would fail, or flatter."""
-        if not self.draws:
-            what = f"{self.method['name']} finds one point and no posterior"
-            mend = "fit with method='nuts' or 'svi'"
-        elif self.prompt_ids:
-            what = (
-                "it is conditional on parameters that each prompt has of its own, learned from what is to be left out"
-            )
-            mend = "fit a model whose chains clusters share"
-        else:
-            return
-        warnings.warn(
-            f"{self.model.name}: the log likelihood in this ArviZ data is not for arviz.loo or arviz.compare: {what}; "
-            f"{mend}, or compare forecasts (promptdyn.compare)",
-            PromptdynWarning,
-            stacklevel=3,
-        )
+        return inference_data(self, dense, posterior_predictive, prior_predictive)
 
     def save(self, path: str | Path) -> None:
         """Write to one .npz file (arrays and JSON, versioned, no pickle), atomically; draws are kept.

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from promptdyn.errors import PromptdynWarning
 from promptdyn.history import DenseHistory
+from promptdyn.inference.engine import load_density
 from promptdyn.models.base import Dynamics, Pool
-from promptdyn.ppl import Program
+from promptdyn.ppl import Program, load_backend
 from promptdyn.ppl.fixed import Fixed
+
+if TYPE_CHECKING:
+    from promptdyn.inference.fit import Fit
 
 __all__ = ["inference_data", "rhat_and_ess"]
 
+# Draws of the prior, and sets of counts that are drawn at a single point.
+PRIOR_DRAWS, POINT_DRAWS = 500, 100
+
 Draws = Mapping[str, NDArray]
+Groups = dict[str, dict[str, NDArray]]
 Dims = dict[str, tuple[str, ...]]
 # Labels of the exposures of a chain that has so many.
 EXPOSURES = {1: ["any"], 2: ["idle", "trained"], 3: ["idle", "trained", "trained without variance"]}
@@ -69,28 +78,70 @@ def rhat_and_ess(draws: Draws) -> tuple[dict[str, float], dict[str, float]]:
     return entries(partial(az.rhat, method="z_scale")), entries(az.ess)
 
 
-def inference_data(
-    program: Program,
-    draws: Draws,
-    sample_stats: Draws,
-    prior: Draws,
-    dense: DenseHistory | None,
-    log_likelihood: NDArray | None,
-    predictive: Draws,
-) -> Any:
-    """ArviZ data of a fit.
+def inference_data(fit: Fit, dense: DenseHistory | None, posterior_predictive: bool, prior_predictive: bool) -> Any:
+    """ArviZ data of a fit, with the groups that want a history where `dense` is one; see `Fit.inference_data`."""
+    backend = fit.method["backend"]
+    draws = fit.draws or {name: value[None, None] for name, value in fit.params.items()}
+    groups: Groups = {"posterior": {name: np.asarray(value) for name, value in draws.items()}}
+    if fit.sample_stats:
+        groups["sample_stats"] = dict(fit.sample_stats)
+    if dense is None:
+        program = load_backend(backend).Program(fit.model, fit.pool)
+    else:
+        density = load_density(backend)(fit.model, dense)
+        program = density.program
+        shape = next(iter(draws.values())).shape[:2]
+        each = [density.log_marginals({name: value[at] for name, value in draws.items()}) for at in np.ndindex(shape)]
+        groups["log_likelihood"] = {"history": np.reshape(each, (*shape, -1))}
+        _tell_of_log_likelihood(fit)
+    prior = program.prior(PRIOR_DRAWS, seed=0)
+    if prior:
+        groups["prior"] = {name: np.asarray(value)[None] for name, value in prior.items()}
+    if dense is not None and posterior_predictive:
+        given = draws if fit.draws else {name: np.repeat(at, POINT_DRAWS, axis=1) for name, at in draws.items()}
+        groups["posterior_predictive"] = {"num_successes": _drawn(program, dense, given)}
+    if dense is not None and prior_predictive:
+        groups["prior_predictive"] = {"num_successes": _drawn(program, dense, groups["prior"])}
+    return _labelled(program, groups, dense, fit.prompt_ids)
+
+
+def _drawn(program: Program, dense: DenseHistory, draws: Draws) -> NDArray[np.integer]:
+    """(chain draw prompt step) success counts at (chain draw ...) sites."""
+    shape = next(iter(draws.values())).shape[:2]
+    counts = program.predictive(dense, {name: at.reshape(-1, *at.shape[2:]) for name, at in draws.items()}, seed=0)
+    return counts.reshape(*shape, *counts.shape[1:])
+
+
+def _tell_of_log_likelihood(fit: Fit) -> None:
+    """Warn where no prompt can be left out by weighing draws (PSIS): `arviz.loo` would fail, or flatter."""
+    if not fit.draws:
+        what = f"{fit.method['name']} finds one point and no posterior"
+        mend = "fit with method='nuts' or 'svi'"
+    elif fit.prompt_ids:
+        what = "it is conditional on parameters that each prompt has of its own, learned from what is to be left out"
+        mend = "fit a model whose chains clusters share"
+    else:
+        return
+    warnings.warn(
+        f"{fit.model.name}: the log likelihood in this ArviZ data is not for arviz.loo or arviz.compare: {what}; "
+        f"{mend}, or compare forecasts (promptdyn.compare)",
+        PromptdynWarning,
+        stacklevel=4,
+    )
+
+
+def _labelled(program: Program, groups: Groups, dense: DenseHistory | None, prompt_ids: Sequence[str]) -> Any:
+    """The groups with names for their axes.
 
     Args:
         program: what was fitted.
-        draws: site -> (chain draw ...).
-        sample_stats: name -> (chain draw); may be empty.
-        prior: site -> (draw ...); may be empty.
-        dense: the observed rows, and
-        log_likelihood: (chain draw prompt) log p(a prompt's counts | draw); None where the history is not at hand.
-        predictive: group of ArviZ -> (chain draw prompt step) success counts that the groups might have shown.
+        groups: posterior, prior, sample_stats, and of a history log_likelihood (chain draw prompt) and the predictive
+            ones (chain draw prompt step).
+        dense: that history.
+        prompt_ids: of prompts that have parameters of their own.
     """
     model, pool = program.model, program.pool
-    first = {name: value[0, 0] for name, value in draws.items()}
+    first = {name: value[0, 0] for name, value in groups["posterior"].items()}
     num_states = Fixed(first).run(model, pool).initial.shape[1]
     sizes: dict[str, int] = {"cluster": len(pool.cluster_names), "state": num_states}
     named: Dims = {}
@@ -109,11 +160,6 @@ def inference_data(
 
     for name, value in first.items():
         name_axes(name, value.shape, program.dims[name])
-    groups: dict[str, dict[str, NDArray]] = {"posterior": {k: np.asarray(v) for k, v in draws.items()}}
-    if sample_stats:
-        groups["sample_stats"] = dict(sample_stats)
-    if prior:
-        groups["prior"] = {name: np.asarray(value)[None] for name, value in prior.items()}
     for group in ("posterior", "prior"):
         if group in groups:
             for name, (value, given) in _recorded(model, pool, groups[group]).items():
@@ -123,22 +169,22 @@ def inference_data(
     coords["cluster"] = list(pool.cluster_names)
     if "exposure" in sizes:
         coords["exposure"] = EXPOSURES.get(sizes["exposure"], coords["exposure"])
-    if dense is not None and log_likelihood is not None:
+    if sizes.get("prompt") == len(prompt_ids):
+        coords["prompt"] = list(prompt_ids)
+    if dense is not None:
         # A prompt that was never observed says nothing, and is there only where it has parameters of its own.
-        own = any("prompt" in axes for axes in named.values())
-        kept = np.arange(len(dense.prompt_ids)) if own else np.flatnonzero(dense.symbols.any(axis=0))
-        groups["log_likelihood"] = {"history": log_likelihood[..., kept]}
+        kept = slice(None) if "prompt" in sizes else dense.symbols.any(axis=0)
+        groups["log_likelihood"]["history"] = groups["log_likelihood"]["history"][..., kept]
         prompt, step = np.nonzero(dense.symbols.T)
         num_rollouts, num_successes = dense.counts[dense.symbols[step, prompt]].T
+        ids = np.array([str(prompt_id) for prompt_id in dense.prompt_ids])
         groups["observed_data"] = {"num_successes": num_successes}
-        groups["constant_data"] = {
-            "prompt_id": np.array([str(i) for i in dense.prompt_ids])[prompt],
-            "at_step": dense.steps[step],
-            "num_rollouts": num_rollouts,
-        }
-        groups |= {name: {"num_successes": drawn[..., prompt, step]} for name, drawn in predictive.items()}
+        groups["constant_data"] = {"prompt_id": ids[prompt], "at_step": dense.steps[step], "num_rollouts": num_rollouts}
+        for name in ("posterior_predictive", "prior_predictive"):
+            if name in groups:
+                groups[name]["num_successes"] = groups[name]["num_successes"][..., prompt, step]
         named |= {"history": ("prompt",), **dict.fromkeys(("num_successes", *groups["constant_data"]), ("group",))}
-        coords |= {"prompt": [str(i) for i in dense.prompt_ids[kept]], "group": np.arange(len(prompt))}
+        coords |= {"prompt": list(ids[kept]), "group": np.arange(len(prompt))}
     used = {axis for axes in named.values() for axis in axes}
     return _from_dict(
         groups,

@@ -38,6 +38,7 @@ __all__ = [
     "check_chain",
     "check_decay",
     "check_dynamics",
+    "check_made",
     "check_whole",
     "cluster_of",
     "lacks",
@@ -154,10 +155,15 @@ def lacks(cls: type[Any]) -> str:
     return f"is no model: give it program(self, ppl, pool) or, of the methods of OnlineModel, {', '.join(missing)}"
 
 
-def check_dynamics(model: Any) -> None:
-    """Raise InputError unless the model is a program, to be fitted, simulated or written out: what it is instead."""
+def check_made(model: Any) -> None:
+    """Raise InputError where a class is given instead of a model made of it."""
     if isinstance(model, type):
         raise InputError(f"{model.__name__} is a class: give a model made of it, {model.__name__}()")
+
+
+def check_dynamics(model: Any) -> None:
+    """Raise InputError unless the model is a program, to be fitted, simulated or written out: what it is instead."""
+    check_made(model)
     if isinstance(model, Dynamics):
         return
     kind = type(model).__name__

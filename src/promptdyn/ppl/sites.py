@@ -121,7 +121,7 @@ def dims_of(model: str, sites: Mapping[str, dict[str, Any]], names: Names, pool:
 def spread_of(site: dict[str, Any]) -> Any:
     """The prior variance of a traced site of real numbers, to be broadcast to its value; NaN of any other."""
     try:
-        return site["fn"].variance if _kind(_base(site["fn"].support)) == "_Real" else np.nan
+        return site["fn"].variance if type(_base(site["fn"].support)).__name__ == "_Real" else np.nan
     except NotImplementedError:
         return np.nan
 
@@ -147,7 +147,7 @@ def around(start: Params, supports: Mapping[str, Any], spreads: Mapping[str, Any
 
 def _moved(value: NDArray, up: NDArray, support: Any, spread: NDArray) -> NDArray:
     support = _base(support)
-    kind = _kind(support)
+    kind = type(support).__name__  # both backends call their constraints alike
     if kind == "_Real":
         deviation = np.sqrt(np.broadcast_to(spread, value.shape))
         return value + up * np.where(np.isfinite(deviation), np.minimum(DEVIATIONS * deviation, MOST), 1.0)
@@ -172,11 +172,6 @@ def _base(support: Any) -> Any:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
-
-
-def _kind(support: Any) -> str:
-    """The name of a constraint's class, which both backends call alike."""
-    return type(support).__name__
 
 
 def start_of(site: dict[str, Any]) -> Any:

@@ -70,10 +70,9 @@ def read_history(path: str | Path, **options: Any) -> RewardHistory:
             history = reader.read(path, **options)
             if history.survivors_only:
                 warnings.warn(
-                    f"{path}: none of its {len(history):,} groups is all solved or all unsolved: it keeps only groups "
-                    "that vary, as dynamic sampling does, so that rates are those of survivors, and which groups would "
-                    "not have varied cannot be learned from it; log what was rolled out and dropped too, with "
-                    "trained=false",
+                    f"{path}: none of its {len(history):,} groups is all solved or all unsolved: it seems to keep only "
+                    "those that vary, as dynamic sampling does. Then its rates are of survivors, and which groups do "
+                    "not vary cannot be learned from it; log what was rolled out and dropped too, with trained=false",
                     PromptdynWarning,
                     stacklevel=2,
                 )
