@@ -303,7 +303,7 @@ class RewardHistory:
 
     @property
     def num_prompts(self) -> int:
-        """Number of prompts in the pool, with or without rows."""
+        """Number of prompts known here, with or without rows; the run's pool may be larger (`pool_size`)."""
         return len(self.prompt_ids)
 
     @property
