@@ -245,6 +245,35 @@ def test_columns_and_warnings_of_an_import(tmp_path):
     assert line.startswith(f"promptdyn: {tmp_path / 'completions.parquet'}: a success is 'reward>=7', found from")
 
 
+def test_logs_are_imported_as_they_are(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "step,prompt_id,num_rollouts,num_successes,task,loss\n0,a,8,3,add,1\n0,b,8,9,add,2\n1,a,8,4,add,3\n"
+    )
+    (tmp_path / "b.csv").write_text(
+        "step,prompt_id,num_rollouts,num_successes,task,loss\n1,a,8,5,add,4\n2,a,8,5,add,5\n"
+    )
+    sources, out = [tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path / "h.parquet"
+    done = promptdyn_here("import", *sources, out)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "2 of 5 rows are bad" in line
+    assert "num_successes=9 exceeds num_rollouts=8" in line
+    assert "a row of this step already" in line
+    for options, told in (
+        (["--label-columns", "task"], ["skipped 1 bad of 5 rows", "1 of 4 rows repeat the prompt and step of a row"]),
+        (["--drop", "loss"], ["skipped 1 bad of 5 rows", "1 of 4 rows repeat the prompt and step of a row"]),
+        (["--cluster-columns", "task", "--json", "-"], ["skipped", "repeat"]),
+        ([], ["left out 'loss'"]),
+    ):
+        done = promptdyn_here("import", *sources, out, "--skip-bad", "--repeated", "last", *options)
+        assert done.returncode == 0, done.stderr
+        assert all(word in done.stderr for word in told)
+        history = RewardHistory.from_parquet(out)
+        assert (history.num_successes.tolist(), list(history.clusters)) == ([3, 5, 5], ["task"])
+    done = promptdyn_here("import", f"{tmp_path}/?.csv", out, "--skip-bad", "--repeated", "merge", "--drop", "loss")
+    assert RewardHistory.from_parquet(out).num_rollouts.tolist() == [8, 16, 8]
+
+
 def test_tables_are_wider_than_a_narrow_terminal(history_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     done = promptdyn_here("compare", history_path, "--models", "dps,rate:cluster=task")

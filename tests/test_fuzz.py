@@ -1,8 +1,9 @@
 """Anything at all, to whatever takes data from outside: a right answer or one line of InputError, and nothing else.
 
-A few dozen inputs each by default; `make test-long` (the profile "long") draws 104,000 in all.
+A few dozen inputs each by default; `make test-long` (the profile "long") draws 119,000 in all.
 """
 
+import gzip
 import json
 import string
 import tempfile
@@ -218,6 +219,48 @@ def test_json_files(folder, content, suffix):
     path = folder / f"h.{suffix}"
     path.write_bytes(content)
     check(taken(promptdyn.read_history, path))
+
+
+ROLLOUTS = b"".join(
+    json.dumps({"input": "a", "score": i / 2, "step": i, "uid": f"pad_{i}", "task": "x"}).encode() + b"\n"
+    for i in range(3)
+)
+PACKED = [gzip.compress(content) for content in (LINES, ROLLOUTS, CSV)] + [
+    pa.compress(content, codec="zstd", asbytes=True) for content in (LINES, ROLLOUTS, CSV)
+]
+
+
+@inputs(5_000)
+@given(
+    spoil(ROLLOUTS),
+    st.sampled_from([None, "score", "input", "uid", "lost"]),
+    st.sampled_from([None, "input", "task"]),
+    st.sampled_from([(), ("task",), ("score",), ("lost",)]),
+    st.booleans(),
+)
+def test_files_of_rollouts(folder, content, reward, prompt_key, labels, skip_bad):
+    path = folder / "7.jsonl"
+    path.write_bytes(content)
+    named = {"reward": reward, "prompt_key": prompt_key} if reward else {}
+    check(taken(promptdyn.read_history, path, cluster_columns=labels, skip_bad=skip_bad, **named))
+
+
+@inputs(5_000)
+@given(st.sampled_from(PACKED).flatmap(spoil), st.sampled_from(["gz", "jsonl.gz", "csv.zst"]))
+def test_compressed_files(folder, content, suffix):
+    path = folder / f"h.{suffix}"
+    path.write_bytes(content)
+    check(taken(promptdyn.read_history, path))
+
+
+@inputs(5_000)
+@given(
+    records(st.one_of(integers, st.none(), st.sampled_from(["a", "b", 1, 2]))),
+    st.sampled_from(["error", "merge", "last", "apart"]),
+    st.booleans(),
+)
+def test_bad_and_repeated_records(folder, rows, repeated, skip_bad):
+    check(taken(RewardHistory.from_records, rows, repeated=repeated, skip_bad=skip_bad), folder / "settled.parquet")
 
 
 @inputs(5_000)

@@ -290,7 +290,7 @@ def columns_with(row: int, values: dict) -> dict[str, list]:
 @pytest.mark.parametrize(("values", "message"), BAD_VALUES)
 def test_bad_value_names_its_row_prompt_and_step(values, message):
     with pytest.raises(InputError) as error:
-        RewardHistory.from_table(columns_with(1, values), source="runs/a.parquet")
+        RewardHistory.from_table(columns_with(1, values), source="runs/a.parquet", cluster_columns=["task"])
     assert str(error.value) == f"runs/a.parquet row 1 (prompt 'a', step 4): {message}"
 
 
@@ -306,7 +306,7 @@ def test_bad_value_names_its_row_prompt_and_step(values, message):
 ])  # fmt: skip
 def test_arrays_are_checked_as_lists_are(name, values, found):
     with pytest.raises(InputError, match=found):
-        RewardHistory.from_table(columns_with(0, {}) | {name: values})
+        RewardHistory.from_table(columns_with(0, {}) | {name: values}, cluster_columns=["task"])
 
 
 @pytest.mark.parametrize(("values", "message"), [
@@ -317,8 +317,9 @@ def test_arrays_are_checked_as_lists_are(name, values, found):
      "or drop the row"),
     ({"prompt_id": ""}, "history row 1 (prompt '', step 4): prompt_id='' is empty: give every row its prompt_id, "
      "or drop the row"),
-    ({"step": 3}, "history row 1 (prompt 'a', step 3): the prompt has a row of this step already, history row 0: "
-     "merge the rows into one, adding rollouts and successes"),
+    ({"step": 3}, "history row 1 (prompt 'a', step 3): the prompt has a row of this step already, history row 0, "
+     "with other counts: keep the last (repeated='last') if it was logged twice or done again after a restart, add "
+     "them up (repeated='merge') or make them steps of their own (repeated='apart') if it was rolled out anew"),
 ])  # fmt: skip
 def test_bad_step_or_prompt_names_its_row(values, message):
     with pytest.raises(InputError) as error:
@@ -327,7 +328,9 @@ def test_bad_step_or_prompt_names_its_row(values, message):
 
 
 def test_rows_are_named_by_their_place_in_the_source_not_in_the_sorted_history():
-    with pytest.raises(InputError, match=r"line 4 \(prompt 'a', step 3\): the prompt has a row .* already, line 2:"):
+    with pytest.raises(
+        InputError, match=r"line 4 \(prompt 'a', step 3\): the prompt has a row .* already, line 2, with the"
+    ):
         RewardHistory.from_columns([9, 3, 1, 3], ["a"] * 4, [8] * 4, [0] * 4, place=lambda row: f"line {row + 1}")
 
 
@@ -438,9 +441,9 @@ def write(path: Path, **columns: pa.Array) -> Path:
     ({"num_rollouts": pa.array([None, 8])},
      " row 0 (prompt 'a', step 0): num_rollouts is missing: give an integer >= 1"),
     ({"num_rollouts": pa.nulls(2)},
-     " row 0 (prompt 'a', step 0): num_rollouts is missing: give an integer >= 1"),
+     " row 0 (prompt 'a', step 0): num_rollouts is missing (2 such rows): give an integer >= 1, or leave bad rows out "
+     "(skip_bad)"),
     ({"trained": pa.array([True, None])}, " row 1 (prompt 'b', step 1): trained is missing: give true or false"),
-    ({"tags": pa.array([["x"], ["y"]])}, ": column 'tags' of type list<element: string> holds no labels: drop it"),
 ])  # fmt: skip
 def test_bad_parquet(tmp_path, columns, message):
     path = write(tmp_path / "bad.parquet", **columns)

@@ -38,7 +38,9 @@ def test_lines_of_json_that_no_reader_should_take(tmp_path, line, found):
 def test_steps_of_completions_that_are_no_steps(tmp_path, step):
     columns = {"prompt": ["a"] * 2, "completion": ["x", "y"], "graded": [1.0, 0.0], "advantage": [1.0, -1.0]}
     pq.write_table(pa.table({"step": pa.array([step] * 2), **columns}), tmp_path / "completions_00000.parquet")
-    with pytest.raises(InputError, match=r"completions_00000.parquet row 0: step=.* is no whole number from 0 to"):
+    with pytest.raises(
+        InputError, match=r"completions_00000.parquet row 0 .*: step=.* is (not an integer|out of range)"
+    ):
         promptdyn.read_history(tmp_path)
 
 

@@ -88,11 +88,13 @@ def test_paths_that_no_reader_takes(tmp_path):
 def test_options_of_another_format(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(f"{HEADER}\n0,a,8,1\n")
-    assert bad(path, reward="r") == "a.csv: option 'reward' does not fit this format: it takes columns"
+    assert bad(path, reward="r") == (
+        "a.csv: option 'reward' does not fit this format: it takes columns, drop, cluster_columns, repeated, skip_bad"
+    )
     log = trl_log(tmp_path, 1, ["p"], [1.0])
     assert bad(log, rewards="r") == (
         "completions_00001.parquet: option 'rewards' does not fit this format: "
-        "it takes prompt_key, reward, reward_weights, success, cluster_columns"
+        "it takes prompt_key, reward, reward_weights, success, cluster_columns, skip_bad, keep_superseded"
     )
 
 
@@ -205,7 +207,7 @@ def test_a_missing_label_is_a_level_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("[1, 2]", "a.json item 0: '1' is no JSON object: give one an item"),
+    ("[1, 2]", "a.json item 0: '1' is no JSON object (2 such rows): give one an item, or leave bad rows out"),
     ("[]", "a.json: records: the history has no rows"),
     ('[{"step": 0}', "a.json: no JSON ("),
     ("[" * 100_000, "a.json: no JSON ("),
@@ -223,11 +225,12 @@ CSV = [
     ('0,"a\nb",8,1\n1,a,8,\n', "line 4 (prompt 'a', step 1): num_successes is missing: give an integer >= 0"),
     ("0,a,8,1\n1,a,eight,2\n", "line 3 (prompt 'a', step 1): num_rollouts='eight' is not an integer: "
      "give an integer >= 1"),
-    ("0,a,x,1\n1,a,,2\n", "line 2 (prompt 'a', step 0): num_rollouts='x' is not an integer: give an integer >= 1"),
+    ("0,a,x,1\n", "line 2 (prompt 'a', step 0): num_rollouts='x' is not an integer: give an integer >= 1"),
     ("0,a,8,1.5\n", "line 2 (prompt 'a', step 0): num_successes=1.5 is not an integer: give an integer >= 0"),
     ("0,,8,1\n", "line 2 (prompt '', step 0): prompt_id='' is empty: give every row its prompt_id, or drop the row"),
-    ("0,a,8,1\n0,a,8,2\n", "line 3 (prompt 'a', step 0): the prompt has a row of this step already, a.csv line 2: "
-     "merge the rows into one, adding rollouts and successes"),
+    ("0,a,8,1\n0,a,8,2\n", "line 3 (prompt 'a', step 0): the prompt has a row of this step already, a.csv line 2, "
+     "with other counts: keep the last (repeated='last') if it was logged twice or done again after a restart, add "
+     "them up (repeated='merge') or make them steps of their own (repeated='apart') if it was rolled out anew"),
     ("0,a,8,1\n\n1,a,8\n", "line 4: 3 values for 4 columns: give one a column"),
 ]  # fmt: skip
 
@@ -438,7 +441,7 @@ def test_trl_clusters(tmp_path):
     path = trl_log(tmp_path, 2, ["q", "p", "p"], [1.0, 0.0, 1.0], task=["mul", "add", "div"])
     assert bad(path, cluster_columns=["task"]) == (
         "completions_00002.parquet row 2 (prompt 'p', step 2): cluster column 'task' changes from 'add' to 'div': "
-        "give all rollouts of a prompt one label, or leave the column out"
+        "give all rows of a prompt one label, or drop the column"
     )
     trl_log(tmp_path / "gaps", 1, ["p", "q"], [1.0, 0.0], task=["add", None], level=[float("nan"), 1.0])
     trl_log(tmp_path / "gaps", 2, ["p", "q"], [1.0, 0.0], task=["add", None], level=[float("nan"), 1.0])
@@ -489,11 +492,12 @@ def test_trl_files_without_rollouts(tmp_path):
 def test_trl_bad_files(tmp_path):
     trl_log(tmp_path, 1, ["p", "p"], [1.0, 0.0], prompt_id=["x", None])
     assert bad(tmp_path / "completions_00001.parquet") == (
-        "completions_00001.parquet row 1: prompt_id is missing: log all of them, or give prompt_key='prompt'"
+        "completions_00001.parquet row 1 (prompt None, step 1): prompt_id is missing: log all of them, or give "
+        "prompt_key='prompt'"
     )
     path = trl_log(tmp_path, 1, ["p", "p"], [1.0, 0.0])
     pd.read_parquet(path).assign(step=[1.0, None]).to_parquet(path)
-    assert bad(path) == "completions_00001.parquet row 1: step is missing: remove the file, or fill in its steps"
+    assert bad(path) == "completions_00001.parquet row 1 (prompt 'p', step nan): step is missing: give an integer >= 0"
     trl_log(tmp_path, 1, ["p", "p"], [1.0, 0.0])
     other = tmp_path / "history.parquet"
     RewardHistory.from_columns([0], ["a"], [8], [0]).to_parquet(other)

@@ -53,7 +53,7 @@ EXTRA_OF = {
 }
 PLOT_SUFFIXES = (".svg", ".png", ".pdf")
 
-HistoryPath = Annotated[Path, typer.Argument(help="Reward history: Parquet, CSV or JSONL, or a TRL run folder.")]
+HistoryPath = Annotated[Path, typer.Argument(help="Reward history: a run's folder, Parquet, CSV or JSONL.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON ('-' for stdout).")]
 AllowSeen = Annotated[bool, typer.Option("--allow-seen", help="Score fits also on steps that they were fitted on.")]
 Observed = Annotated[str, typer.Option(help="Rows a model sees: 'trained' (as live training does) or 'all'.")]
@@ -61,39 +61,77 @@ Observed = Annotated[str, typer.Option(help="Rows a model sees: 'trained' (as li
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="TRL completions folder or file, or a table of counts.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="A run's folder, TRL's completions, a table of groups or of rollouts (Parquet, CSV, JSONL, JSON; .gz, "
+            ".zst), a folder of them, a glob, or several."
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="History file to write (Parquet).")],
     columns: Annotated[
-        str | None, typer.Option(help="Tables: columns named otherwise, as in step=global_step,prompt_id=uid.")
+        str | None,
+        typer.Option(help="Tables of groups: columns named otherwise, as in step=global_step,prompt_id=uid."),
     ] = None,
+    drop: Annotated[str | None, typer.Option(help="Tables of groups: columns to leave out, comma-separated.")] = None,
+    label_columns: Annotated[
+        str | None,
+        typer.Option(
+            "--label-columns",
+            "--cluster-columns",
+            help="Columns of labels to keep, comma-separated; default all of a table that are the same in all rows of "
+            "a prompt, and none of rollouts.",
+        ),
+    ] = None,
+    repeated: Annotated[
+        str | None,
+        typer.Option(
+            help="Tables of groups: rows of one prompt and step: error (default), merge (add up), last (keep the last) "
+            "or apart (steps of their own)."
+        ),
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad rows, and say how many.")] = False,
     reward: Annotated[
-        str | None, typer.Option(help="TRL: column(s) of the reward functions, comma-separated; default all of floats.")
+        str | None,
+        typer.Option(help="Rollouts: column(s) of the reward functions, comma-separated; default as the format tells."),
     ] = None,
-    reward_weights: Annotated[str | None, typer.Option(help="TRL: their weights, as in 1,0.2; default 1 each.")] = None,
+    reward_weights: Annotated[
+        str | None, typer.Option(help="Rollouts: their weights, as in 1,0.2; default 1 each.")
+    ] = None,
     success: Annotated[
         str | None,
         typer.Option(
-            help="TRL: what a success is: 0.5 (of the folded reward), correct, 'correct>=0.8', FILE.py:FUNCTION; "
+            help="Rollouts: what a success is: 0.5 (of the folded reward), correct, 'correct>=0.8', FILE.py:FUNCTION; "
             "default what the first rewards tell (auto)."
         ),
     ] = None,
-    prompt_key: Annotated[str | None, typer.Option(help="TRL: column that tells prompts apart.")] = None,
-    cluster_columns: Annotated[
-        str | None, typer.Option(help="TRL: columns to keep as clusters, comma-separated.")
+    prompt_key: Annotated[str | None, typer.Option(help="Rollouts: column that tells prompts apart.")] = None,
+    step_key: Annotated[
+        str | None, typer.Option(help="Rollouts: column of the step; default 'step', or the number in a file's name.")
     ] = None,
+    keep_superseded: Annotated[
+        bool,
+        typer.Option("--keep-superseded", help="Rollouts: keep files of a run before this one in the same folder."),
+    ] = False,
     json_path: JsonPath = None,
 ) -> None:
     """Turn rollout logs into a history file."""
-    _check_targets(out, json_path, sources=[source])
+    _check_targets(out, json_path, sources=[Path(source) for source in sources])
     options = {
         "columns": _pairs(columns) if columns else None,
-        "reward": reward.split(",") if reward else None,
-        "reward_weights": reward_weights.split(",") if reward_weights else None,
+        "drop": _names(drop),
+        "cluster_columns": _names(label_columns),
+        "repeated": repeated,
+        "skip_bad": skip_bad or None,
+        "reward": _names(reward),
+        "reward_weights": _names(reward_weights),
         "success": success,
         "prompt_key": prompt_key,
-        "cluster_columns": tuple(cluster_columns.split(",")) if cluster_columns else None,
+        "step_key": step_key,
+        "keep_superseded": keep_superseded or None,
     }
-    history = read_history(source, **{name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    history = read_history(sources[0] if len(sources) == 1 else sources, **given)
     history.to_parquet(out)
     summary = history.summary()
     _show([{"history": name.replace("_", " "), "": fact} for name, fact in summary.items()], json_path, summary)
@@ -550,6 +588,10 @@ def _pairs(text: str) -> dict[str, str]:
         if not name or not value or [part[0] for part in pairs].count(name) > 1:
             raise InputError(f"columns {text!r}: write each once, as in step=global_step,prompt_id=uid")
     return {name: value for name, _, value in pairs}
+
+
+def _names(text: str | None) -> list[str] | None:
+    return text.split(",") if text else None
 
 
 def _fit_steps(history: RewardHistory, given: int | None) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -17,8 +18,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from promptdyn._columns import MAX_ROLLOUTS, OWN, REWARDS, Rows, as_array, check_lengths, no_rows, renamed
-from promptdyn.errors import InputError
+from promptdyn._columns import (
+    MAX_ROLLOUTS,
+    OWN,
+    REPEATED,
+    REWARDS,
+    Fault,
+    Rows,
+    as_array,
+    as_columns,
+    as_error,
+    check_lengths,
+    from_arrow,
+    no_rows,
+    num_rows,
+    renamed,
+    tell_skipped,
+    without_repeats,
+)
+from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.storage import atomic
 
 if TYPE_CHECKING:
@@ -101,6 +119,8 @@ class RewardHistory:
         reward_mean: ArrayLike | None = None,
         reward_std: ArrayLike | None = None,
         pool_size: int | None = None,
+        repeated: str = "error",
+        skip_bad: bool = False,
     ) -> RewardHistory:
         """Check columns of equal length and build a history of them.
 
@@ -118,11 +138,19 @@ class RewardHistory:
             reward_mean, reward_std: (row,) mean of the group's folded rewards, and their standard deviation of divisor
                 n - 1; missing where not known. Default: not known.
             pool_size: prompts that the run could choose from. Default None: not known.
+            repeated: what is done with rows of one prompt and step: "error" (default), "merge" (rollouts and successes
+                add up), "last" (the last in the source's order stays), or "apart" (they are steps of their own, and
+                later steps are numbered anew where there is no number between).
+            skip_bad: leave out rows that are wrong, with a warning, instead of raising.
+
+        Warns:
+            PromptdynWarning: of bad rows that were skipped, and of rows that repeat, with how many they are.
 
         Raises:
             InputError: no rows; columns of different lengths; a value that is missing, out of range or of another
                 type; two rows of a prompt in one step; a prompt with two labels in a cluster column; a pool smaller
-                than the prompts that have rows.
+                than the prompts that have rows; a `repeated` that is none. One error tells all kinds of bad rows, how
+                many they are, and where the first of each stands.
         """
         columns = {
             "step": as_array(step),
@@ -133,72 +161,138 @@ class RewardHistory:
         optional = {"trained": trained, "reward_mean": reward_mean, "reward_std": reward_std}
         columns |= {name: as_array(values) for name, values in optional.items() if values is not None}
         labels = {name: as_array(values) for name, values in (clusters or {}).items()}
-        check_lengths(source, columns | labels)
+        made = cls._checked(columns, labels, source, place, repeated, skip_bad)
+        made = replace(made, success=success)
+        return made if pool_size is None else made.of_pool(pool_size, source)
 
+    @classmethod
+    def _checked(
+        cls,
+        columns: Mapping[str, NDArray],
+        labels: Mapping[str, NDArray],
+        source: str,
+        place: Callable[[int], str] | None,
+        repeated: str,
+        skip_bad: bool,
+        asked: bool = True,
+        faults: Sequence[Fault] = (),
+    ) -> RewardHistory:
+        """The history of columns, and of those of labels: all of them if they were `asked` for, else those that fit."""
+        if repeated not in REPEATED:
+            raise InputError(f"repeated={repeated!r} is none of: {', '.join(REPEATED)}")
+        if faults and len(columns["step"]) == 0:
+            raise as_error(source, faults, num_rows(faults), num_rows(faults))
+        check_lengths(source, {**columns, **labels})
         rows = Rows(place or (lambda row: f"{source} row {row}"), columns["prompt_id"], columns["step"])
         steps = rows.integers("step", columns["step"], least=0)
         n = rows.integers("num_rollouts", columns["num_rollouts"], least=1, most=MAX_ROLLOUTS)
         k = rows.integers("num_successes", columns["num_successes"], least=0)
-        for row in np.flatnonzero(k > n)[:1]:
-            what = f"num_successes={k[row]} exceeds num_rollouts={n[row]}"
-            raise rows.error(row, what, "count the successes among the rollouts")
-        exposed = rows.booleans("trained", columns["trained"]) if trained is not None else np.ones(len(n), bool)
-        rewards: dict[str, Any] = {
-            name: rows.numbers(name, columns[name], least=least)
-            for name, least in (("reward_mean", -np.inf), ("reward_std", 0.0))
-            if name in columns
-        }
-
-        order = rows.order = np.argsort(steps, kind="stable")
-        prompt, prompt_ids = rows.labels("prompt_id", columns["prompt_id"])
-        rows.check_unique(prompt, steps[order])
-        made = cls(
-            prompt_ids=prompt_ids,
-            prompt=prompt,
-            step=steps[order],
-            num_rollouts=n[order],
-            num_successes=k[order],
-            trained=exposed[order],
-            clusters={name: rows.labels_of_prompts(name, values, prompt) for name, values in labels.items()},
-            success=success,
-            **{name: values[order] for name, values in rewards.items() if not np.isnan(values).all()},
+        rows.note(
+            np.flatnonzero(rows.good & (k > n)),
+            lambda row: f"num_successes={k[row]} exceeds num_rollouts={n[row]}",
+            "count the successes among the rollouts",
         )
-        return made if pool_size is None else made.of_pool(pool_size, source)
+        exposed = np.ones(len(n), bool)
+        if "trained" in columns:
+            exposed = rows.booleans("trained", columns["trained"])
+        typed: dict[str, NDArray] = {"step": steps, "num_rollouts": n, "num_successes": k, "trained": exposed}
+        for name, least in (("reward_mean", -np.inf), ("reward_std", 0.0)):
+            if name in columns:
+                typed[name] = rows.numbers(name, columns[name], least=least)
+
+        order = np.argsort(steps, kind="stable")
+        order = rows.order = order if rows.good.all() else order[rows.good[order]]
+        typed = {name: values[order] for name, values in typed.items()}
+        typed["prompt"], prompt_ids = rows.labels("prompt_id", columns["prompt_id"])
+        if repeated == "error":
+            rows.note_repeats(typed["prompt"], typed["step"], np.stack([n[order], k[order]], axis=1))
+        clusters, left_out = {}, []
+        for name, values in labels.items():
+            checked = rows if asked else rows.trial()
+            clusters[name] = checked.labels_of_prompts(name, values, typed["prompt"])
+            if not asked and checked.faults:
+                why = f" ({checked.faults[0].place}: {checked.faults[0].what})" if not left_out else ""
+                left_out.append(f"{name!r}{why}")
+                del clusters[name]
+
+        bad = int((~rows.good).sum())
+        found, count, total = [*faults, *rows.faults], num_rows(faults) + bad, num_rows(faults) + len(n)
+        if found:
+            if not skip_bad or count == total:
+                raise as_error(source, found, count, total)
+            tell_skipped(source, found, count, total)
+        if bad:
+            kept = np.flatnonzero(rows.good)
+            columns, labels = ({name: values[kept] for name, values in part.items()} for part in (columns, labels))
+            return cls._checked(
+                columns, labels, source, lambda row: rows.place(int(kept[row])), repeated, skip_bad, asked
+            )
+        if left_out:
+            warnings.warn(
+                f"{source}: left out {', '.join(left_out)}: labels are the same in all rows of a prompt; drop such "
+                "columns, or name those to keep (cluster_columns)",
+                PromptdynWarning,
+                stacklevel=3,
+            )
+        if repeated != "error":
+            typed = without_repeats(source, typed, repeated)
+        rewards: dict[str, Any] = {
+            name: typed[name] for name in REWARDS if name in typed and not np.isnan(typed[name]).all()
+        }
+        return cls(
+            prompt_ids=prompt_ids,
+            prompt=typed["prompt"],
+            step=typed["step"],
+            num_rollouts=typed["num_rollouts"],
+            num_successes=typed["num_successes"],
+            trained=typed["trained"],
+            clusters=clusters,
+            **rewards,
+        )
 
     @classmethod
     def from_table(
         cls,
-        table: Mapping[str, ArrayLike],
+        table: Any,
         source: str = "history",
         place: Callable[[int], str] | None = None,
         columns: Mapping[str, str] | None = None,
+        drop: Sequence[str] = (),
+        cluster_columns: Sequence[str] | None = None,
+        repeated: str = "error",
+        skip_bad: bool = False,
+        faults: Sequence[Fault] = (),
     ) -> RewardHistory:
-        """Build a history of named columns: a dict of arrays or a data frame.
+        """Build a history of named columns.
 
         Args:
-            table: holds `step`, `prompt_id`, `num_rollouts`, `num_successes`, optionally `trained`, `reward_mean` and
-                `reward_std`; every other column is a cluster column. See `from_columns`.
+            table: a dict of arrays, a pandas data frame, a `pyarrow.Table`, a `datasets.Dataset`, or what else can be
+                read as Arrow. It holds `step`, `prompt_id`, `num_rollouts`, `num_successes`, optionally `trained`,
+                `reward_mean` and `reward_std`; other columns may be cluster columns. See `from_columns`.
             source: what errors call the whole.
             place: what errors call a row, given its number from 0.
             columns: name here -> name in the table, of columns that it calls otherwise, as in {"step": "global_step"}.
+            drop: columns to leave out, by the table's names.
+            cluster_columns: cluster columns, by their names here. Default: all that hold labels which are the same in
+                all rows of a prompt; the others are left out with a warning, and pandas' row numbers without one.
+            repeated, skip_bad: of `from_columns`.
+            faults: what a reader found wrong with lines that it could not read as rows, to be told with bad rows.
 
         Raises:
-            InputError: a column is missing, or as `from_columns`.
+            InputError: it is no table, a column is missing, or as `from_columns`.
         """
-        names = renamed(source, list(table), columns)
-        named: dict[str, Any] = {name: table[names[name]] for name in OWN if name in names}
-        clusters = {name: table[names[name]] for name in names if name not in named}
-        return cls.from_columns(**named, clusters=clusters, source=source, place=place)
+        table = as_columns(source, table)
+        names = renamed(source, list(table), columns, drop, cluster_columns)
+        arrays = {name: as_array(table[called]) for name, called in names.items()}
+        own = {name: arrays.pop(name) for name in OWN if name in arrays}
+        asked = cluster_columns is not None
+        return cls._checked(own, arrays, source, place, repeated, skip_bad, asked, faults)
 
     @classmethod
     def from_records(
-        cls,
-        records: Iterable[Mapping[str, Any]],
-        source: str = "records",
-        place: Callable[[int], str] | None = None,
-        columns: Mapping[str, str] | None = None,
+        cls, records: Iterable[Mapping[str, Any]], source: str = "records", **options: Any
     ) -> RewardHistory:
-        """Build a history of one mapping per row, with the names of `from_table`.
+        """Build a history of one mapping per row, with the names and options of `from_table`.
 
         Raises:
             InputError: as `from_table`; a key that only some records have counts as missing in the others.
@@ -208,44 +302,29 @@ class RewardHistory:
         if not records:
             raise no_rows(source)
         table = {name: as_array([record.get(name) for record in records]) for name in names}
-        return cls.from_table(table, source, place, columns)
+        return cls.from_table(table, source, **options)
 
     @classmethod
-    def from_parquet(cls, path: str | Path, columns: Mapping[str, str] | None = None) -> RewardHistory:
-        """Read a history file, or any Parquet file with the columns of `from_table`, or those that `columns` names.
+    def from_parquet(cls, path: str | Path, **options: Any) -> RewardHistory:
+        """Read a history file, or any Parquet file with the columns of `from_table`, which has the options too.
 
         Raises:
             InputError: no such file, not a Parquet file, written by a newer version, or as `from_table`.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        choosing = {name: options[name] for name in ("columns", "drop", "cluster_columns") if name in options}
+        _, table, noted = read_parquet(path, lambda names, nested: to_read(str(path), names, nested, **choosing))
+        options.pop("drop", None)
+        return cls.from_table(table, source=str(path), **options).noted(noted, str(path))
 
-        if not Path(path).is_file():
-            raise InputError(f"{path}: no such file: give a history's Parquet file")
-        try:
-            metadata = pq.read_metadata(path)
-            _check_version(path, metadata.metadata or {})
-            schema = metadata.schema.to_arrow_schema()
-            # pandas keeps the row numbers of a filtered frame as a column of that name.
-            names = [name for name in schema.names if not name.startswith("__index_level_")]
-            renamed(str(path), names, columns)
-            kinds = {name: schema.field(name).type for name in names}
-            for name, kind in kinds.items():
-                if pa.types.is_nested(kind):
-                    raise InputError(f"{path}: column {name!r} of type {kind} holds no labels: drop it")
-            # As a dictionary, each distinct text is decoded once.
-            texts = [name for name in names if pa.types.is_string(kinds[name]) or pa.types.is_large_string(kinds[name])]
-            with pq.ParquetFile(path, read_dictionary=texts) as file:
-                table = file.read(columns=names)
-            values = {name: _numpy(table[name]) for name in names}
-        except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-            found = " ".join(str(error).split())
-            raise InputError(f"{path}: not a Parquet file, or damaged ({found}): write it again") from None
-        history = cls.from_table(values, source=str(path), columns=columns)
-        noted = {key: value.decode(errors="replace") for key, value in (metadata.metadata or {}).items()}
-        if POOL_SIZE_KEY in noted:
-            history = history.of_pool(noted[POOL_SIZE_KEY], str(path))
-        return replace(history, success=noted.get(SUCCESS_KEY))
+    def noted(self, metadata: Mapping[bytes, str], source: str = "history") -> RewardHistory:
+        """The history with what a history file's metadata tell: its rule of success, and the size of its pool.
+
+        Raises:
+            InputError: a size that is none, as of `of_pool`.
+        """
+        size = metadata.get(POOL_SIZE_KEY)
+        history = self if size is None else self.of_pool(size, source)
+        return replace(history, success=metadata.get(SUCCESS_KEY))
 
     def to_parquet(self, path: str | Path) -> None:
         """Write a Parquet file with the columns of `from_table`, in place of one that is there.
@@ -512,13 +591,68 @@ def uncross(label: str) -> list[str]:
     return parts
 
 
-def _numpy(column: pa.ChunkedArray) -> NDArray:
-    import pyarrow as pa
+def read_parquet(
+    path: str | Path, wanted: Callable[[list[str], set[str]], Collection[str]] | None = None
+) -> tuple[list[str], dict[str, NDArray], dict[bytes, str]]:
+    """Names of a Parquet file's columns, the (row,) columns, and the file's metadata.
 
-    # pyarrow takes a dictionary column's nulls for its last word.
-    if pa.types.is_dictionary(column.type) and column.null_count:
-        return as_array(column.to_pylist())
-    return column.to_numpy()
+    Args:
+        path: the file.
+        wanted: names of columns, and those of them that hold lists or structs -> which to read. Default: all.
+
+    Raises:
+        InputError: as `RewardHistory.from_parquet`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file: give a history's Parquet file")
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, metadata = file.schema_arrow, file.metadata.metadata or {}
+        _check_version(path, metadata)
+        names = schema.names
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"{path}: {names.count(name)} columns {name!r}: keep one")
+        nested = {name for name, kind in zip(names, schema.types, strict=True) if pa.types.is_nested(kind)}
+        read = list(names if wanted is None else wanted(names, nested))
+        kinds = {name: schema.field(name).type for name in read}
+        # As a dictionary, each distinct text is decoded once.
+        texts = [name for name in read if pa.types.is_string(kinds[name]) or pa.types.is_large_string(kinds[name])]
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            table = file.read(columns=read)
+        values = {name: from_arrow(table[name]) for name in read}
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        found = " ".join(str(error).split())
+        raise InputError(f"{path}: not a Parquet file, or damaged ({found}): write it again") from None
+    return names, values, {key: value.decode(errors="replace") for key, value in metadata.items()}
+
+
+def to_read(
+    source: str,
+    names: list[str],
+    nested: set[str],
+    columns: Mapping[str, str] | None = None,
+    drop: Sequence[str] = (),
+    cluster_columns: Sequence[str] | None = None,
+) -> list[str]:
+    """Which of a table's columns `RewardHistory.from_table` takes; `nested` ones only where they are asked for.
+
+    Warns:
+        PromptdynWarning: of columns of lists or structs, which hold no labels.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    read = list(renamed(source, names, columns, drop, cluster_columns).values())
+    left_out = [name for name in read if name in nested and name not in (columns or {}).values()]
+    if not left_out or cluster_columns is not None:
+        return read
+    told = f"{source}: left out {', '.join(map(repr, left_out))}: lists and structs are no labels"
+    warnings.warn(told, PromptdynWarning, stacklevel=4)
+    return [name for name in read if name not in left_out]
 
 
 def _check_version(path: str | Path, metadata: Mapping[bytes, bytes]) -> None:

@@ -1,0 +1,100 @@
+"""Rows of one prompt and step that repeat: found, and merged, dropped or set apart."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn._columns.names import MAX_ROLLOUTS
+from promptdyn.errors import InputError, PromptdynWarning
+
+# What is done with rows of a prompt in one step: refused, added up, all but the last dropped, or made steps of
+# their own.
+REPEATED = ("error", "merge", "last", "apart")
+
+
+def first_of_each(prompt: NDArray[np.int32], step: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(row,) the first row of the same prompt and step, and how many of them come before a row."""
+    key = step.astype(np.int64) * (int(prompt.max(initial=0)) + 1) + prompt
+    by_key = np.argsort(key, kind="stable")
+    begins = np.flatnonzero(np.diff(key[by_key], prepend=-1))
+    if len(begins) == len(key):  # none repeats
+        return np.arange(len(key)), np.zeros(len(key), np.intp)
+    sizes = np.diff(np.append(begins, len(key)))
+    first, earlier = np.empty((2, len(key)), np.intp)
+    first[by_key] = np.repeat(by_key[begins], sizes)
+    earlier[by_key] = np.arange(len(key)) - np.repeat(begins, sizes)
+    return first, earlier
+
+
+def without_repeats(source: str, columns: Mapping[str, NDArray], repeated: str) -> dict[str, NDArray]:
+    """Columns, sorted by step, in which no prompt has two rows of a step: what is done with them is one of `REPEATED`.
+
+    Warns:
+        PromptdynWarning: how many rows repeat, and what was done with them.
+    """
+    step = columns["step"]
+    first, earlier = first_of_each(columns["prompt"], step)
+    kept, group = np.unique(first, return_inverse=True)
+    repeats = len(step) - len(kept)
+    if not repeats:
+        return dict(columns)
+    if repeated == "apart":
+        settled, added = _apart(source, columns, earlier)
+        done = f"made steps of their own for them ({added:,} more), and gave later ones new numbers where needed"
+    elif repeated == "last":
+        last = np.empty(len(kept), np.intp)
+        last[group] = np.arange(len(step))  # the last that is written stays
+        settled, done = {name: values[last] for name, values in columns.items()}, "kept the last of each"
+    else:
+        settled, done = _merged(source, columns, kept, group), "added their rollouts and successes up"
+    what = f"{source}: {repeats:,} of {len(step):,} rows repeat the prompt and step of a row before them: {done}"
+    warnings.warn(what, PromptdynWarning, stacklevel=4)
+    return settled
+
+
+def _apart(source: str, columns: Mapping[str, NDArray], earlier: NDArray[np.intp]) -> tuple[dict[str, NDArray], int]:
+    """Columns in which rows of a step that repeat make a step of their own for each time; how many these are."""
+    step = columns["step"]
+    rows = np.lexsort((earlier, step))
+    begins = (np.diff(step[rows], prepend=-1) != 0) | (np.diff(earlier[rows], prepend=-1) != 0)
+    # A step keeps its number, or takes the next one where those before it have come so far.
+    given, places = step[rows][begins].astype(np.int64), np.arange(begins.sum())
+    number = np.maximum.accumulate(given - places) + places
+    if number[-1] > np.iinfo(np.int32).max:
+        raise InputError(f"{source}: no numbers are left for steps of repeated rows: merge them, or keep the last")
+    apart = {name: values[rows] for name, values in columns.items()}
+    apart["step"] = number[np.cumsum(begins) - 1].astype(np.int32)
+    return apart, len(number) - len(np.unique(given))
+
+
+def _merged(
+    source: str, columns: Mapping[str, NDArray], kept: NDArray[np.intp], group: NDArray[np.intp]
+) -> dict[str, NDArray]:
+    """Columns with one row for each that is `kept`, of all those of its `group`."""
+
+    def total(values: NDArray) -> NDArray[np.float64]:
+        return np.bincount(group, values.astype(np.float64), len(kept)).astype(np.float64)
+
+    merged = {name: values[kept] for name, values in columns.items()}
+    n = columns["num_rollouts"].astype(np.float64)
+    for row in kept[total(n) > MAX_ROLLOUTS][:1]:
+        raise InputError(
+            f"{source}: rows of step {columns['step'][row]} add up to more than {MAX_ROLLOUTS:,} rollouts of a prompt: "
+            "keep the last, or set them apart"
+        )
+    for name in ("num_rollouts", "num_successes"):
+        merged[name] = total(columns[name]).astype(np.int32)
+    merged["trained"] = total(columns["trained"]) > 0
+    mean = columns.get("reward_mean", np.full(len(n), np.nan)).astype(np.float64)
+    merged_mean = total(n * mean) / total(n)
+    if "reward_mean" in columns:
+        merged["reward_mean"] = merged_mean.astype(np.float32)
+    if "reward_std" in columns:
+        within = (n - 1) * columns["reward_std"].astype(np.float64) ** 2
+        squares = total(within + n * (mean - merged_mean[group]) ** 2)
+        merged["reward_std"] = np.sqrt(squares / np.maximum(total(n) - 1, 1)).astype(np.float32)
+    return merged

@@ -1,0 +1,287 @@
+"""Reading of a file's columns: Parquet, CSV (comma, semicolon or tab), JSON lines, or a JSON array of objects.
+
+Knows what files hold, not what it means: `table` and `rollouts` do.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn._columns import Fault, as_array
+from promptdyn.errors import InputError, PromptdynWarning
+from promptdyn.history import read_parquet
+from promptdyn.readers.files import head, is_compressed, open_text, stream
+
+__all__ = ["FileColumns", "column_names", "joined", "kind_of", "read_columns"]
+
+DELIMITERS = ",;\t"
+SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".json": "json"}
+COMPRESSED = (".gz", ".zst")
+
+
+class FileColumns(NamedTuple):
+    """What one file holds, or several that were joined."""
+
+    names: list[str]  # of all columns, also of those that were not read
+    columns: Mapping[str, NDArray]  # (row,) by name
+    place: Callable[[int], str]  # what errors call a row, given its number from 0
+    faults: list[Fault]  # lines that are no rows
+    metadata: Mapping[bytes, str]  # of Parquet
+
+
+def kind_of(path: Path) -> str | None:
+    """Which kind of file it is, by its content or its suffix: "parquet", "csv", "jsonl" or "json"; None for others."""
+    first = head(path).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if first.startswith(b"PAR1"):
+        return "parquet"
+    if first.startswith(b"{"):
+        return "jsonl"
+    if first.startswith(b"[") and first[1:].lstrip()[:1] in (b"{", b"]"):
+        return "json"
+    header = first.partition(b"\n")[0].decode(errors="replace")
+    if "prompt_id" in header and any(delimiter in header for delimiter in DELIMITERS):
+        return "csv"
+    name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    return SUFFIXES.get(name.suffix.lower())
+
+
+def read_columns(
+    path: Path,
+    integers: Collection[str] = (),
+    floats: Collection[str] = (),
+    booleans: Collection[str] = (),
+    wanted: Callable[[list[str], set[str]], Collection[str]] | None = None,
+) -> FileColumns:
+    """Read a file's columns.
+
+    Args:
+        path: the file.
+        integers, floats, booleans: columns that hold these. In a CSV file the others are text, as it is written.
+        wanted: names of columns, and those of them that hold lists or structs -> which of a Parquet file to read.
+            Default: all.
+
+    Raises:
+        InputError: no such file, none of the kinds, empty, or damaged.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file: give a Parquet, CSV or JSONL file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty: give at least one rolled-out prompt")
+    kind = kind_of(path)
+    if kind == "parquet":
+        if is_compressed(path):
+            raise InputError(f"{path}: unpack it: a Parquet file is compressed by itself, and is read from its end")
+        names, columns, metadata = read_parquet(path, wanted)
+        return FileColumns(names, columns, lambda row: f"{path} row {row}", [], metadata)
+    if kind == "csv":
+        return _read_csv(path, set(integers), set(floats), set(booleans))
+    if kind == "jsonl":
+        return _read_jsonl(path)
+    if kind == "json":
+        return _read_json(path)
+    raise InputError(f"{path}: neither Parquet nor CSV nor JSONL: give one of them, with the suffix of its kind")
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of a file's columns, from its beginning; none where it is no such file, or damaged."""
+    kind = kind_of(path)
+    try:
+        if kind == "parquet":
+            return read_parquet(path, lambda *_: ())[0]
+        if kind == "csv":
+            return next(_csv_records(path, _delimiter(path)), (1, []))[1]
+        if kind == "jsonl":
+            with open_text(path) as file:
+                record = json.loads(next((line for line in file if not line.isspace()), "{}"))
+        elif kind == "json":
+            record = next(iter(_json_array(path)), {})
+        else:
+            return []
+    except (InputError, ValueError, RecursionError):
+        return []
+    return list(record) if isinstance(record, dict) else []
+
+
+def joined(parts: list[FileColumns]) -> FileColumns:
+    """Files one after another: a column that a file lacks is missing in its rows."""
+    if len(parts) == 1:
+        return parts[0]
+    sizes = [len(next(iter(part.columns.values()), ())) for part in parts]
+    ends = np.cumsum(sizes)
+
+    def place(row: int) -> str:
+        at = int(np.searchsorted(ends, row, side="right"))
+        return parts[at].place(row - int(ends[at]) + sizes[at])
+
+    names = list(dict.fromkeys(chain.from_iterable(part.names for part in parts)))
+    columns = {}
+    for name in dict.fromkeys(chain.from_iterable(part.columns for part in parts)):
+        values = [
+            part.columns[name] if name in part.columns else np.full(size, None)
+            for part, size in zip(parts, sizes, strict=True)
+        ]
+        plain = all(array.dtype.kind in "biuf" for array in values)
+        columns[name] = np.concatenate(values if plain else [array.astype(object) for array in values])
+    faults: dict[str, Fault] = {}
+    for fault in chain.from_iterable(part.faults for part in parts):
+        before = faults.get(fault.mend)  # each kind has its own
+        faults[fault.mend] = before._replace(rows=before.rows + fault.rows) if before else fault
+    shared = dict.fromkeys(chain.from_iterable(part.metadata for part in parts))
+    metadata = {key: parts[0].metadata[key] for key in shared if len({part.metadata.get(key) for part in parts}) == 1}
+    return FileColumns(names, columns, place, list(faults.values()), metadata)
+
+
+def _read_csv(path: Path, integers: set[str], floats: set[str], booleans: set[str]) -> FileColumns:
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    delimiter = _delimiter(path)
+    _, header = next(_csv_records(path, delimiter), (1, []))
+    for name in header:
+        if header.count(name) > 1:
+            raise InputError(f"{path} line 1: {header.count(name)} columns {name!r}: keep one")
+    # Ids and labels stay as written, "007" too.
+    as_text = {name: pa.string() for name in header if name not in integers | floats | booleans}
+
+    # Looked up only for an error: values with line breaks and blank lines make lines and rows differ.
+    def lines(whole: bool) -> Iterator[tuple[int, int]]:
+        for line, record in _csv_records(path, delimiter):
+            if (len(record) == len(header)) == whole:
+                yield line, len(record)
+
+    def place(row: int) -> str:
+        return f"{path} line {next(line for number, (line, _) in enumerate(lines(True)) if number == row + 1)}"
+
+    def table_of(**options: Any) -> pa.Table:
+        with stream(path) as content:
+            return arrow_csv.read_csv(
+                content,
+                parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, **options),
+                convert_options=arrow_csv.ConvertOptions(column_types=as_text),
+            )
+
+    faults = []
+    try:
+        try:
+            table = table_of()
+        except pa.ArrowInvalid:
+            odd = list(lines(False))
+            if not odd:
+                raise
+            line, size = odd[0]
+            what = f"{size} values for {len(header)} columns"
+            faults.append(Fault(f"{path} line {line}", "", what, "give one a column", len(odd)))
+            table = table_of(invalid_row_handler=lambda _: "skip")
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: not a CSV file ({' '.join(str(error).split())}): write it again") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8: save the file in that encoding") from None
+
+    values = {name: table[name].to_numpy() for name in table.column_names}
+    for name in integers | floats:
+        # One value that is no number makes text of a whole column.
+        if name in values and pa.types.is_string(table[name].type):
+            values[name] = np.fromiter(map(_number(int if name in integers else float), values[name]), object)
+    return FileColumns(header, values, place, faults, {})
+
+
+def _delimiter(path: Path) -> str:
+    """What separates the values: of the usual ones, that which is most often in the first line."""
+    with open_text(path) as file:
+        header = next((line for line in file if not line.isspace()), "")
+    return max(DELIMITERS, key=header.count)
+
+
+def _number(kind: type) -> Callable[[str], Any]:
+    """What says which number a text is: the text itself where it is none of the kind, None where it is empty."""
+
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            return text or None
+
+    return read
+
+
+def _csv_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(first line from 1, values) of each record, the header's included, blank lines skipped."""
+    csv.field_size_limit(2**31 - 1)  # prompts that serve as ids may be longer than the default of 128 KiB
+    with open_text(path) as file:
+        reader, line = csv.reader(file, delimiter=delimiter), 1
+        for record in reader:
+            if record:
+                yield line, record
+            line = reader.line_num + 1
+
+
+def _read_json(path: Path) -> FileColumns:
+    items = _json_array(path)
+    numbers = [item for item, value in enumerate(items) if isinstance(value, dict)]
+    others = [(item, str(value)) for item, value in enumerate(items) if not isinstance(value, dict)]
+    return _of_records(path, "item", numbers, [items[item] for item in numbers], others, "give one an item")
+
+
+def _json_array(path: Path) -> list[Any]:
+    with open_text(path) as file:
+        try:
+            found = json.loads(file.read())
+        except UnicodeDecodeError:
+            raise
+        except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, or nested as deep
+            raise InputError(f"{path}: no JSON ({' '.join(str(error).split())[:200]}): write it again") from None
+    if not isinstance(found, list):
+        raise InputError(f"{path}: a JSON {type(found).__name__}: give an array of objects, one a row")
+    return found
+
+
+def _read_jsonl(path: Path) -> FileColumns:
+    records: list[dict[str, Any]] = []
+    numbers: list[int] = []
+    others: list[tuple[int, str]] = []
+    with open_text(path) as file:
+        for line, text in enumerate(file, 1):
+            try:
+                record = json.loads(text)
+            except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, or nested as deep
+                record = None
+                if text.isspace():
+                    continue
+                if records and not text.endswith("\n"):
+                    told = f"{path} line {line}: left out, since it was cut off, as by a run that died while it wrote"
+                    warnings.warn(told, PromptdynWarning, stacklevel=4)
+                    continue
+            if isinstance(record, dict):
+                records.append(record)
+                numbers.append(line)
+            else:
+                others.append((line, text))
+    return _of_records(path, "line", numbers, records, others, "give one object a line")
+
+
+def _of_records(
+    path: Path,
+    word: str,
+    numbers: list[int],
+    records: list[dict[str, Any]],
+    others: list[tuple[int, str]],
+    mend: str,
+) -> FileColumns:
+    """Columns of objects and the numbers of their lines or items; what is none is told by its number and text."""
+    faults = []
+    if others:
+        number, text = others[0]
+        what = f"{text.strip()[:60]!r} is no JSON object"
+        faults.append(Fault(f"{path} {word} {number}", "", what, mend, len(others)))
+    names = list(dict.fromkeys(chain.from_iterable(records)))
+    columns = {name: as_array([record.get(name) for record in records]) for name in names}
+    return FileColumns(names, columns, lambda row: f"{path} {word} {numbers[row]}", faults, {})

@@ -1,0 +1,197 @@
+"""Reader of rollouts: tables with one row a rollout, as verl and most trainers dump them.
+
+A file holds a prompt, a reward and a step in each row; a folder, one file a step (`7.jsonl`, `rollouts_step_7.jsonl`),
+whose name tells the step where no column does. JSON lines, JSON, CSV and Parquet will do, compressed or not.
+
+A row counts as one rollout of its prompt in its step, and groups of one prompt in a step are counted together. A log
+that keeps only the groups that were trained on tells rates of those alone; `read_history` says where it seems so.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn._columns import as_error, is_whole, no_rows, num_rows
+from promptdyn.errors import InputError
+from promptdyn.history import RewardHistory
+from promptdyn.readers.columns import FileColumns, column_names, joined, kind_of, read_columns
+from promptdyn.readers.files import Paths, expand, files_in, of_the_last_run
+from promptdyn.readers.fold import checked, count, weights_of
+from promptdyn.success import AUTO, Grader, Success
+
+__all__ = ["read", "read_rollouts", "recognises"]
+
+logger = logging.getLogger(__name__)
+
+# Names that trainers give these columns; the first that is there is taken.
+STEPS = ("step", "global_step")
+PROMPTS = ("prompt_id", "input", "prompt")
+REWARDS = ("score", "reward")
+# What the column of steps is called here.
+STEP = "step"
+# verl's name of a trajectory: GROUP_SESSION_OUTPUT, where a group is a UUID.
+UID = "uid"
+VERL_UID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}_\d+)_(\d+)")
+# Of a table of counts.
+COUNTS = ("num_rollouts", "num_successes")
+
+
+def recognises(path: Path, options: Mapping[str, Any] | None = None) -> bool:
+    """Whether `path` is a file, or a folder of files, without counts and with a reward: the option, or a usual name."""
+    files = _files(path)
+    names = column_names(files[0]) if files else []
+    reward = (options or {}).get("reward") or REWARDS
+    rewards = [reward] if isinstance(reward, str) else reward
+    return any(name in names for name in rewards) and not any(name in names for name in COUNTS)
+
+
+def read_rollouts(
+    path: Paths,
+    prompt_key: str | None = None,
+    reward: str | Sequence[str] | None = None,
+    reward_weights: Sequence[float] | None = None,
+    success: Success = AUTO,
+    cluster_columns: Sequence[str] = (),
+    step_key: str | None = None,
+    skip_bad: bool = False,
+    keep_superseded: bool = False,
+) -> RewardHistory:
+    """Count the successes of each prompt and step among rollouts.
+
+    A rollout without a grade (null or NaN where the rule of success wants a reward) does not count; a group without any
+    has no row. All rows are `trained`. Rows whose `uid` begins with "pad", with which verl fills batches, are no
+    rollouts; of the outputs of one session in verl's multi-turn runs (`uid` GROUP_SESSION_OUTPUT) the last counts.
+
+    Args:
+        path: a file, a folder of files, a glob, or several of them.
+        prompt_key: column that identifies prompts. Default: `prompt_id`, `input` or `prompt`, the first that is there.
+            Messages are identified by their JSON text, with sorted keys and without nulls.
+        reward: column(s) of the reward functions. Default: `score` or `reward`.
+        reward_weights: weights of these in the folded reward; default 1 each.
+        success: what a success is, see `promptdyn.success`. Default "auto": found from the first rewards.
+        cluster_columns: columns with a label for each prompt; a null is the label "(none)". Default: none.
+        step_key: column of the training step. Default: `step` or `global_step`, or else the last number in a file's
+            name.
+        skip_bad: leave out lines and rollouts that are wrong, with a warning, instead of raising.
+        keep_superseded: keep files of a run that ended later in the same folder before this one began again. Default:
+            file times tell them, and they are left out with a warning.
+
+    Warns:
+        PromptdynWarning: of files, lines and rollouts that are left out.
+
+    Raises:
+        InputError: nothing to read; a column is missing; no step is to be found; a rollout without a step or key, a
+            reward that is no number, labels of a prompt that differ; a `success` that is no rule, or names no column of
+            rewards.
+
+    Example:
+        >>> history = read_rollouts("verl/rollouts")  # doctest: +SKIP
+    """
+    grader = Grader(success)
+    files = [file for found in expand(path) for file in _files(found) or [found]]
+    source = str(path if isinstance(path, str | Path) else files[0])
+    given = [reward] if isinstance(reward, str) else reward
+    numbers = set(given or REWARDS)
+    wanted = {*filter(None, (prompt_key, step_key)), *numbers, *cluster_columns, *STEPS, *PROMPTS, UID}
+
+    def of_a_file(file: Path) -> FileColumns:
+        integers = {step_key or "", *STEPS}
+        part = read_columns(file, integers, numbers, (), lambda names, _: [name for name in names if name in wanted])
+        return _with_step(file, part, step_key)
+
+    parts = [of_a_file(file) for file in files]
+    if not keep_superseded:
+        kept = of_the_last_run(source, [_first_step(part) for part in parts], files)
+        parts = [part for part, keep in zip(parts, kept, strict=True) if keep]
+    log = joined(parts)
+    if not len(log.columns[STEP]):
+        bad = num_rows(log.faults)
+        raise as_error(source, log.faults, bad, bad) if bad else no_rows(source)
+    if not any(name in log.names for name in (step_key, *STEPS)):
+        found = f"{log.columns[STEP].min()} to {log.columns[STEP].max()}"
+        logger.warning(
+            "%s: steps are the numbers in the names of its files, %s: step_key names a column", source, found
+        )
+
+    def column(what: str, option: str, asked: str | None, usual: Sequence[str] = ()) -> str:
+        name = asked or next((name for name in usual if name in log.columns), None)
+        if name is None or name not in log.columns:
+            raise InputError(f"{source}: no column of {what} among {', '.join(log.names)}: say which (as {option})")
+        return name
+
+    key = column("prompts", "prompt_key", prompt_key, PROMPTS)
+    functions = [column("rewards", "reward", name, REWARDS) for name in given or (None,)]
+    labels = [column("labels", "cluster_columns", name) for name in cluster_columns]
+    weights = weights_of(source, functions, reward_weights)
+    try:
+        grader.check(functions)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    rows = _rollouts(log.columns[UID]) if UID in log.columns else np.arange(len(log.columns[key]))
+    rollouts = checked(
+        source,
+        log.columns[STEP][rows],
+        log.columns[key][rows].tolist(),
+        {name: log.columns[name][rows] for name in functions},
+        weights,
+        {name: log.columns[name][rows] for name in labels},
+        lambda row: log.place(int(rows[row])),
+        key,
+        skip_bad=skip_bad,
+        faults=log.faults,
+    )
+    history = count(rollouts, grader)
+    if grader.words:
+        logger.warning("%s: %s", source, grader.words)
+    return history
+
+
+read = read_rollouts
+
+
+def _files(path: Path) -> list[Path]:
+    """The tables at a path."""
+    return [file for file in files_in(path) if kind_of(file) is not None]
+
+
+def _with_step(file: Path, part: FileColumns, step_key: str | None) -> FileColumns:
+    """A file's columns with that of the steps, which its name tells where no column does."""
+    size = len(next(iter(part.columns.values()), ()))
+    name = next((name for name in ([step_key] if step_key else STEPS) if name in part.columns), None)
+    if name is not None:
+        step = part.columns[name]
+    else:
+        numbers = re.findall(r"\d+", file.name.partition(".")[0])
+        if step_key or not numbers:
+            raise InputError(
+                f"{file}: no column {step_key or STEPS[0]!r} of steps among {', '.join(part.names) or 'none'}"
+                + ("" if step_key else ", and no number in the file's name: say which column it is (step_key)")
+            )
+        step = np.full(size, int(numbers[-1]))
+    return part._replace(columns={**part.columns, STEP: step})
+
+
+def _first_step(part: FileColumns) -> int:
+    """A file's first step; 0 where it has none, or what is none, which is told elsewhere."""
+    step = part.columns[STEP]
+    return int(step[0]) if len(step) and is_whole(step[0]) and 0 <= step[0] < 2**31 else 0
+
+
+def _rollouts(uids: NDArray) -> NDArray[np.intp]:
+    """Rows that are rollouts: less what verl fills a batch with, and of a session's outputs the last."""
+    found = [VERL_UID.fullmatch(str(uid)) for uid in uids]
+    if not any(found):
+        return np.arange(len(uids))
+    last: dict[Any, tuple[int, int]] = {}  # session -> (output, row)
+    for row, (uid, match) in enumerate(zip(uids, found, strict=True)):
+        session, output = (match[1], int(match[2])) if match else (row, 0)
+        if not str(uid).startswith("pad") and last.get(session, (-1, 0))[0] <= output:
+            last[session] = (output, row)
+    return np.sort(np.fromiter((row for _, row in last.values()), np.intp, len(last)))
