@@ -206,7 +206,8 @@ class RewardHistory:
         typed["prompt"], prompt_ids = rows.labels("prompt_id", columns["prompt_id"])
         if repeated == "error":
             rows.note_repeats(typed["prompt"], typed["step"], np.stack([n[order], k[order]], axis=1))
-        clusters, left_out = {}, []
+        clusters: dict[str, NDArray[np.object_]] = {}
+        left_out: list[str] = []
         for name, values in labels.items():
             checked = rows if asked else rows.trial()
             clusters[name] = checked.labels_of_prompts(name, values, typed["prompt"])

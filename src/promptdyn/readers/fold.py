@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,9 @@ from promptdyn.history import RewardHistory
 from promptdyn.success import Grader, Rewards, moments
 
 __all__ = ["Rollouts", "as_key", "checked", "count", "weights_of"]
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -157,12 +161,22 @@ def _as_floats(rows: Rows, name: str, values: NDArray) -> NDArray[np.float64]:
 def count(rollouts: Rollouts, grader: Grader) -> RewardHistory:
     """Fold rollouts into one row per step and prompt, in the order of their first rollouts.
 
-    A rollout without a grade does not count, and a group without any has no row.
+    A rollout without a grade does not count, and a group without any has no row. A line is logged that says what a
+    success is, where that had to be found.
+
+    Raises:
+        InputError: the rule names what is no reward function; no rollout has a grade.
     """
+    try:
+        grader.check(rollouts.rewards.functions)
+    except InputError as error:
+        raise InputError(f"{rollouts.source}: {error}") from None
     by_step = [rollouts.rewards._replace(values=rollouts.rewards.values[block]) for block in rollouts.blocks()]
     for rewards in by_step:
         grader.see(rewards)
     grader.settle()
+    if grader.words:
+        logger.warning("%s: %s", rollouts.source, grader.words)
     grades = np.concatenate([grader.grades(rewards) for rewards in by_step])
     scored = ~np.isnan(grades)
     pairs = rollouts.step.astype(np.int64) * len(rollouts.prompt_ids) + rollouts.prompt

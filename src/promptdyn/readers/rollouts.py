@@ -130,10 +130,6 @@ def read_rollouts(
     functions = [column("rewards", "reward", name, REWARDS) for name in given or (None,)]
     labels = [column("labels", "cluster_columns", name) for name in cluster_columns]
     weights = weights_of(source, functions, reward_weights)
-    try:
-        grader.check(functions)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
     rows = _rollouts(log.columns[UID]) if UID in log.columns else np.arange(len(log.columns[key]))
     rollouts = checked(
         source,
@@ -147,10 +143,7 @@ def read_rollouts(
         skip_bad=skip_bad,
         faults=log.faults,
     )
-    history = count(rollouts, grader)
-    if grader.words:
-        logger.warning("%s: %s", source, grader.words)
-    return history
+    return count(rollouts, grader)
 
 
 read = read_rollouts

@@ -17,7 +17,6 @@ So log every generation, and give each prompt an id by `log_extra("prompt_id", p
 from __future__ import annotations
 
 import hashlib
-import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 __all__ = ["read", "read_trl", "recognises"]
-
-logger = logging.getLogger(__name__)
 
 COLUMNS = ("step", "prompt", "completion", "advantage")
 
@@ -110,10 +107,6 @@ def read_trl(
             if name not in schema.names:
                 there = ", ".join(schema.names)
                 raise InputError(f"{file}: no column {name!r} among {there}: name one of these, or log it")
-    try:
-        grader.check(names)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
 
     log = _Log.of([_read(file, prompt_key, names, cluster_columns) for file in schemas])
     rollouts = checked(
@@ -133,10 +126,7 @@ def read_trl(
     rollouts = _without_repeats(rollouts, log)
     if len(names) > 1:
         _check_fold(rollouts, log, given=bool(given))
-    history = count(rollouts, grader)
-    if grader.words:
-        logger.warning("%s: %s", source, grader.words)
-    return history
+    return count(rollouts, grader)
 
 
 read = read_trl
