@@ -324,7 +324,9 @@ def test_histories_that_are_joined_keep_what_they_share(tmp_path):
         history.to_parquet(tmp_path / f"{step}.parquet")
     assert (read_history(tmp_path).success, read_history(tmp_path).pool_size) == ("0.5", 9)
     RewardHistory.from_columns([2], ["a"], [8], [1], success="1").to_parquet(tmp_path / "2.parquet")
-    assert (read_history(tmp_path).success, read_history(tmp_path).pool_size) == (None, None)
+    with pytest.warns(PromptdynWarning, match="its files count successes by different rules: '0.5', '1'"):
+        history = read_history(tmp_path)
+    assert (history.success, history.pool_size) == (None, None)
 
 
 def test_the_folder_of_a_run_is_its_history(tmp_path):
@@ -401,6 +403,28 @@ def test_times_of_copies_tell_nothing():
     assert not superseded(steps, np.zeros(40, int)).any()
 
 
+def test_only_what_was_written_over_is_superseded(tmp_path):
+    def dump(file: Path, step: int | None, time: float) -> None:
+        file.parent.mkdir(exist_ok=True)
+        written_at(
+            jsonl(file, [{"input": p, "score": float(s and p == "a"), "step": step} for p in "ab" for s in (0, 1)]),
+            time,
+        )
+
+    for step in range(1, 6):
+        dump(tmp_path / "one" / f"{step}.jsonl", step, 100 + step)
+        dump(tmp_path / "other" / f"{step}.jsonl", step, 200 + step)
+    folders = [tmp_path / "one", tmp_path / "other"]
+    assert read_history(folders).num_rollouts.tolist() == [4] * 10  # each folder is its own
+    dump(tmp_path / "one" / "late.jsonl", None, 900)  # of no step, so none that was done again
+    with pytest.warns(PromptdynWarning, match="skipped 4 bad of 24 rows"):
+        assert read_history(tmp_path / "one", skip_bad=True).steps.tolist() == [1, 2, 3, 4, 5]
+    for step in range(1, 11):  # two ranks, of which one is late once
+        dump(tmp_path / "ranks" / f"a{step}.jsonl", step, step)
+        dump(tmp_path / "ranks" / f"b{step}.jsonl", step, step + (1.5 if step == 5 else 0.2))
+    assert read_history(tmp_path / "ranks").num_rollouts.tolist() == [4] * 20
+
+
 # Rollouts
 
 
@@ -454,6 +478,9 @@ def test_steps_in_the_names_of_files_are_told(tmp_path, caplog):
     history = read_history(tmp_path)
     assert rows(history) == [(step, '[{"content": "x", "role": "user"}]', 1, 1) for step in (4, 12)]
     assert "steps are the numbers in the names of its files, 4 to 12: step_key names a column" in caplog.text
+    pq.write_table(pa.table({"loss": [0.5]}), tmp_path / "run2_rollouts_13.parquet")
+    with pytest.raises(InputError, match=r"13.parquet: no column of prompts, rewards or steps among loss: leave it"):
+        read_history(tmp_path)
     path = jsonl(tmp_path / "log.jsonl", [{"prompt": "x", "reward": 1}])
     with pytest.raises(
         InputError, match=r"no column 'step' of steps among prompt, reward, and no number in the file's"

@@ -31,6 +31,7 @@ from promptdyn._columns import (
     check_lengths,
     from_arrow,
     no_rows,
+    nothing_read,
     num_rows,
     renamed,
     tell_skipped,
@@ -181,7 +182,7 @@ class RewardHistory:
         if repeated not in REPEATED:
             raise InputError(f"repeated={repeated!r} is none of: {', '.join(REPEATED)}")
         if faults and len(columns["step"]) == 0:
-            raise as_error(source, faults, num_rows(faults), num_rows(faults))
+            raise nothing_read(source, faults)
         check_lengths(source, {**columns, **labels})
         rows = Rows(place or (lambda row: f"{source} row {row}"), columns["prompt_id"], columns["step"])
         steps = rows.integers("step", columns["step"], least=0)

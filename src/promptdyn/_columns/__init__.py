@@ -12,7 +12,7 @@ from promptdyn._columns.names import (
     renamed,
 )
 from promptdyn._columns.repeats import REPEATED, without_repeats
-from promptdyn._columns.rows import Fault, Rows, as_error, num_rows, tell_skipped
+from promptdyn._columns.rows import Fault, Rows, as_error, nothing_read, num_rows, tell_skipped
 from promptdyn._columns.tables import as_columns, from_arrow
 from promptdyn._columns.values import as_array, is_missing, is_whole
 
@@ -34,6 +34,7 @@ __all__ = [
     "is_missing",
     "is_whole",
     "no_rows",
+    "nothing_read",
     "num_rows",
     "renamed",
     "tell_skipped",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn._columns.names import NO_LABEL
+from promptdyn._columns.names import NO_LABEL, no_rows
 from promptdyn._columns.repeats import first_of_each
 from promptdyn._columns.values import as_float, factorise, filled, hashable, is_missing, is_text, is_whole, item, short
 from promptdyn.errors import InputError, PromptdynWarning
@@ -43,6 +43,11 @@ def as_error(source: str, faults: Sequence[Fault], bad: int, rows: int) -> Input
     if fault.rows == 1:
         return InputError(f"{where}: {fault.mend}")
     return InputError(f"{where} ({fault.rows:,} such rows): {fault.mend}, or leave bad rows out (skip_bad)")
+
+
+def nothing_read(source: str, faults: Sequence[Fault]) -> InputError:
+    """The error about a source of which no line could be read as a row."""
+    return as_error(source, faults, num_rows(faults), num_rows(faults)) if faults else no_rows(source)
 
 
 def tell_skipped(source: str, faults: Sequence[Fault], bad: int, rows: int) -> None:

@@ -79,6 +79,7 @@ def factorise(values: list[Any]) -> tuple[NDArray[np.int32], list[Any]]:
 
 
 _shortener = reprlib.Repr()
+_shortener.maxstring = _shortener.maxother = 60
 
 
 def short(value: Any) -> str:

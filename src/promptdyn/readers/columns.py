@@ -103,7 +103,8 @@ def column_names(path: Path) -> list[str]:
             with open_text(path) as file:
                 record = json.loads(next((line for line in file if not line.isspace()), "{}"))
         elif kind == "json":
-            record = next(iter(_json_array(path)), {})
+            start = head(path, 2**20).decode("utf-8-sig", errors="ignore").lstrip()[1:].lstrip()
+            record = json.JSONDecoder().raw_decode(start)[0] if start.startswith("{") else {}
         else:
             return []
     except (InputError, ValueError, RecursionError):

@@ -79,36 +79,48 @@ def superseded(steps: Sequence[int], times: Sequence[int]) -> NDArray[np.bool_]:
 
     A run that starts again in a folder writes its steps over those that are there; where it ends earlier, the files of
     the later steps are of the run before. In the order in which files were written, steps go back where a run started
-    again, and older files that are not of steps before do not belong to what followed. Where they go back within an
-    instant, or more often than runs start again, the times are those of copies, and tell nothing.
+    again, and older files that are not of steps before do not belong to what followed.
+
+    Times tell nothing where they go back within an instant or more often than runs start again, as those of copies do,
+    nor where a step has several files, so that nothing was written over.
     """
     by_time = np.lexsort((steps, times))
     step, time = np.asarray(steps, np.int64)[by_time], np.asarray(times, np.int64)[by_time]
     back = 1 + np.flatnonzero(np.diff(step) < 0)
+    of_runs = len(back) <= max(1, len(step) // 10) and (time[back] - time[back - 1] >= INSTANT).all()
     old = np.zeros(len(step), bool)
-    if len(back) <= max(1, len(step) // 10) and (time[back] - time[back - 1] >= INSTANT).all():
+    if of_runs and len(np.unique(step)) == len(step):
         for i in back:
             old[by_time[:i][step[:i] >= step[i]]] = True
     return old
 
 
-def of_the_last_run(source: str, steps: Sequence[int], files: Sequence[Path]) -> NDArray[np.bool_]:
-    """(file,) whether a file, given with its first step, is of the last run in its folder, see `superseded`.
+def of_the_last_run(source: str, steps: Sequence[int | None], files: Sequence[Path]) -> NDArray[np.bool_]:
+    """(file,) whether a file is of the last run in its folder, see `superseded`.
+
+    Args:
+        source: what the warning calls the whole.
+        steps: (file,) first step of each; None where it is not known, so that the file is kept.
+        files: in one folder, or in several.
 
     Warns:
         PromptdynWarning: some are not.
     """
-    old = superseded(steps, [file.stat().st_mtime_ns for file in files])
-    first = [step for step, gone in zip(steps, old, strict=True) if gone]
-    if first:
-        told = f"step {first[0]}" if len(first) == 1 else f"steps {min(first)} to {max(first)}"
+    kept = np.ones(len(files), bool)
+    for folder in dict.fromkeys(file.parent for file in files):
+        own = [i for i, file in enumerate(files) if file.parent == folder and steps[i] is not None]
+        first = [step for i in own if (step := steps[i]) is not None]
+        kept[own] = ~superseded(first, [files[i].stat().st_mtime_ns for i in own])
+    gone = [step for step, keep in zip(steps, kept, strict=True) if step is not None and not keep]
+    if gone:
+        told = f"step {gone[0]}" if len(gone) == 1 else f"steps {min(gone)} to {max(gone)}"
         warnings.warn(
-            f"{source}: left out {len(first)} of {len(files)} files ({told}), older than those of steps before them: a "
+            f"{source}: left out {len(gone)} of {len(files)} files ({told}), older than those of steps before them: a "
             "run got further before this one started again in its folder; keep_superseded keeps them",
             PromptdynWarning,
             stacklevel=5,
         )
-    return ~old
+    return kept
 
 
 @contextmanager
@@ -126,8 +138,6 @@ def stream(path: Path) -> Iterator[pa.NativeFile]:
         with pa.input_stream(str(path), compression=compression) as content:
             yield content
     except OSError as error:
-        if isinstance(error, InputError):
-            raise
         found = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read ({found}): write it again") from None
 

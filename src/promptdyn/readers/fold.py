@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn._columns import Fault, Rows, as_error, num_rows, tell_skipped
+from promptdyn._columns import Fault, Rows, as_error, nothing_read, num_rows, tell_skipped
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.success import Grader, Rewards, moments
@@ -119,11 +119,7 @@ def checked(
     """
     keys = np.fromiter(map(as_key, key), object)
     if len(keys) == 0:
-        raise (
-            as_error(source, faults, num_rows(faults), num_rows(faults))
-            if faults
-            else InputError(f"{source}: no rollouts")
-        )
+        raise nothing_read(source, faults)
     rows = Rows(place, keys, step)
     steps = rows.integers("step", step, least=0)
     values = np.stack([_as_floats(rows, name, given) for name, given in rewards.items()], axis=1)

@@ -1,7 +1,7 @@
 """Reader of rollouts: tables with one row a rollout, as verl and most trainers dump them.
 
 A file holds a prompt, a reward and a step in each row; a folder, one file a step (`7.jsonl`, `rollouts_step_7.jsonl`),
-whose name tells the step where no column does. JSON lines, JSON, CSV and Parquet will do, compressed or not.
+whose name tells the step where no column does. Parquet, JSON lines, JSON and CSV will do.
 
 A row counts as one rollout of its prompt in its step, and groups of one prompt in a step are counted together. A log
 that keeps only the groups that were trained on tells rates of those alone; `read_history` says where it seems so.
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn._columns import as_error, is_whole, no_rows, num_rows
+from promptdyn._columns import is_whole, nothing_read
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.readers.columns import FileColumns, column_names, joined, kind_of, read_columns
@@ -98,23 +98,16 @@ def read_rollouts(
     files = [file for found in expand(path) for file in _files(found) or [found]]
     source = str(path if isinstance(path, str | Path) else files[0])
     given = [reward] if isinstance(reward, str) else reward
-    numbers = set(given or REWARDS)
-    wanted = {*filter(None, (prompt_key, step_key)), *numbers, *cluster_columns, *STEPS, *PROMPTS, UID}
-
-    def of_a_file(file: Path) -> FileColumns:
-        integers = {step_key or "", *STEPS}
-        part = read_columns(file, integers, numbers, (), lambda names, _: [name for name in names if name in wanted])
-        return _with_step(file, part, step_key)
-
-    parts = [of_a_file(file) for file in files]
+    rewards, steps = given or REWARDS, (step_key,) if step_key else STEPS
+    wanted = [*((prompt_key,) if prompt_key else PROMPTS), *rewards, *steps, *cluster_columns, UID]
+    parts = [_read_file(file, wanted, rewards, steps) for file in files]
     if not keep_superseded:
         kept = of_the_last_run(source, [_first_step(part) for part in parts], files)
         parts = [part for part, keep in zip(parts, kept, strict=True) if keep]
     log = joined(parts)
     if not len(log.columns[STEP]):
-        bad = num_rows(log.faults)
-        raise as_error(source, log.faults, bad, bad) if bad else no_rows(source)
-    if not any(name in log.names for name in (step_key, *STEPS)):
+        raise nothing_read(source, log.faults)
+    if not any(name in log.names for name in steps):
         found = f"{log.columns[STEP].min()} to {log.columns[STEP].max()}"
         logger.warning(
             "%s: steps are the numbers in the names of its files, %s: step_key names a column", source, found
@@ -154,27 +147,29 @@ def _files(path: Path) -> list[Path]:
     return [file for file in files_in(path) if kind_of(file) is not None]
 
 
-def _with_step(file: Path, part: FileColumns, step_key: str | None) -> FileColumns:
-    """A file's columns with that of the steps, which its name tells where no column does."""
-    size = len(next(iter(part.columns.values()), ()))
-    name = next((name for name in ([step_key] if step_key else STEPS) if name in part.columns), None)
-    if name is not None:
-        step = part.columns[name]
+def _read_file(file: Path, wanted: Sequence[str], rewards: Sequence[str], steps: Sequence[str]) -> FileColumns:
+    """A file's columns, with that of the steps: the first of these that is there, or the number in the file's name."""
+    part = read_columns(file, steps, rewards, (), lambda names, _: [name for name in names if name in wanted])
+    there = ", ".join(part.names) or "none"
+    if part.names and not part.columns:
+        raise InputError(
+            f"{file}: no column of prompts, rewards or steps among {there}: leave the file out, or name them"
+        )
+    at = next((name for name in steps if name in part.columns), None)
+    numbers = re.findall(r"\d+", file.name.partition(".")[0])
+    if at is not None:
+        step = part.columns[at]
+    elif steps is STEPS and numbers:
+        step = np.full(len(next(iter(part.columns.values()), ())), int(numbers[-1]))
     else:
-        numbers = re.findall(r"\d+", file.name.partition(".")[0])
-        if step_key or not numbers:
-            raise InputError(
-                f"{file}: no column {step_key or STEPS[0]!r} of steps among {', '.join(part.names) or 'none'}"
-                + ("" if step_key else ", and no number in the file's name: say which column it is (step_key)")
-            )
-        step = np.full(size, int(numbers[-1]))
+        hint = ", and no number in the file's name: say which column it is (step_key)" if steps is STEPS else ""
+        raise InputError(f"{file}: no column {steps[0]!r} of steps among {there}{hint}")
     return part._replace(columns={**part.columns, STEP: step})
 
 
-def _first_step(part: FileColumns) -> int:
-    """A file's first step; 0 where it has none, or what is none, which is told elsewhere."""
+def _first_step(part: FileColumns) -> int | None:
     step = part.columns[STEP]
-    return int(step[0]) if len(step) and is_whole(step[0]) and 0 <= step[0] < 2**31 else 0
+    return int(step[0]) if len(step) and is_whole(step[0]) and 0 <= step[0] < 2**31 else None
 
 
 def _rollouts(uids: NDArray) -> NDArray[np.intp]:

@@ -7,12 +7,14 @@ compressed (.gz, .zst).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from promptdyn._columns import INTEGERS, REWARDS, as_error, no_rows, num_rows, renamed
-from promptdyn.history import RewardHistory, to_read
+from promptdyn._columns import INTEGERS, REWARDS, nothing_read, renamed
+from promptdyn.errors import PromptdynWarning
+from promptdyn.history import SUCCESS_KEY, RewardHistory, to_read
 from promptdyn.readers.columns import FileColumns, joined, kind_of, read_columns
 from promptdyn.readers.files import Paths, expand, files_in
 
@@ -47,7 +49,7 @@ def read_table(
         skip_bad: leave out lines and rows that are wrong, with a warning, instead of raising.
 
     Warns:
-        PromptdynWarning: of columns and rows that are left out.
+        PromptdynWarning: of columns and rows that are left out; of histories that count successes by different rules.
 
     Raises:
         InputError: no such file, none of the kinds, damaged, or as `RewardHistory.from_table`.
@@ -71,10 +73,14 @@ def read_table(
             wanted(part.names, set())
         return part
 
-    found = joined([read_file(file) for file in files])
+    parts = [read_file(file) for file in files]
+    rules = dict.fromkeys(part.metadata[SUCCESS_KEY] for part in parts if SUCCESS_KEY in part.metadata)
+    if len(rules) > 1:
+        told = f"{source}: its files count successes by different rules: {', '.join(map(repr, rules))}"
+        warnings.warn(told, PromptdynWarning, stacklevel=3)
+    found = joined(parts)
     if not found.columns:
-        bad = num_rows(found.faults)
-        raise as_error(source, found.faults, bad, bad) if bad else no_rows(source)
+        raise nothing_read(source, found.faults)
     names = renamed(source, found.names, columns, drop, cluster_columns).values()
     return RewardHistory.from_table(
         {name: values for name, values in found.columns.items() if name in names},
