@@ -455,7 +455,7 @@ def test_bad_parquet(tmp_path, columns, message):
 def test_unreadable_parquet(history, tmp_path, monkeypatch):
     path = tmp_path / "history.parquet"
     with monkeypatch.context() as later:
-        later.setattr("promptdyn.history.VERSION", 3)
+        later.setattr("promptdyn.history.parquet.VERSION", 3)
         history.to_parquet(path)
         assert_same(RewardHistory.from_parquet(path), history)
     with pytest.raises(InputError, match=r"history format 3 is newer than the 2 that this promptdyn reads: upgrade"):

@@ -479,7 +479,7 @@ def test_steps_in_the_names_of_files_are_told(tmp_path, caplog):
     assert rows(history) == [(step, '[{"content": "x", "role": "user"}]', 1, 1) for step in (4, 12)]
     assert "steps are the numbers in the names of its files, 4 to 12: step_key names a column" in caplog.text
     pq.write_table(pa.table({"loss": [0.5]}), tmp_path / "run2_rollouts_13.parquet")
-    with pytest.raises(InputError, match=r"13.parquet: no column of prompts, rewards or steps among loss: leave it"):
+    with pytest.raises(InputError, match=r"13.parquet: no column of prompts, rewards or steps among loss: leave the"):
         read_history(tmp_path)
     path = jsonl(tmp_path / "log.jsonl", [{"prompt": "x", "reward": 1}])
     with pytest.raises(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from promptdyn._columns import Fault, as_array
 from promptdyn.errors import InputError, PromptdynWarning
-from promptdyn.history import read_parquet
+from promptdyn.history.parquet import read_parquet
 from promptdyn.readers.files import head, is_compressed, open_text, stream
 
 __all__ = ["FileColumns", "column_names", "joined", "kind_of", "read_columns"]

@@ -14,7 +14,8 @@ from typing import Any
 
 from promptdyn._columns import INTEGERS, REWARDS, nothing_read, renamed
 from promptdyn.errors import PromptdynWarning
-from promptdyn.history import SUCCESS_KEY, RewardHistory, to_read
+from promptdyn.history import RewardHistory
+from promptdyn.history.parquet import SUCCESS_KEY, to_read
 from promptdyn.readers.columns import FileColumns, joined, kind_of, read_columns
 from promptdyn.readers.files import Paths, expand, files_in
 

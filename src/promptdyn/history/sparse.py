@@ -1,19 +1,14 @@
-"""Reward histories: how many of its rollouts each prompt solved, step by step, checked and stored as columns.
-
-The sparse form (`RewardHistory`) has one row per prompt and step that was rolled out; the dense form (`DenseHistory`)
-is what array kernels run on. Knows nothing of log formats other than its own Parquet file, of models, or of trainers.
-"""
+"""The sparse form of a history: one row per prompt and step that was rolled out."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +24,6 @@ from promptdyn._columns import (
     as_columns,
     as_error,
     check_lengths,
-    from_arrow,
     no_rows,
     nothing_read,
     num_rows,
@@ -38,37 +32,17 @@ from promptdyn._columns import (
     without_repeats,
 )
 from promptdyn.errors import InputError, PromptdynWarning
-from promptdyn.storage import atomic
+from promptdyn.history.dense import DenseHistory, dense
+from promptdyn.history.labels import cross
+from promptdyn.history.parquet import POOL_SIZE_KEY, SUCCESS_KEY, read_parquet, to_read, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DenseHistory", "RewardHistory", "cross", "uncross"]
+__all__ = ["RewardHistory"]
 
-VERSION = 2  # 2: reward_mean, reward_std
-VERSION_KEY = b"promptdyn.history.version"
-SUCCESS_KEY = b"promptdyn.history.success"
-POOL_SIZE_KEY = b"promptdyn.history.pool_size"
-# Distinct (n, k) of a dense history: every model tabulates its likelihoods over them.
-MAX_SYMBOLS = 2**20
 # Fewer groups that all vary may do so by chance.
 FEW_GROUPS = 20
-
-
-class DenseHistory(NamedTuple):
-    """A history as arrays over (step, prompt).
-
-    The time axis has the steps that have a row, in order: a step that was never logged takes no place on it, so a model
-    moves once from each logged step to the next.
-    """
-
-    symbols: NDArray[np.unsignedinteger[Any]]  # (step prompt) index into counts; 0 = not observed
-    exposure: NDArray[np.uint8]  # (step prompt) 0 idle, 1 trained on, 2 trained on with k = 0 or k = n
-    counts: NDArray[np.int32]  # (symbol, 2) num_rollouts, num_successes: (0, 0), then each n with its k from 0 to n
-    cluster: NDArray[np.int32]  # (prompt,) index into cluster_names
-    cluster_names: tuple[str, ...]  # sorted labels; ("all",) without a cluster column
-    prompt_ids: NDArray[np.object_]  # (prompt,)
-    steps: NDArray[np.int32]  # (step,)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -338,7 +312,6 @@ class RewardHistory:
             InputError: a cluster column has the name of another column.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         clash = [name for name in self.clusters if name in OWN]
         if clash:
@@ -352,16 +325,9 @@ class RewardHistory:
             **{name: pa.array(values, from_pandas=True) for name, values in self._rewards.items()},
             **{name: self._text(labels) for name, labels in self.clusters.items()},
         }
-        table = pa.table(columns)
-        # Without Arrow's own schema, whoever reads the file sees plain strings.
-        options = {"compression": "zstd", "store_schema": False}
-        with atomic(path) as part, pq.ParquetWriter(part, table.schema, **options) as writer:
-            writer.write_table(table)
-            writer.add_key_value_metadata({VERSION_KEY: str(VERSION)})
-            if self.success is not None:
-                writer.add_key_value_metadata({SUCCESS_KEY: self.success})
-            if self.pool_size is not None:
-                writer.add_key_value_metadata({POOL_SIZE_KEY: str(self.pool_size)})
+        facts = {SUCCESS_KEY: self.success, POOL_SIZE_KEY: self.pool_size}
+        noted = {key: str(fact) for key, fact in facts.items() if fact is not None}
+        write_parquet(path, pa.table(columns), noted)
 
     def _text(self, labels: NDArray[np.object_]) -> pa.Array:
         """(row,) text column of (prompt,) labels, each text kept once however many rows it has."""
@@ -496,42 +462,7 @@ class RewardHistory:
         Raises:
             InputError: no such cluster column, or groups too large to tabulate.
         """
-        steps = self.steps
-        at = (np.searchsorted(steps, self.step), self.prompt)
-        shape = (len(steps), self.num_prompts)
-
-        sizes, size = np.unique(self.num_rollouts, return_inverse=True)
-        # First symbol of each group size.
-        first = 1 + np.cumsum(np.append(0, sizes.astype(np.int64) + 1))
-        if first[-1] > MAX_SYMBOLS:
-            row = int(self.num_rollouts.argmax())
-            raise InputError(
-                f"step {self.step[row]}, prompt {self.prompt_ids[self.prompt[row]]!r}: num_rollouts={sizes[-1]} is too "
-                f"large: the distinct group sizes of a history may add up to {MAX_SYMBOLS:,}"
-            )
-        symbols = np.zeros(shape, np.min_scalar_type(int(first[-1]) - 1))
-        symbols[at] = first[size] + self.num_successes
-        exposure = np.zeros(shape, np.uint8)
-        exposure[at] = np.where(self.trained, np.where(self.informative, 1, 2), 0)
-        n = np.repeat(sizes, sizes + 1)
-        k = np.arange(len(n)) - np.repeat(first[:-1] - 1, sizes + 1)
-
-        if cluster is None:
-            names, codes = ["all"], np.zeros(self.num_prompts, np.int32)
-        else:
-            labels = self.labels(cluster)
-            names = sorted(set(labels))
-            code = {name: index for index, name in enumerate(names)}
-            codes = np.fromiter((code[label] for label in labels), np.int32, self.num_prompts)
-        return DenseHistory(
-            symbols=symbols,
-            exposure=exposure,
-            counts=np.stack([np.append(0, n), np.append(0, k)], axis=1).astype(np.int32),
-            cluster=codes,
-            cluster_names=tuple(names),
-            prompt_ids=self.prompt_ids,
-            steps=steps,
-        )
+        return dense(self, cluster)
 
     def summary(self) -> dict[str, Any]:
         """JSON-able facts. Shares are of rows, from 0 to 1; what no row can tell is None.
@@ -572,100 +503,6 @@ class RewardHistory:
         known = ~np.isnan(self.reward_mean)
         weights = self.num_rollouts[known]
         return float(np.average(self.reward_mean[known], weights=weights)) if known.any() else None
-
-
-def cross(columns: Sequence[Sequence[Any] | NDArray]) -> NDArray[np.object_]:
-    r"""(prompt,) labels of one column as strings, or of several joined by "|", where "\|" is one inside a label."""
-    texts = [[str(label) for label in column] for column in columns]
-    if len(texts) > 1:
-        texts = [[label.replace("\\", r"\\").replace("|", r"\|") for label in column] for column in texts]
-    return np.fromiter(map("|".join, zip(*texts, strict=True)), object, len(texts[0]))
-
-
-def uncross(label: str) -> list[str]:
-    """(column,) what `cross` joined, of one prompt."""
-    parts = [""]
-    for token in re.findall(r"\\.|[^\\]", label, re.DOTALL):
-        if token == "|":
-            parts.append("")
-        else:
-            parts[-1] += token[-1]
-    return parts
-
-
-def read_parquet(
-    path: str | Path, wanted: Callable[[list[str], set[str]], Collection[str]] | None = None
-) -> tuple[list[str], dict[str, NDArray], dict[bytes, str]]:
-    """Names of a Parquet file's columns, the (row,) columns, and the file's metadata.
-
-    Args:
-        path: the file.
-        wanted: names of columns, and those of them that hold lists or structs -> which to read. Default: all.
-
-    Raises:
-        InputError: as `RewardHistory.from_parquet`.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file: give a history's Parquet file")
-    try:
-        with pq.ParquetFile(path) as file:
-            schema, metadata = file.schema_arrow, file.metadata.metadata or {}
-        _check_version(path, metadata)
-        names = schema.names
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(f"{path}: {names.count(name)} columns {name!r}: keep one")
-        nested = {name for name, kind in zip(names, schema.types, strict=True) if pa.types.is_nested(kind)}
-        read = list(names if wanted is None else wanted(names, nested))
-        kinds = {name: schema.field(name).type for name in read}
-        # As a dictionary, each distinct text is decoded once.
-        texts = [name for name in read if pa.types.is_string(kinds[name]) or pa.types.is_large_string(kinds[name])]
-        with pq.ParquetFile(path, read_dictionary=texts) as file:
-            table = file.read(columns=read)
-        values = {name: from_arrow(table[name]) for name in read}
-    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-        found = " ".join(str(error).split())
-        raise InputError(f"{path}: not a Parquet file, or damaged ({found}): write it again") from None
-    return names, values, {key: value.decode(errors="replace") for key, value in metadata.items()}
-
-
-def to_read(
-    source: str,
-    names: list[str],
-    nested: set[str],
-    columns: Mapping[str, str] | None = None,
-    drop: Sequence[str] = (),
-    cluster_columns: Sequence[str] | None = None,
-) -> list[str]:
-    """Which of a table's columns `RewardHistory.from_table` takes; `nested` ones only where they are asked for.
-
-    Warns:
-        PromptdynWarning: of columns of lists or structs, which hold no labels.
-
-    Raises:
-        InputError: a column is missing.
-    """
-    read = list(renamed(source, names, columns, drop, cluster_columns).values())
-    left_out = [name for name in read if name in nested and name not in (columns or {}).values()]
-    if not left_out or cluster_columns is not None:
-        return read
-    told = f"{source}: left out {', '.join(map(repr, left_out))}: lists and structs are no labels"
-    warnings.warn(told, PromptdynWarning, stacklevel=4)
-    return [name for name in read if name not in left_out]
-
-
-def _check_version(path: str | Path, metadata: Mapping[bytes, bytes]) -> None:
-    try:
-        version = int(metadata.get(VERSION_KEY, b"0"))
-    except ValueError:
-        raise InputError(f"{path}: of format {metadata[VERSION_KEY]!r}, which is no number: write it again") from None
-    if version > VERSION:
-        raise InputError(
-            f"{path}: history format {version} is newer than the {VERSION} that this promptdyn reads: upgrade promptdyn"
-        )
 
 
 def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,0 +1,75 @@
+"""The dense form of a history: what array kernels run on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn.errors import InputError
+
+if TYPE_CHECKING:
+    from promptdyn.history.sparse import RewardHistory
+
+__all__ = ["DenseHistory", "dense"]
+
+# Distinct (n, k) of a dense history: every model tabulates its likelihoods over them.
+MAX_SYMBOLS = 2**20
+
+
+class DenseHistory(NamedTuple):
+    """A history as arrays over (step, prompt).
+
+    The time axis has the steps that have a row, in order: a step that was never logged takes no place on it, so a model
+    moves once from each logged step to the next.
+    """
+
+    symbols: NDArray[np.unsignedinteger[Any]]  # (step prompt) index into counts; 0 = not observed
+    exposure: NDArray[np.uint8]  # (step prompt) 0 idle, 1 trained on, 2 trained on with k = 0 or k = n
+    counts: NDArray[np.int32]  # (symbol, 2) num_rollouts, num_successes: (0, 0), then each n with its k from 0 to n
+    cluster: NDArray[np.int32]  # (prompt,) index into cluster_names
+    cluster_names: tuple[str, ...]  # sorted labels; ("all",) without a cluster column
+    prompt_ids: NDArray[np.object_]  # (prompt,)
+    steps: NDArray[np.int32]  # (step,)
+
+
+def dense(history: RewardHistory, cluster: str | Sequence[str] | None) -> DenseHistory:
+    """See `RewardHistory.dense`."""
+    steps = history.steps
+    at = (np.searchsorted(steps, history.step), history.prompt)
+    shape = (len(steps), history.num_prompts)
+
+    sizes, size = np.unique(history.num_rollouts, return_inverse=True)
+    # First symbol of each group size.
+    first = 1 + np.cumsum(np.append(0, sizes.astype(np.int64) + 1))
+    if first[-1] > MAX_SYMBOLS:
+        row = int(history.num_rollouts.argmax())
+        raise InputError(
+            f"step {history.step[row]}, prompt {history.prompt_ids[history.prompt[row]]!r}: num_rollouts={sizes[-1]} "
+            f"is too large: the distinct group sizes of a history may add up to {MAX_SYMBOLS:,}"
+        )
+    symbols = np.zeros(shape, np.min_scalar_type(int(first[-1]) - 1))
+    symbols[at] = first[size] + history.num_successes
+    exposure = np.zeros(shape, np.uint8)
+    exposure[at] = np.where(history.trained, np.where(history.informative, 1, 2), 0)
+    n = np.repeat(sizes, sizes + 1)
+    k = np.arange(len(n)) - np.repeat(first[:-1] - 1, sizes + 1)
+
+    if cluster is None:
+        names, codes = ["all"], np.zeros(history.num_prompts, np.int32)
+    else:
+        labels = history.labels(cluster)
+        names = sorted(set(labels))
+        code = {name: index for index, name in enumerate(names)}
+        codes = np.fromiter((code[label] for label in labels), np.int32, history.num_prompts)
+    return DenseHistory(
+        symbols=symbols,
+        exposure=exposure,
+        counts=np.stack([np.append(0, n), np.append(0, k)], axis=1).astype(np.int32),
+        cluster=codes,
+        cluster_names=tuple(names),
+        prompt_ids=history.prompt_ids,
+        steps=steps,
+    )

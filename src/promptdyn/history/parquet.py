@@ -1,0 +1,110 @@
+"""The Parquet file of a history, and what is read of those of others."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from numpy.typing import NDArray
+
+from promptdyn._columns import from_arrow, renamed
+from promptdyn.errors import InputError, PromptdynWarning
+from promptdyn.storage import atomic
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["POOL_SIZE_KEY", "SUCCESS_KEY", "read_parquet", "to_read", "write_parquet"]
+
+VERSION = 2  # 2: reward_mean, reward_std
+VERSION_KEY = b"promptdyn.history.version"
+SUCCESS_KEY = b"promptdyn.history.success"
+POOL_SIZE_KEY = b"promptdyn.history.pool_size"
+
+
+def read_parquet(
+    path: str | Path, wanted: Callable[[list[str], set[str]], Collection[str]] | None = None
+) -> tuple[list[str], dict[str, NDArray], dict[bytes, str]]:
+    """Names of a Parquet file's columns, the (row,) columns, and the file's metadata.
+
+    Args:
+        path: the file.
+        wanted: names of columns, and those of them that hold lists or structs -> which to read. Default: all.
+
+    Raises:
+        InputError: as `RewardHistory.from_parquet`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file: give a history's Parquet file")
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, metadata = file.schema_arrow, file.metadata.metadata or {}
+        _check_version(path, metadata)
+        names = schema.names
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"{path}: {names.count(name)} columns {name!r}: keep one")
+        nested = {name for name, kind in zip(names, schema.types, strict=True) if pa.types.is_nested(kind)}
+        read = list(names if wanted is None else wanted(names, nested))
+        kinds = {name: schema.field(name).type for name in read}
+        # As a dictionary, each distinct text is decoded once.
+        texts = [name for name in read if pa.types.is_string(kinds[name]) or pa.types.is_large_string(kinds[name])]
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            table = file.read(columns=read)
+        values = {name: from_arrow(table[name]) for name in read}
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        found = " ".join(str(error).split())
+        raise InputError(f"{path}: not a Parquet file, or damaged ({found}): write it again") from None
+    return names, values, {key: value.decode(errors="replace") for key, value in metadata.items()}
+
+
+def to_read(
+    source: str,
+    names: list[str],
+    nested: set[str],
+    columns: Mapping[str, str] | None = None,
+    drop: Sequence[str] = (),
+    cluster_columns: Sequence[str] | None = None,
+) -> list[str]:
+    """Which of a table's columns `RewardHistory.from_table` takes; `nested` ones only where they are asked for.
+
+    Warns:
+        PromptdynWarning: of columns of lists or structs, which hold no labels.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    read = list(renamed(source, names, columns, drop, cluster_columns).values())
+    left_out = [name for name in read if name in nested and name not in (columns or {}).values()]
+    if not left_out or cluster_columns is not None:
+        return read
+    told = f"{source}: left out {', '.join(map(repr, left_out))}: lists and structs are no labels"
+    warnings.warn(told, PromptdynWarning, stacklevel=4)
+    return [name for name in read if name not in left_out]
+
+
+def write_parquet(path: str | Path, table: pa.Table, noted: Mapping[bytes, str]) -> None:
+    """Write a history's columns and metadata in place of a file that is there: whole, or not at all."""
+    import pyarrow.parquet as pq
+
+    # Without Arrow's own schema, whoever reads the file sees plain strings.
+    options = {"compression": "zstd", "store_schema": False}
+    with atomic(path) as part, pq.ParquetWriter(part, table.schema, **options) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({VERSION_KEY: str(VERSION), **noted})
+
+
+def _check_version(path: str | Path, metadata: Mapping[bytes, bytes]) -> None:
+    try:
+        version = int(metadata.get(VERSION_KEY, b"0"))
+    except ValueError:
+        raise InputError(f"{path}: of format {metadata[VERSION_KEY]!r}, which is no number: write it again") from None
+    if version > VERSION:
+        raise InputError(
+            f"{path}: history format {version} is newer than the {VERSION} that this promptdyn reads: upgrade promptdyn"
+        )
