@@ -96,7 +96,8 @@ def race(observed: float) -> list[dict[str, object]]:
     }
     return [
         {
-            f"EM, 2,000 x 200 x 3, {ITERATIONS} iterations": f"{name}, {observed:.0%} observed",
+            f"{ITERATIONS} iterations": name,
+            "observed": f"{observed:.0%}",
             "log likelihood": round(reached, 1),
             "s": round(timing.median, 2),
             "first call s": round(timing.first, 2),

@@ -1,4 +1,7 @@
-"""Models fitted to the first 120 steps of the shared history, then forecasting the others: seconds, memory, scores."""
+"""Models fitted to the first 120 steps of docs/data, then forecasting the others: seconds, memory, scores.
+
+"ECE" is the expected calibration error.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +39,13 @@ def _measure(text: str, method: str) -> dict[str, object]:
     peak = peak_memory() - before
     (score,) = promptdyn.compare({text: fit}, history, fit_steps=120).scores
     return {
-        "docs/data, 120 steps": text,
+        "model": text,
         "method": method,
         "s": round(fit.seconds, 1),
-        "memory taken MB": round(peak),
-        "log loss": round(score.log_loss, 4),
-        "AUROC": round(score.auroc, 4),
-        "precision": round(score.precision, 4),
-        "calibration": round(score.calibration_error, 4),
+        "MB taken": round(peak),
+        "log loss": round(score.log_loss, 3),
+        "AUROC": round(score.auroc, 3),
+        "precision": round(score.precision, 3),
+        "ECE": round(score.calibration_error, 3),
         "verdict": fit.verdict,
     }

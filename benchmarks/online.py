@@ -62,7 +62,7 @@ def run() -> list[dict[str, object]]:
 
 def _row(name: str, seconds: float, nbytes: float) -> dict[str, object]:
     return {
-        "step + rank + pick 1,024 of 1,000,000": name,
+        "selector": name,
         "ms": round(seconds * 1e3, 1),
         "bytes a prompt": round(nbytes) if nbytes == nbytes else "-",
     }

@@ -1,5 +1,6 @@
 """The online filter's contract, for every model: what it forecasts, refuses, saves and restores."""
 
+import tracemalloc
 from dataclasses import replace
 
 import jax
@@ -123,6 +124,46 @@ def test_online_filter_equals_the_offline_kernel(name):
         symbols, exposure = (np.concatenate([part, 0 * part[:1]]) for part in (dense.symbols, dense.exposure))
         filtered = kernels.filter(kernels.Markov(*chain), kernels.Sequences.whole(symbols, exposure, places)).filtered
         np.testing.assert_allclose(online.belief, np.asarray(filtered[-1]).T, atol=1e-12)
+
+
+@pytest.mark.parametrize(("num_states", "num_clusters", "num_groups"), [(3, 1, 500), (3, 40, 60), (20, 5, 400)])
+def test_a_frozen_chain_equals_a_loop_over_prompts(num_states, num_clusters, num_groups):
+    """Many prompts that share a matrix, and many matrices of few prompts each, are worked on in different ways."""
+    rng = np.random.default_rng(0)
+    names = tuple(f"c{i}" for i in range(num_clusters))
+    model = DiscreteHMM(num_states=num_states, cluster="family" if num_clusters > 1 else None)
+    chain = frozen(model, names if num_clusters > 1 else ("all",))
+    codes = rng.integers(0, num_clusters, 500)
+    state = chain.init([names[code] for code in codes])
+    expected = state.belief.T.copy()
+    for _ in range(3):
+        rows = rng.permutation(500)[:num_groups]
+        n = rng.choice([1, 8], num_groups)
+        k, trained = rng.integers(0, n + 1), rng.random(num_groups) < 0.7
+        state = chain.step(state, rows, k, n, trained)
+        exposure = np.zeros(500, int)
+        for row, of_row, successes, fed in zip(rows, n, k, trained, strict=True):
+            expected[row] *= np.exp(chain.log_emission(np.array([[of_row, successes]]))[:, 0])
+            expected[row] /= expected[row].sum()
+            exposure[row] = fed * (1 + (successes in (0, of_row)))
+        expected = np.stack([expected[i] @ chain.transition[exposure[i], codes[i]] for i in range(500)])
+        np.testing.assert_allclose(state.belief.T, expected, atol=1e-12)
+
+
+def test_a_step_of_a_frozen_chain_takes_the_memory_of_a_few_beliefs():
+    """Not that of a matrix for each group, which at 50 states is 50 times as much as the beliefs themselves."""
+    num_prompts = 20_000
+    chain = frozen(DiscreteHMM(num_states=50))
+    state = chain.init([None] * num_prompts)
+    rng = np.random.default_rng(0)
+    k, trained = rng.integers(0, 9, num_prompts), rng.random(num_prompts) < 0.7
+    tracemalloc.start()
+    try:
+        chain.step(state, np.arange(num_prompts), k, np.full(num_prompts, 8), trained)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * state.belief.nbytes
 
 
 def test_an_impossible_count_is_taken_at_its_word():

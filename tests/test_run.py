@@ -1,6 +1,7 @@
 """`promptdyn train` and the demo, really run, for a few steps with the embedded policy."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from promptdyn.plugins import load_object
 from promptdyn.training import policy, tasks
 from promptdyn.training.demo import demo
 from promptdyn.training.loading import load_reward
-from promptdyn.training.recipes import Recipe
-from promptdyn.training.run import RunSettings, run
+from promptdyn.training.recipes import SELECTORS, Recipe
+from promptdyn.training.run import RunSettings, make_trainer, run
 from test_cli import promptdyn_here
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
@@ -53,6 +54,29 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(tmp_path):
     for column in ("step", "prompt", "num_successes"):
         np.testing.assert_array_equal(getattr(parts.history, column), getattr(whole.history, column))
     assert list(parts.history.prompt_ids) == list(whole.history.prompt_ids)
+
+
+def test_a_run_without_any_reward_ends_and_says_so(tmp_path):
+    """Whoever trains on answers that no reward function knows gets the saved model and a word, not an error."""
+    (tmp_path / "mute.py").write_text("def mute(completions, **_):\n    return [None] * len(completions)\n")
+    out = tmp_path / "run"
+    command = ["train", "--output-dir", str(out), "--reward", f"{tmp_path / 'mute.py'}:mute", "--json", "-"]
+    command += ["--max-steps", "2", "--num-prompts", "40", "--prompts-per-step", "6", "--num-generations", "4"]
+    for more in ([], ["--resume"]):  # the second finds all steps done
+        done = promptdyn_here(*command, *more)
+        assert done.returncode == 0
+        row = json.loads(done.stdout)
+        assert (row["steps"], row["rollouts"], row["effective_sample_ratio"]) == (2, 0, None)
+        assert "no rollout was graded: the reward functions gave None for all" in done.stderr
+    assert (out / "final" / "model.safetensors").is_file()
+    assert not (out / "history.parquet").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in SELECTORS.items() if recipe.policy == "uniform"])
+def test_uniform_selection_is_said_to_be_uniform(tmp_path, caplog, name):
+    """Not chosen by the model that only forecasts how many teach."""
+    make_trainer(RunSettings(tmp_path, selector=name, max_steps=1, **SMALL), lambda *_: None)
+    assert "prompts are chosen uniformly, in shuffled passes through the pool" in caplog.text
 
 
 def test_a_fit_with_clusters_chooses_live(tmp_path):

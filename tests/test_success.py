@@ -374,6 +374,8 @@ def test_the_watch_tells_once_where_selection_sees_nothing() -> None:
         lambda rng: {"correct": [[None] * 8, [0.0, 1.0] * 4], "form": np.ones((2, 8))},
     )
     assert "20 of 40 groups have rewards and no grade by success='correct>=1'" in line
+    (line,) = watched(Selector(DPS().online(IDS)), lambda rng: [[None] * 8] * 2)
+    assert "the reward functions gave None for all rollouts of all 40 groups: nothing is learned" in line
 
 
 # Live

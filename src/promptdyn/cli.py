@@ -449,21 +449,28 @@ def train(
             tell("training", step, steps, watch)
 
         result = run(settings, progress)
-    history = result.history
-    first, last = (history.select(history.step == step).summary() for step in (history.step[0], history.step[-1]))
+    whole: dict[str, Any] = {}
+    first, last = None, None
+    if (history := result.history) is not None:
+        whole = history.summary()
+        first, last = (
+            history.select(history.step == whole[step]).summary()["reward_mean"] for step in ("first_step", "last_step")
+        )
     row = {
         "steps": result.steps,
-        "rollouts": int(history.num_rollouts.sum()),
-        "trained": float(history.trained.mean()),
-        "effective_sample_ratio": float(history.informative.mean()),
-        "mean_reward_first": first["reward_mean"],
-        "mean_reward_last": last["reward_mean"],
-        "prompts_seen": history.num_prompts,
+        "rollouts": whole.get("rollouts", 0),
+        "trained": whole.get("trained"),
+        "effective_sample_ratio": whole.get("partial"),
+        "mean_reward_first": first,
+        "mean_reward_last": last,
+        "prompts_seen": whole.get("prompts", 0),
         "selection_overhead": result.mean("selection/overhead"),
         "seconds": result.seconds,
     }
     _show([row], json_path, row)
-    console.print(f"history {output_dir / 'history.parquet'}, model {output_dir / 'final'}")
+    console.print(
+        ("" if history is None else f"history {output_dir / 'history.parquet'}, ") + f"model {output_dir / 'final'}"
+    )
 
 
 @app.command()
@@ -638,6 +645,8 @@ def _print_table(to: Console, records: list[dict[str, Any]]) -> None:
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.3g}"
     return str(value)

@@ -66,19 +66,22 @@ class NUTS:
         rhat, ess = rhat_and_ess(draws)
         # Where no entry ever moved there is neither.
         worst_rhat, worst_ess = max(rhat.values(), default=np.inf), min(ess.values(), default=0.0)
+        # Rounded to the worse side, so that no text says that a number is above itself.
+        shown_rhat, shown_ess = np.ceil(1000 * worst_rhat) / 1000, np.floor(worst_ess)
+        least_ess = MIN_ESS * self.num_chains
         divergences = int(stats["diverging"].sum())
         wrong = []
         if not rhat:
             wrong.append("no draw moved from where its chain began: check the program's priors")
         elif not worst_rhat <= MAX_RHAT:
             where = max(rhat, key=lambda entry: rhat[entry])
-            wrong.append(f"R-hat of {where} is {worst_rhat:.3f}, above {MAX_RHAT}: raise num_warmup and num_draws")
-        if ess and not worst_ess >= MIN_ESS * self.num_chains:
+            wrong.append(f"R-hat of {where} is {shown_rhat:.3f}, above {MAX_RHAT}: raise num_warmup and num_draws")
+        if ess and not worst_ess >= least_ess:
             where = min(ess, key=lambda entry: ess[entry])
-            wrong.append(f"{where} has {worst_ess:.0f} effective draws: raise num_draws")
+            wrong.append(f"{where} has {shown_ess:.0f} effective draws, below {least_ess}: raise num_draws")
         if divergences:
             wrong.append(f"{divergences} draws diverged: raise target_accept, or reparameterise the program")
-        good = f"converged: R-hat at most {worst_rhat:.3f}, at least {worst_ess:.0f} effective draws, no divergence"
+        good = f"converged: R-hat at most {shown_rhat:.3f}, at least {shown_ess:.0f} effective draws, no divergence"
         return Result(
             {name: value.mean(axis=(0, 1)) for name, value in draws.items()},
             stats["lp"].mean(axis=0),

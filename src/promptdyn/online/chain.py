@@ -15,6 +15,8 @@ __all__ = ["FrozenChain", "FrozenState", "draw_states"]
 # Multiply-adds per call of a matrix product over prompts. Below this OpenBLAS stays on one thread: its workers would
 # spin against the training process's own, which can make a product of 6 ms last 500. A block also fits the cache.
 BLOCK_WORK = 2**18
+# Multiply-adds that cost as much as a call of a product over the prompts of one matrix.
+PRODUCT_WORK = 2**13
 
 
 class FrozenState(NamedTuple):
@@ -96,45 +98,38 @@ class FrozenChain:
     ) -> NDArray[np.float64]:
         """Do as `step`; returns the (row,) log-probabilities that the prompts seen had been given."""
         belief, cluster = state
-        observed = belief[:, rows]
-        log_evidence = np.zeros(len(rows))
-        if rows.size:
-            # Once per distinct (n, k).
-            counts = np.stack([num_rollouts, num_successes], axis=1)
-            distinct, index = np.unique(counts, axis=0, return_inverse=True)
-            log_emission = self.log_emission(distinct)[:, index.reshape(-1)]
-            scale = log_emission.max(axis=0)
-            likelihood = np.exp(log_emission - scale)
-            observed *= likelihood
-            norm = observed.sum(axis=0)
-            # A count that the model holds impossible (noise-free emissions) is taken at its word.
-            surprised = norm <= 0
-            observed[:, surprised] = likelihood[:, surprised]
-            observed /= np.where(surprised, observed.sum(axis=0), norm)
-            log_evidence = scale + np.log(np.maximum(norm, np.finfo(float).tiny))
-        self._age(belief, cluster)
+        observed, log_evidence = self._conditioned(belief[:, rows], num_successes, num_rollouts)
         num_exposures, num_clusters = self.transition.shape[:2]
+        codes = cluster if num_clusters > 1 else np.zeros_like(cluster)
+        _advance(belief, self.transition[0], codes)  # those seen too, which the last line overwrites
         flat = (num_successes == 0) | (num_successes == num_rollouts)
         exposure = np.minimum(np.where(trained, 1 + flat, 0), num_exposures - 1)
-        matrices = self.transition[exposure, cluster[rows] if num_clusters > 1 else 0]
-        belief[:, rows] = np.einsum("ig,gij->jg", observed, matrices)
+        _advance(
+            observed, self.transition.reshape(-1, *self.transition.shape[2:]), exposure * num_clusters + codes[rows]
+        )
+        belief[:, rows] = observed
         return log_evidence
 
-    def _age(self, belief: NDArray, cluster: NDArray) -> None:
-        """Move every prompt as one that was not trained on; those seen are overwritten by the caller."""
-        aged = self.transition[0]
-        for block in _blocks(belief, len(belief)):
-            part, codes = belief[:, block], cluster[block]
-            if len(aged) == 1:
-                part[:] = aged[0].T @ part
-                continue
-            present = np.unique(codes)
-            if len(present) == len(codes):  # prompts with probabilities of their own
-                part[:] = np.einsum("ip,pij->jp", part, aged[codes])
-                continue
-            for code in present:
-                members = np.flatnonzero(codes == code)
-                part[:, members] = aged[code].T @ part[:, members]
+    def _conditioned(
+        self, belief: NDArray, num_successes: NDArray, num_rollouts: NDArray
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(state row) beliefs given a count each, and the (row,) log-probabilities that these had of the counts."""
+        if not belief.shape[1]:
+            return belief, np.zeros(0)
+        # Once per distinct (n, k).
+        counts = np.stack([num_rollouts, num_successes], axis=1)
+        distinct, index = np.unique(counts, axis=0, return_inverse=True)
+        index = index.reshape(-1)
+        log_emission = self.log_emission(distinct)
+        scale = log_emission.max(axis=0)
+        likelihood = np.exp(log_emission - scale)
+        belief = belief * likelihood[:, index]
+        norm = belief.sum(axis=0)
+        # A count that the model holds impossible (noise-free emissions) is taken at its word.
+        surprised = norm <= 0
+        belief[:, surprised] = likelihood[:, index[surprised]]
+        belief /= np.where(surprised, belief.sum(axis=0), norm)
+        return belief, scale[index] + np.log(np.maximum(norm, np.finfo(float).tiny))
 
     def belief(self, state: FrozenState) -> NDArray[np.float64]:
         """(state prompt)."""
@@ -176,6 +171,23 @@ class FrozenChain:
         if rng is None:
             return _product(self.rates[None], state.belief)[0]
         return self.rates[draw_states(state.belief, rng)]
+
+
+def _advance(belief: NDArray, matrices: NDArray, codes: NDArray) -> None:
+    """Move each prompt's (state,) belief one step, in place, by the matrix [current, next] that its code names."""
+    num_states = len(belief)
+    for block in _blocks(belief, num_states):
+        part, of_part = belief[:, block], codes[block]
+        if len(matrices) == 1:
+            part[:] = matrices[0].T @ part
+            continue
+        present = np.unique(of_part)
+        if len(present) * PRODUCT_WORK > of_part.size * num_states**2:  # many matrices of few prompts each
+            part[:] = np.einsum("ip,pij->jp", part, matrices[of_part])
+            continue
+        for code in present:
+            members = np.flatnonzero(of_part == code)
+            part[:, members] = matrices[code].T @ part[:, members]
 
 
 def _blocks(belief: NDArray, num_rows: int) -> Iterator[slice]:

@@ -23,7 +23,8 @@ ALMOST_NONE = 0.05
 
 
 class _Counts(NamedTuple):
-    groups: int
+    rolled_out: int
+    groups: int  # of these, have rewards
     varying: int  # GRPO has a gradient of them
     informative: int
     both: int
@@ -35,7 +36,8 @@ class SuccessWatch:
     """Warns once where the groups that give a gradient and those with successes and failures are not the same.
 
     Of the last twenty generations: groups vary in their reward and almost none has both successes and failures; or all
-    have, though the reward has more than two values; or half of the groups have rewards and no grade.
+    have, though the reward has more than two values; or half of the groups have rewards and no grade; or none has a
+    reward at all.
     """
 
     def __init__(self) -> None:
@@ -62,6 +64,7 @@ class SuccessWatch:
         informative[graded] = seen.informative
         self._last.append(
             _Counts(
+                num,
                 int(there.sum()),
                 int(varies.sum()),
                 int(informative.sum()),
@@ -72,21 +75,23 @@ class SuccessWatch:
         )
         if len(self._last) < WINDOW:
             return
-        total, varying, known, both, ungraded, more = (sum(part) for part in zip(*self._last, strict=True))
+        rolled_out, total, varying, known, both, ungraded, more = (sum(part) for part in zip(*self._last, strict=True))
         found = f"step {groups.step}: in the last {WINDOW} generations"
         by = f"by success={str(rule)!r}"
+        mend = (
+            "selection has little to go by; say what a success is by success=..., a number (threshold on the folded "
+            "reward), FUNCTION, or FUNCTION>=NUMBER"
+        )
         if varying >= LEAST_VARYING and both <= ALMOST_NONE * varying:
             told = f"{found} the rewards of {varying} of {total} groups vary, and {by} {both} of these are informative"
         elif total >= LEAST_GROUPS and known == total and more:
             told = f"{found} all {total} groups are informative {by}, which tells nothing apart"
         elif total >= LEAST_GROUPS and 2 * ungraded >= total:
             told = f"{found} {ungraded} of {total} groups have rewards and no grade {by}"
+        elif rolled_out >= LEAST_GROUPS and not total:
+            told = f"{found} the reward functions gave None for all rollouts of all {rolled_out} groups"
+            mend = "nothing is learned; check that they know this dataset's columns and how the policy answers"
         else:
             return
         self._told = True
-        warnings.warn(
-            f"{told}: selection has little to go by; say what a success is by success=..., a number (threshold on the "
-            "folded reward), FUNCTION, or FUNCTION>=NUMBER",
-            PromptdynWarning,
-            stacklevel=3,
-        )
+        warnings.warn(f"{told}: {mend}", PromptdynWarning, stacklevel=3)

@@ -20,7 +20,7 @@ from promptdyn.errors import InputError
 from promptdyn.models import MODELS, FeatureRate, InformativeRate
 from promptdyn.online import OnlineFilter
 from promptdyn.selection import Selector
-from promptdyn.selection.policies import POLICIES
+from promptdyn.selection.policies import POLICIES, Uniform
 from promptdyn.success import Success
 from promptdyn.training.pool import AUTO, dynamics, make_filter, reads_policy
 
@@ -69,7 +69,7 @@ class Recipe:
             InputError: an unknown model, policy or score, a setting out of range, or a column that the dataset has not
                 or that cannot be used.
         """
-        POLICIES.parse_one(self.policy)
+        policy = POLICIES.parse_one(self.policy)
         model, words, found = dynamics(self.dynamics, dataset, self.refit_every)
         reads = reads_policy(model)
         if self.refresh_features < 0 or (self.refresh_features and not reads):
@@ -100,7 +100,8 @@ class Recipe:
             return make_filter(before, prompt_ids, dataset) if before.describe() == described else None
 
         keeps = found and not self.refit_every
-        return Plan(words, reads, selector if reads else _given(selector()), like if keeps else None)
+        choice = "uniformly, in shuffled passes through the pool" if isinstance(policy, Uniform) else f"by {words}"
+        return Plan(choice, reads, selector if reads else _given(selector()), like if keeps else None)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Plan:
     """A recipe for the prompts of one dataset.
 
     Attributes:
-        words: what the choice goes by.
+        choice: how prompts are chosen, in words: "by dps", "uniformly, ...".
         reads_policy: whether it needs the policy's reading of the prompts.
         selector: makes the selector, given a function that reads (prompt feature) where it is needed.
         like: makes a fresh filter with a model that `describe` gave, where a run goes on that began when the dataset
@@ -116,7 +117,7 @@ class Plan:
             says which columns.
     """
 
-    words: str
+    choice: str
     reads_policy: bool
     selector: Callable[[Callable[[], NDArray[np.float32]] | None], Selector]
     like: Callable[[Mapping[str, Any]], OnlineFilter | None] | None

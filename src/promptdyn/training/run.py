@@ -125,7 +125,7 @@ class RunSettings:
 class RunResult:
     """A finished run."""
 
-    history: RewardHistory
+    history: RewardHistory | None  # None where the reward functions gave None for every rollout
     model: Any  # the trained policy
     tokenizer: Any
     log: list[dict[str, float]]  # TRL's log, one entry every `logging_steps`
@@ -190,13 +190,26 @@ def run(settings: RunSettings, progress: Progress | None = None) -> RunResult:
 
     _publish(final, save)
     return RunResult(
-        history=RewardHistory.from_parquet(output / HISTORY_FILE),
+        history=_history(output),
         model=trainer.model,
         tokenizer=trainer.processing_class,
         log=_rewards_of(trainer.state),
         steps=trainer.state.global_step,
         seconds=seconds,
     )
+
+
+def _history(output: Path) -> RewardHistory | None:
+    """What a run recorded; None, with a word, where it recorded nothing."""
+    path = output / HISTORY_FILE
+    if path.exists():
+        return RewardHistory.from_parquet(path)
+    logger.warning(
+        "%s: no rollout was graded: the reward functions gave None for all, so nothing was learned and there is no "
+        "history; check that they know the dataset's columns and how the policy answers",
+        output,
+    )
+    return None
 
 
 def _rewards_of(state: TrainerState) -> list[dict[str, float]]:
@@ -224,8 +237,7 @@ def _finished(output: Path) -> RunResult:
         model = AutoModelForCausalLM.from_pretrained(final)
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"{final}: the trained model cannot be loaded: {first_line(error)}") from None
-    history = RewardHistory.from_parquet(output / HISTORY_FILE)
-    return RunResult(history, model, tokenizer, log=_rewards_of(state), steps=state.global_step, seconds=0.0)
+    return RunResult(_history(output), model, tokenizer, log=_rewards_of(state), steps=state.global_step, seconds=0.0)
 
 
 def _given(settings: RunSettings) -> dict[str, Any]:

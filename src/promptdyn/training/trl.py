@@ -155,7 +155,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         if isinstance(recipe, Selector):
             self.selector, self._like = recipe, None
         else:
-            logger.warning("prompts are chosen by %s", plan.words)
+            logger.warning("prompts are chosen %s", plan.choice)
             self.selector = plan.selector(self._reading(recipe) if plan.reads_policy else None)
             self._like = plan.like
         self.selector.grader.check(self._functions)
