@@ -22,7 +22,7 @@ from promptdyn.selection import Selector
 from promptdyn.training.dynamic_sampling import DynamicSampling, join, take
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import SelectionGRPOTrainer
-from test_trl import CONFIGS, settings
+from test_trl import CONFIGS, assert_explained, settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -80,6 +80,7 @@ def test_the_history_tells_what_was_trained_on(runs: dict[str, WatchedTrainer], 
     steps = history.step.astype(np.int64) * history.num_prompts + history.prompt
     assert len(np.unique(steps)) == len(history)
     logs = [log for log in run.state.log_history if "selection/rounds" in log]
+    assert_explained(logs[-1])
     assert all(1 <= log["selection/rounds"] <= 3 and 0 <= log["selection/full"] <= 1 for log in logs)
     if name == "plain":
         assert sum(log["selection/groups"] for log in logs) == len(history)

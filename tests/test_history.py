@@ -203,13 +203,13 @@ def test_summary(history):
         "solved": 0.2,
         "trained_rows": 3,
         "trained": 0.6,
-        "coverage": 5 / 9,
+        "density": 5 / 9,
         "clusters": {"task": 2, "level": 3},
         "success": None,
         "pool_size": None,
     }
     empty = history.before(0).summary()
-    assert (empty["rows"], empty["first_step"], empty["success_rate"], empty["coverage"]) == (0, None, None, None)
+    assert (empty["rows"], empty["first_step"], empty["success_rate"], empty["density"]) == (0, None, None, None)
 
 
 def test_the_size_of_the_pool_is_kept(tmp_path):

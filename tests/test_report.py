@@ -130,7 +130,7 @@ def test_the_pool_is_as_large_as_the_history_says(tmp_path):
     page = write_report(tmp_path / "report.html", history.of_pool(300), DPS()).read_text()
     assert f"({seen / 300:.0%} of the pool)" in page
     assert "share of the pool of 300 prompts" in page
-    assert f"<td>{seen / 300:.3f}</td>" in page
+    assert f">{seen / 300:.3f}</td>" in page
     assert "share of the pool trained on" in page
     page = write_report(tmp_path / "report.html", history, DPS()).read_text()
     assert f"of {seen:,} prompts (of how many, the log does not say)" in page
@@ -194,10 +194,27 @@ def test_dots_at_the_edges_are_whole():
         assert not any(line.get_clip_on() for line in axis.lines if line.get_marker() != "None")
 
 
+def test_a_run_has_one_colour():
+    history = drawn()
+    seen = track(DPS().online(list(history.prompt_ids)), history, [], 8)
+    runs = {"run": history, "again": drawn(1)}
+    colours = []
+    for figure, name in [
+        (plots.predicted_informative(seen), "realised"),
+        (plots.effective_sample_ratio(runs, seen), "run"),
+        (plots.share_trained_on(runs, None), "run"),
+        (plots.selection_frequency(runs, None), "run"),
+    ]:
+        lines = {line.get_label(): line.get_color() for line in figure.axes[0].lines}
+        colours.append(lines[name])
+        assert colours[0] not in [colour for label, colour in lines.items() if label in ("again", "predicted")]
+    assert len(set(colours)) == 1
+
+
 @pytest.mark.long
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: `make browser`")
 @pytest.mark.parametrize("scheme", ["dark", "light"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, 768, 1280])
 def test_the_page_in_a_browser(tmp_path, scheme, width):
     history = drawn()
     comparison = promptdyn.compare({"dps": DPS(), "hmm": DiscreteHMM(num_states=3)}, history, 20)
@@ -216,6 +233,7 @@ def test_the_page_in_a_browser(tmp_path, scheme, width):
             quiet: view.getComputedStyle(page.querySelector("p.note")).color,
             paper: view.getComputedStyle(page.body).backgroundColor,
             figures: [...page.querySelectorAll("figure")].map(f => [box(f).width, box(f.firstElementChild).width]),
+            tables: [...page.querySelectorAll("table")].map(t => [t.scrollWidth, t.parentElement.clientWidth]),
             holes: [...page.querySelectorAll("figure svg")].filter(s => box(s).height < 100).length,
             body: page.body.clientWidth,
           }});
@@ -237,6 +255,9 @@ def test_the_page_in_a_browser(tmp_path, scheme, width):
     assert found["page"] <= width  # nothing makes the page itself scroll sideways
     assert len(found["figures"]) >= 10
     assert found["holes"] == 0
+    assert len(found["tables"]) == 2
+    for table, room in found["tables"]:
+        assert table <= room  # not cut at the edge
     for frame, figure in found["figures"]:
         assert frame <= found["body"]
         assert figure == pytest.approx(max(frame, 512), abs=1)

@@ -128,6 +128,13 @@ def test_metrics_are_logged_at_every_step(runs: dict[str, WatchedTrainer], name:
     assert generated
     for log in generated:
         assert {f"selection/{metric}" for metric in runs[name].selector.metrics()} <= log.keys()
+        assert_explained(log)
+
+
+def assert_explained(log: dict[str, float]) -> None:
+    """Every metric of ours is explained on the page about them."""
+    page = Path("docs/live-training.md").read_text(encoding="utf-8")
+    assert [name for name in log if name.startswith("selection/") and f"| `{name}` |" not in page] == []
 
 
 @pytest.mark.parametrize("name", CONFIGS)

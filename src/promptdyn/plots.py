@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from promptdyn.inference.fit import Fit
 
 __all__ = [
-    "coverage",
     "curves",
     "effective_sample_ratio",
     "objective",
@@ -29,6 +28,7 @@ __all__ = [
     "prompt_timelines",
     "reliability_diagram",
     "selection_frequency",
+    "share_trained_on",
     "smoothing_window",
     "success_by_cluster",
     "transitions",
@@ -100,10 +100,10 @@ def predicted_informative(track: Track) -> Figure:
     """Forecast and realised share of informative groups among the prompts of each step."""
     figure, axes = _figure()
     axis = axes[0, 0]
-    axis.plot(track.steps, track.realised, ".", color=LINES[1], alpha=0.25, markersize=4)
+    axis.plot(track.steps, track.realised, ".", color=LINES[0], alpha=0.25, markersize=4)
     window = smoothing_window(len(track.steps))
-    axis.plot(track.steps, _smooth(track.realised, window), color=LINES[1], label="realised")
-    axis.plot(track.steps, _smooth(track.predicted, window), color=LINES[0], label="predicted")
+    axis.plot(track.steps, _smooth(track.realised, window), color=LINES[0], label="realised")
+    axis.plot(track.steps, _smooth(track.predicted, window), "--", color="black", label="predicted")
     axis.set(xlabel="step", ylabel="share informative (0 < k < n)", ylim=SHARES)
     _legend(figure, axis)
     return figure
@@ -129,7 +129,7 @@ def effective_sample_ratio(histories: Mapping[str, RewardHistory], track: Track 
     return figure
 
 
-def coverage(histories: Mapping[str, RewardHistory], pool_size: int | None) -> Figure:
+def share_trained_on(histories: Mapping[str, RewardHistory], pool_size: int | None) -> Figure:
     """Share of the pool trained on at least once by each step, one line per run.
 
     Of a pool whose size is not known (None), the share of the prompts in the histories.

@@ -158,7 +158,7 @@ def write_report(
             "Which prompts were trained on",
             f"First the share of the {of_pool} trained on at least once by each step; then how often each prompt was, "
             "most often first.",
-            figures=[svg(plots.coverage(runs, pool_size)), svg(plots.selection_frequency(runs, pool_size))],
+            figures=[svg(plots.share_trained_on(runs, pool_size)), svg(plots.selection_frequency(runs, pool_size))],
         ),
     ]
     for column in history.clusters:
@@ -319,7 +319,7 @@ def _run_row(name: str, history: RewardHistory, pool_size: int | None) -> dict[s
         "rollouts": int(trained.num_rollouts.sum()),
         "effective-sample ratio": f"{trained.informative.mean():.3f}",
         "success rate": f"{trained.num_successes.sum() / trained.num_rollouts.sum():.3f}",
-        "coverage": "–" if pool_size is None else f"{len(np.unique(trained.prompt)) / pool_size:.3f}",
+        "pool trained on": "–" if pool_size is None else f"{len(np.unique(trained.prompt)) / pool_size:.3f}",
     }
 
 

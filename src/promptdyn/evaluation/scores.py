@@ -50,7 +50,7 @@ def mean_interval(
     Args:
         values: (row, column); each column's mean gets an interval, from the same draws for all.
         unit: (row,) code of the unit that is drawn with all its rows, from 0.
-        level: coverage, default 0.95; of the bootstrap's percentiles (Efron 1979).
+        level: of the interval, default 0.95; of the bootstrap's percentiles (Efron 1979).
         draws: of the units, with replacement; default 2000.
         seed: of the draws; default 0.
 

@@ -467,7 +467,7 @@ class RewardHistory:
     def summary(self) -> dict[str, Any]:
         """JSON-able facts. Shares are of rows, from 0 to 1; what no row can tell is None.
 
-        `coverage` is the share of (prompt, step) cells that have a row, `clusters` the number of labels by column.
+        `density` is the share of (prompt, step) cells that have a row, `clusters` the number of labels by column.
         """
         rows, cells = len(self), self.num_prompts * len(self.steps)
         rollouts, successes = (
@@ -490,7 +490,7 @@ class RewardHistory:
             "solved": _share((self.num_successes == self.num_rollouts).sum(), rows),
             "trained_rows": trained,
             "trained": _share(trained, rows),
-            "coverage": _share(rows, cells),
+            "density": _share(rows, cells),
             "clusters": {name: len(set(labels)) for name, labels in self.clusters.items()},
             "success": self.success,
             "pool_size": self.pool_size,

@@ -6,7 +6,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -406,8 +406,17 @@ def fit(
 
 @contextmanager
 def _reported(progress: bool | Report, words: str) -> Iterator[Report]:
-    if progress is True:
-        with bars() as tell:
-            yield partial(tell, words)
-    else:
-        yield progress or (lambda done, total, watch: None)
+    """What an engine reports to. It is told last that what was done is all, since an engine may end early."""
+    with bars() if progress is True else nullcontext() as tell:
+        report: Report = partial(tell, words) if tell else progress or (lambda done, total, watch: None)  # type: ignore[assignment]
+        last: tuple[int, int, Mapping[str, float]] = (0, 0, {})
+
+        def passed_on(done: int, total: int, watch: Mapping[str, float]) -> None:
+            nonlocal last
+            last = done, total, watch
+            report(done, total, watch)
+
+        yield passed_on
+        done, total, watch = last
+        if done < total:
+            report(done, done, watch)
