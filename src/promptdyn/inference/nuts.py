@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from promptdyn.inference.engine import Density, Result, at_least
 from promptdyn.inference.idata import rhat_and_ess
 from promptdyn.progress import Report
 
-__all__ = ["NUTS"]
+__all__ = ["NUTS", "judged"]
 
 # Chains start near a mode, with this much noise on the scale of real numbers: hidden Markov models have many; chains
 # started anywhere find different ones. The climb is short, since the mode of a hierarchical model may be a spike.
@@ -63,31 +64,47 @@ class NUTS:
         }
         total = self.num_warmup + self.num_draws
         draws, stats = density.nuts(self, starts, seed, lambda done, watch: report(done, total, watch))
-        rhat, ess = rhat_and_ess(draws)
-        # Where no entry ever moved there is neither.
-        worst_rhat, worst_ess = max(rhat.values(), default=np.inf), min(ess.values(), default=0.0)
-        # Rounded to the worse side, so that no text says that a number is above itself.
-        shown_rhat, shown_ess = np.ceil(1000 * worst_rhat) / 1000, np.floor(worst_ess)
-        least_ess = MIN_ESS * self.num_chains
-        divergences = int(stats["diverging"].sum())
-        wrong = []
-        if not rhat:
-            wrong.append("no draw moved from where its chain began: check the program's priors")
-        elif not worst_rhat <= MAX_RHAT:
-            where = max(rhat, key=lambda entry: rhat[entry])
-            wrong.append(f"R-hat of {where} is {shown_rhat:.3f}, above {MAX_RHAT}: raise num_warmup and num_draws")
-        if ess and not worst_ess >= least_ess:
-            where = min(ess, key=lambda entry: ess[entry])
-            wrong.append(f"{where} has {shown_ess:.0f} effective draws, below {least_ess}: raise num_draws")
-        if divergences:
-            wrong.append(f"{divergences} draws diverged: raise target_accept, or reparameterise the program")
-        good = f"converged: R-hat at most {shown_rhat:.3f}, at least {shown_ess:.0f} effective draws, no divergence"
+        converged, verdict, diagnostics = judged(*rhat_and_ess(draws), int(stats["diverging"].sum()), self.num_chains)
         return Result(
             {name: value.mean(axis=(0, 1)) for name, value in draws.items()},
             stats["lp"].mean(axis=0),
-            not wrong,
-            f"not converged: {'; '.join(wrong)}" if wrong else good,
-            {"max_rhat": worst_rhat, "min_ess": worst_ess, "divergences": divergences},
+            converged,
+            verdict,
+            diagnostics,
             draws=draws,
             sample_stats=stats,
         )
+
+
+def judged(
+    rhat: Mapping[str, float], ess: Mapping[str, float], divergences: int, num_chains: int
+) -> tuple[bool, str, dict[str, float]]:
+    """Whether draws have converged, the verdict in words, and the numbers behind it.
+
+    Numbers are rounded to their worse side, so that none is said to be above, or below, what it looks equal to.
+
+    Args:
+        rhat: entry -> R-hat, of those that move.
+        ess: entry -> effective draws, likewise.
+        divergences: draws that diverged.
+        num_chains: chains that they are of.
+    """
+    wrong = []
+    # Where no entry ever moved there is neither.
+    worst_rhat, worst_ess = max(rhat.values(), default=np.inf), min(ess.values(), default=0.0)
+    shown_rhat, shown_ess, least_ess = np.ceil(1000 * worst_rhat) / 1000, np.floor(worst_ess), MIN_ESS * num_chains
+    if not rhat:
+        wrong.append("no draw moved from where its chain began: check the program's priors")
+    elif not worst_rhat <= MAX_RHAT:
+        where = max(rhat, key=lambda entry: rhat[entry])
+        wrong.append(f"R-hat of {where} is {shown_rhat:.3f}, above {MAX_RHAT}: raise num_warmup and num_draws")
+    if ess and not worst_ess >= least_ess:
+        where = min(ess, key=lambda entry: ess[entry])
+        wrong.append(f"{where} has {shown_ess:.0f} effective draws, below {least_ess}: raise num_draws")
+    if divergences:
+        wrong.append(f"{divergences} draws diverged: raise target_accept, or reparameterise the program")
+    if wrong:
+        verdict = f"not converged: {'; '.join(wrong)}"
+    else:
+        verdict = f"converged: R-hat at most {shown_rhat:.3f}, at least {shown_ess:.0f} effective draws, no divergence"
+    return not wrong, verdict, {"max_rhat": worst_rhat, "min_ess": worst_ess, "divergences": divergences}
