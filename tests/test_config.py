@@ -283,7 +283,7 @@ def test_a_checkpoint_may_be_a_path_that_is_not_the_newest(tmp_path):
     assert promptdyn.read_history(tmp_path / "history.parquet").steps.tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("wanted", [True, "true", "PATH"])
+@pytest.mark.parametrize("wanted", ["true", "PATH"])
 def test_resume_from_checkpoint_resumes(tmp_path, wanted):
     """As a field of GRPOConfig, in Python and through `run`."""
     settings = {"max_steps": 2, "save_steps": 2, "logging_steps": 1}
@@ -296,7 +296,7 @@ def test_resume_from_checkpoint_resumes(tmp_path, wanted):
 
     small = RunSettings(tmp_path / "run", save_steps=2, max_steps=2, **SMALL)
     run(small, lambda *_: None)
-    wanted = wanted if wanted in (True, "true") else str(tmp_path / "run" / "checkpoint-2")
+    wanted = wanted if wanted == "true" else str(tmp_path / "run" / "checkpoint-2")
     result = run(replace(small, max_steps=3, grpo={"resume_from_checkpoint": wanted}), lambda *_: None)
     assert result.history.steps.tolist() == [0, 1, 2]
     with pytest.raises(InputError, match="nowhere: no whole checkpoint"):

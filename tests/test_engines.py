@@ -29,10 +29,10 @@ HISTORY = small_history(1, num_prompts=30, num_steps=20)
 QUICK = {
     "em": {},
     "map": {},
-    "svi": {"num_steps": 400, "num_draws": 400},
+    "svi": {"num_steps": 400, "num_draws": 400, "batch_size": 10},
     "nuts": {"num_warmup": 60, "num_draws": 150, "num_chains": 1},
 }
-OTHER = [("svi", "numpyro"), ("nuts", "pyro")]
+OTHER = [("nuts", "pyro")]
 
 
 def density(model, history, backend):
@@ -101,7 +101,8 @@ def test_the_same_seed_draws_the_same(engine, backend):
     np.testing.assert_array_equal(again, first)
 
 
-@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_mini_batches_stand_for_the_whole_pool(backend):
     model = CONFIGS["own program with clusters"]
     whole, parts = (
@@ -179,7 +180,7 @@ def test_a_point_is_arviz_data_of_one_draw():
     assert posterior["speed"].shape == (1, 1, 30)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.long)])
 def test_counts_are_drawn_for_predictive_checks(backend):
     fit = promptdyn.fit(CONFIGS["hmm with clusters"], HISTORY, backend=backend)
     with pytest.warns(PromptdynWarning, match="one point"):

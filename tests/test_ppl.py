@@ -193,23 +193,24 @@ def test_run_forward_a_group_that_comes_out_without_variance_moves_its_prompt_as
     params = {**load_backend(backend).Program(model, a_pool(model)).start, "transition": transition}
     params = {name: np.array(value) for name, value in params.items()}
     fit = promptdyn.Fit(model, params, ("all",))
+    num = 100
     expected = np.mean(
-        [promptdyn.evaluation.simulate(fit, like=HISTORY, seed=i).history.num_successes for i in range(300)], axis=0
+        [promptdyn.evaluation.simulate(fit, like=HISTORY, seed=i).history.num_successes for i in range(num)], axis=0
     )
-    draws = drawn_forward(model, backend, params, 300)
+    draws = drawn_forward(model, backend, params, num)
     found = draws.mean(axis=0)[HISTORY.prompt, np.searchsorted(HISTORY.steps, HISTORY.step)]
-    spread = np.sqrt(2 * HISTORY.num_rollouts.astype(float) ** 2 * 0.25 / 300)
+    spread = np.sqrt(2 * HISTORY.num_rollouts.astype(float) ** 2 * 0.25 / num)
     assert (np.abs(found - expected) < 4.5 * spread).all()
     # So does what a fit draws by.
     made = load_backend(backend).Program(model, a_pool(model))
-    again = made.predictive(HISTORY.dense(), {name: np.stack([value] * 300) for name, value in params.items()}, 1)
+    again = made.predictive(HISTORY.dense(), {name: np.stack([value] * num) for name, value in params.items()}, 1)
     assert again.shape == draws.shape
-    assert (np.abs(again.mean(axis=0) - draws.mean(axis=0)) < 4.5 * np.sqrt(2 * 64 * 0.25 / 300)).all()
+    assert (np.abs(again.mean(axis=0) - draws.mean(axis=0)) < 4.5 * np.sqrt(2 * 64 * 0.25 / num)).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_run_forward_it_draws_counts_of_the_groups_that_were_rolled_out(backend):
-    model, num_draws = CONFIGS["hmm with clusters"], 1000
+    model, num_draws = CONFIGS["hmm with clusters"], 300
     params = somewhere(model)
     dense = HISTORY.dense("family")
     n = dense.counts[dense.symbols, 0].T

@@ -81,7 +81,8 @@ def test_uniform_selection_is_said_to_be_uniform(tmp_path, caplog, name):
 
 def test_a_fit_with_clusters_chooses_live(tmp_path):
     first = run(RunSettings(tmp_path / "first", selector="uniform", max_steps=8, **SMALL), progress=lambda *_: None)
-    promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=4, num_exposures=1), first.history).save(tmp_path / "fit.npz")
+    fit = promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=4, num_exposures=1), first.history, backend="pyro")
+    fit.save(tmp_path / "fit.npz")
     second = run(
         RunSettings(tmp_path / "second", selector=str(tmp_path / "fit.npz"), max_steps=2, **SMALL),
         progress=lambda *_: None,

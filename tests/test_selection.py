@@ -81,7 +81,7 @@ def test_ties_are_broken_evenly_at_random():
 
 def test_uniform_goes_through_the_pool_in_shuffled_passes():
     firsts = np.zeros(12)
-    for seed in range(600):
+    for seed in range(300):
         selector = Selector(DPS().online(IDS), policy="uniform", seed=seed)
         seen = []
         for _ in range(3):
@@ -111,10 +111,10 @@ def test_proportional_first_choice_follows_the_power_of_the_score():
         selector = taught(BetaBernoulli(), policy=f"proportional:power={power},uniform={uniform}")
         score = selector.online.informative(8)
         first = np.zeros(12)
-        for _ in range(2000):
+        for _ in range(1000):
             first[IDS.index(selector.select(3)[0])] += 1
         expected = (1 - uniform) * score**power / (score**power).sum() + uniform / 12
-        assert chisquare(first, 2000 * expected).pvalue > 1e-3
+        assert chisquare(first, 1000 * expected).pvalue > 1e-3
 
 
 def test_proportional_takes_prompts_that_score_nothing_last():

@@ -12,8 +12,6 @@ from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from promptdyn.errors import InputError
 from promptdyn.storage import HOST, atomic
@@ -21,6 +19,8 @@ from promptdyn.storage import HOST, atomic
 __all__ = ["is_checkpoint", "last_checkpoint", "locked", "steps_done"]
 
 LOCK_FILE, HOLDER_FILE = ".lock", ".running.json"
+# As transformers names them; to import them from there takes seconds.
+PREFIX_CHECKPOINT_DIR, TRAINER_STATE_NAME = "checkpoint", "trainer_state.json"
 # Weights of a model as transformers, FSDP and DeepSpeed keep them.
 WEIGHTS = ("model*.safetensors", "adapter_model*", "pytorch_model*", "global_step*")
 
