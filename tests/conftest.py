@@ -41,3 +41,10 @@ def pytest_collection_finish():
     """What was imported so far stays, and need not be looked through each time a trainer has garbage collected."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_came_since_stays():
+    """So does what other modules have compiled."""
+    gc.collect()
+    gc.freeze()

@@ -4,7 +4,7 @@ Imported by the tests, and run as a script where a test needs a process to kill 
 
     python tests/grpo_run.py die FOLDER STEP             # exits without clean-up in the middle of STEP
     python tests/grpo_run.py terminate FOLDER STEP       # is sent SIGTERM in the middle of STEP
-    torchrun --nproc-per-node 2 tests/grpo_run.py pair FOLDER   # trains, resumes, writes what each rank saw
+    python tests/grpo_run.py pair FOLDER                 # two ranks train, resume, and write what each of them saw
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +209,21 @@ class Death(TrainerCallback):
         os.kill(os.getpid(), self.signal_number)
 
 
+def forked(rank: int, port: int, folder: Path) -> int:
+    """Start a rank of two as torchrun would, but with what is imported here already; returns its process id."""
+    process = os.fork()
+    if process == 0:
+        faulthandler.dump_traceback_later(120, exit=True)  # where it hangs, should one rank wait in vain
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank}
+        os.environ.update({name: str(value) for name, value in where.items()})
+        try:
+            pair(folder)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    return process
+
+
 def pair(folder: Path) -> None:
     """Train on every rank of a process group, resume from the middle, and write what this rank saw; then again with
     dynamic sampling.
@@ -250,5 +267,8 @@ if __name__ == "__main__":
     elif sys.argv[1] == "terminate":
         trainer(Path(sys.argv[2]), callbacks=[Death(int(sys.argv[3]), signal.SIGTERM)]).train()
     else:
-        faulthandler.dump_traceback_later(120, exit=True)  # where it hangs, should one rank wait in vain
-        pair(Path(sys.argv[2]))
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        ranks = [forked(rank, port, Path(sys.argv[2])) for rank in range(2)]
+        ended = [os.waitpid(rank, 0)[1] for rank in ranks]
+        sys.exit(any(ended))

@@ -283,7 +283,7 @@ def test_a_checkpoint_may_be_a_path_that_is_not_the_newest(tmp_path):
     assert promptdyn.read_history(tmp_path / "history.parquet").steps.tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("wanted", ["true", "PATH"])
+@pytest.mark.parametrize("wanted", ["true", pytest.param("PATH", marks=pytest.mark.long)])
 def test_resume_from_checkpoint_resumes(tmp_path, wanted):
     """As a field of GRPOConfig, in Python and through `run`."""
     settings = {"max_steps": 2, "save_steps": 2, "logging_steps": 1}

@@ -20,7 +20,7 @@ from promptdyn.history import RewardHistory
 from promptdyn.inference import EM, MAP, NUTS, SVI
 from promptdyn.inference.engine import load_density
 from promptdyn.inference.nuts import judged
-from promptdyn.models import DPS, HierarchicalHMM
+from promptdyn.models import DPS, DiscreteHMM, HierarchicalHMM
 from promptdyn.models.base import cluster_of
 from promptdyn.ppl import BACKENDS
 
@@ -90,10 +90,10 @@ def test_every_engine_finds_a_posterior_that_is_known(method, backend):
 @pytest.mark.parametrize(
     ("backend", "engine"),
     [
-        ("numpyro", SVI(num_steps=40, batch_size=7)),
-        ("pyro", SVI(num_steps=40, batch_size=7)),
+        ("numpyro", SVI(num_steps=40, batch_size=7, num_draws=20)),
+        ("pyro", SVI(num_steps=40, batch_size=7, num_draws=20)),
         pytest.param("numpyro", NUTS(num_warmup=5, num_draws=8), marks=pytest.mark.long),
-        ("pyro", NUTS(num_warmup=5, num_draws=8)),
+        ("pyro", NUTS(num_warmup=5, num_draws=8, num_chains=1)),
     ],
 )
 def test_the_same_seed_draws_the_same(engine, backend):
@@ -199,14 +199,15 @@ def test_counts_are_drawn_for_predictive_checks(backend):
     plt.close("all")
 
 
-def test_counts_of_a_loaded_fit_are_drawn_for_a_history_that_is_given(sampled, tmp_path):
-    sampled.save(tmp_path / "fit.npz")
+def test_counts_of_a_loaded_fit_are_drawn_for_a_history_that_is_given(tmp_path):
+    drawn = promptdyn.fit(DiscreteHMM(num_states=2), HISTORY, "svi", backend="pyro", num_steps=40, num_draws=10)
+    drawn.save(tmp_path / "fit.npz")
     loaded = promptdyn.Fit.load(tmp_path / "fit.npz")
     with pytest.raises(InputError, match="no history to draw counts for: give one"):
         loaded.inference_data(posterior_predictive=True)
     shown = loaded.inference_data(HISTORY, posterior_predictive=True).posterior_predictive["num_successes"]
-    assert shown.shape == (2, 60, len(HISTORY))
-    assert shown.equals(sampled.inference_data(posterior_predictive=True).posterior_predictive["num_successes"])
+    assert shown.shape == (1, 10, len(HISTORY))
+    assert shown.equals(drawn.inference_data(posterior_predictive=True).posterior_predictive["num_successes"])
 
 
 def test_prompts_with_parameters_of_their_own_need_not_be_observed():
@@ -308,7 +309,10 @@ def test_a_fit_that_is_cut_short_says_so():
     for engine, words in [
         (EM(max_iterations=1), r"not converged: 1 iterations, the last gained .*; raise max_iterations"),
         (MAP(max_iterations=2), r"not converged: 2 iterations, the last gained .*; raise max_iterations"),
-        (SVI(num_steps=40), r"not converged: the ELBO rose by .* in the last quarter of 40 steps; raise num_steps"),
+        (
+            SVI(num_steps=40, num_draws=5),
+            r"not converged: the ELBO rose by .* in the last quarter of 40 steps; raise num_steps",
+        ),
         (NUTS(num_warmup=4, num_draws=8, num_chains=1), r"not converged: .* raise num_draws"),
     ]:
         model = OneRate() if engine.name == "nuts" else CONFIGS["hmm"]
@@ -375,7 +379,7 @@ def test_pyro_leaves_the_users_parameters_and_generator_alone():
 )
 def test_guides_by_name(backend, guide):
     fit = promptdyn.fit(
-        CONFIGS["own program"], HISTORY, "svi", backend=backend, guide=guide, num_steps=200, num_draws=50
+        CONFIGS["own program"], HISTORY, "svi", backend=backend, guide=guide, num_steps=60, num_draws=20
     )
     assert set(fit.draws) == set(fit.params)
     assert np.isfinite(fit.log_marginal)

@@ -168,6 +168,25 @@ def test_a_history_that_cannot_be_completed_hides_no_error(tmp_path: Path, caplo
     assert "history.parquet could not be completed: " in caplog.text
 
 
+UNWOUND = """
+import os, signal
+from promptdyn.training.interrupts import terminable
+
+with terminable():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        print("saved", flush=True)
+print("went on", flush=True)
+"""
+
+
+def test_sigterm_unwinds_the_block_and_then_ends_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", UNWOUND], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "saved\n")
+
+
+@pytest.mark.long
 def test_sigterm_ends_the_process_with_its_history_written(tmp_path: Path) -> None:
     call = [sys.executable, grpo_run.__file__, "terminate", str(tmp_path), "5"]
     done = subprocess.run(call, capture_output=True, text=True, timeout=120)

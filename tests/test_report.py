@@ -67,8 +67,10 @@ def test_small_pools_have_a_report_too(tmp_path, num_prompts):
 
 def test_the_model_shown_is_the_one_that_forecast_best(tmp_path):
     history = drawn()
-    models = {"mopps": BetaBernoulli(), "hmm": DiscreteHMM(num_states=3, cluster="task")}
-    comparison = promptdyn.compare(models, history, 20)
+    hmm = promptdyn.fit(
+        DiscreteHMM(num_states=3, cluster="task"), history.before(20).observed("trained"), backend="pyro"
+    )
+    comparison = promptdyn.compare({"mopps": BetaBernoulli(), "hmm": hmm}, history, 20)
     best, other = (score.model for score in comparison.scores)
     page = write_report(tmp_path / "best.html", history, comparison=comparison).read_text()
     assert f"forecast by {best} to show" in page

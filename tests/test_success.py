@@ -405,7 +405,13 @@ def logged(prompt_id: list[str], log_extra, **_: object) -> list[float]:
 
 def live(folder: Path, functions: list, weights: list[float], *, steps: int, **named) -> SelectionGRPOTrainer:
     arguments = grpo_run.config(
-        folder, max_steps=steps, reward_weights=weights, log_completions=True, save_strategy="no", learning_rate=1e-3
+        folder,
+        max_steps=steps,
+        per_device_train_batch_size=16,
+        reward_weights=weights,
+        log_completions=True,
+        save_strategy="no",
+        learning_rate=1e-3,
     )
     run = SelectionGRPOTrainer(
         grpo_run.model(), functions, arguments, grpo_run.POOL, processing_class=grpo_run.tokenizer(), **named
@@ -415,9 +421,9 @@ def live(folder: Path, functions: list, weights: list[float], *, steps: int, **n
 
 
 @pytest.mark.parametrize(("functions", "weights", "success", "rule", "steps"), [
-    ([letters, well_formed, logged], [0.2, 0.7, 0.0], None, "letters>=1 and well_formed>=1", 8),
-    ([letters, length, logged], [1.0, 0.5, 0.0], None, None, 30),
-    ([letters, length, logged], [1.0, 0.5, 0.0], "length>=0.3", "length>=0.3", 4),
+    ([letters, well_formed, logged], [0.2, 0.7, 0.0], None, "letters>=1 and well_formed>=1", 4),
+    ([letters, length, logged], [1.0, 0.5, 0.0], None, None, 15),
+    ([letters, length, logged], [1.0, 0.5, 0.0], "length>=0.3", "length>=0.3", 3),
 ])  # fmt: skip
 def test_live_and_imported_histories_of_a_run_are_equal(
     tmp_path: Path, functions: list, weights: list[float], success: str | None, rule: str | None, steps: int
@@ -486,7 +492,7 @@ def test_a_rule_found_live_stays_in_the_checkpoint(tmp_path: Path, caplog: pytes
         return SelectionGRPOTrainer(
             grpo_run.model(),
             [letters, length],
-            grpo_run.config(tmp_path, max_steps=28, save_steps=9),
+            grpo_run.config(tmp_path, max_steps=15, save_steps=7, per_device_train_batch_size=16),
             grpo_run.POOL,
             processing_class=grpo_run.tokenizer(),
         )
@@ -494,7 +500,7 @@ def test_a_rule_found_live_stays_in_the_checkpoint(tmp_path: Path, caplog: pytes
     whole = trainer()
     whole.train()
     history = RewardHistory.from_parquet(tmp_path / "history.parquet")
-    for checkpoint in (9, 27):  # the rule is found by the 25th step, of 8 rollouts each
+    for checkpoint in (7, 14):  # the rule is found by the 13th step, of 16 rollouts each
         resumed = trainer()
         resumed.train(str(tmp_path / f"checkpoint-{checkpoint}"))
         assert resumed.selector.success == whole.selector.success
@@ -502,7 +508,7 @@ def test_a_rule_found_live_stays_in_the_checkpoint(tmp_path: Path, caplog: pytes
         assert again.success == history.success
         np.testing.assert_array_equal(again.num_successes, history.num_successes)
         np.testing.assert_array_equal(again.prompt_ids[again.prompt], history.prompt_ids[history.prompt])
-    assert caplog.text.count("found from the first 200 rollouts") == 2
+    assert caplog.text.count("found from the first 208 rollouts") == 2
 
 
 def test_a_rule_whose_function_went_is_named() -> None:
