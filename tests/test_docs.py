@@ -26,7 +26,7 @@ BRIEF = {"declare.md"}
 def compiled_well(page):
     """As in a user's process, where fits are long enough to gain from it."""
     swift = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", page.name in BRIEF)
+    jax.config.update("jax_disable_most_optimizations", swift and page.name in BRIEF)
     yield
     jax.config.update("jax_disable_most_optimizations", swift)
 
