@@ -1,14 +1,16 @@
 """One test per contract: everything registered satisfies it."""
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 import promptdyn
 from promptdyn.errors import InputError
-from promptdyn.models import MODELS, Dynamics
-from promptdyn.online import OnlineModel
+from promptdyn.models import DPS, MODELS, DiscreteHMM, DynamicsLike, InformativeRate
+from promptdyn.models.base import as_dynamics
+from promptdyn.online import OnlineModel, Pool
 from promptdyn.registry import describe
 from promptdyn.selection import POLICIES, Policy
 
@@ -16,23 +18,67 @@ from promptdyn.selection import POLICIES, Policy
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_meets_one_of_the_two_contracts(name):
     model = MODELS.create(name)
-    assert isinstance(model, Dynamics) != isinstance(model, OnlineModel)
+    assert isinstance(model, DynamicsLike) != isinstance(model, OnlineModel)
     described = model.describe() if isinstance(model, OnlineModel) else describe(model)
     json.dumps(described)
     assert described.pop("name") == name == model.name
     again = MODELS.create(name, described)
     assert (again.describe() if isinstance(model, OnlineModel) else describe(again)) == {"name": name, **described}
     if isinstance(model, OnlineModel):
-        features = [np.zeros((3, 2), np.float32)] if hasattr(model, "features") else []
-        state = model.init([None] * 3, *features)
-        assert all(
-            field.shape[-1] == 3 for name, field in state._asdict().items() if name not in getattr(model, "shared", ())
-        )
+        state = model.init(Pool.without_clusters(3, np.zeros((3, 2), np.float32)))
+        assert all(field.shape[-1] == 3 for name, field in state._asdict().items() if name not in model.shared)
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_meets_its_contract(name):
     assert isinstance(POLICIES.create(name), Policy)
+
+
+def test_what_an_online_model_lacks_is_named():
+    @dataclass(frozen=True)
+    class Half(InformativeRate):
+        name = "half"
+        belief = OnlineModel.belief
+        step = OnlineModel.step
+
+    with pytest.raises(TypeError, match="belief"):
+        Half()
+    with pytest.raises(InputError, match=r"Half is no model yet: of the methods of OnlineModel it lacks belief, step$"):
+        MODELS.register(Half)
+
+
+@pytest.mark.parametrize("setting", ["cluster", "features"])
+def test_a_setting_that_has_the_name_of_another_thing_is_told(setting):
+    @dataclass(frozen=True)
+    class Mistaken(DPS):
+        features: int = 0
+
+    with pytest.raises(InputError, match=f"model 'dps': {setting}=3 must name columns, or be None"):
+        Mistaken(**{"features": None, setting: 3}).online(["a"])
+
+
+def test_a_program_need_not_inherit_what_it_leaves_out():
+    plain, own = (as_dynamics(Plain()), as_dynamics(OfItsOwn()))
+    assert (plain.name, plain.cluster, plain.fitted_by, plain.m_step(None, {})) == ("plain", None, "em", {})
+    assert (own.cluster, own.fitted_by, own.m_step(None, {})) == ("task", "map", {"rate": 1.0})
+    assert as_dynamics(DiscreteHMM(num_states=4)) == DiscreteHMM(num_states=4)
+
+
+@dataclass(frozen=True)
+class Plain:
+    name = "plain"
+
+    def program(self, ppl, pool): ...
+
+
+@dataclass(frozen=True)
+class OfItsOwn(Plain):
+    cluster: str = "task"
+
+    fitted_by = "map"
+
+    def m_step(self, statistics, params):
+        return {"rate": 1.0}
 
 
 def test_models_are_read_from_text():

@@ -423,7 +423,7 @@ def test_what_cannot_be_fitted_is_named():
 def test_a_fit_that_ends_nowhere_is_told():
     @dataclass(frozen=True)
     class Nowhere(OneRate):
-        def maximise(self, statistics, params):
+        def m_step(self, statistics, params):
             return {name: value * np.nan for name, value in params.items()}
 
     with pytest.raises(InputError, match=r"em of 'one_rate' came to parameters where .* log density nan"):

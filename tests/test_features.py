@@ -35,7 +35,7 @@ def a_pool(num_prompts=300, seed=0):
 
 def test_it_learns_where_groups_are_informative():
     x, chance = a_pool()
-    online = FeatureRate(decay=1.0).online([str(i) for i in range(len(x))], x)
+    online = FeatureRate(decay=1.0).online([str(i) for i in range(len(x))], features=x)
     rng = np.random.default_rng(1)
     for _ in range(60):
         rows = rng.choice(len(x), 8, replace=False)
@@ -56,7 +56,7 @@ def test_a_step_is_laplaces_approximation():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(12, 3))
     ids = [str(i) for i in range(12)]
-    online = model.online(ids, x)
+    online = model.online(ids, features=x)
     for outcomes in rng.integers(0, 3, (2, 12)):
         before = online._state._replace(mean=online._state.mean.copy(), covariance=online._state.covariance.copy())
         online.step(ids, np.array([0, 4, 8])[outcomes], 8)
@@ -80,7 +80,7 @@ def test_a_step_is_laplaces_approximation():
 def test_an_unobserved_pool_goes_back_to_the_prior():
     x, chance = a_pool(50)
     ids = [str(i) for i in range(50)]
-    online = FeatureRate(decay=0.9, num_functions=20).online(ids, x)
+    online = FeatureRate(decay=0.9, num_functions=20).online(ids, features=x)
     online.step(ids, np.where(chance > 0.5, 4, 0), 8)
     assert np.abs(online.informative(8) - 0.5).max() > 0.1
     for _ in range(200):
@@ -93,18 +93,18 @@ def test_saved_without_what_follows_and_loaded_with_who_joined(tmp_path):
     x, _ = a_pool(40)
     ids = [str(i) for i in range(40)]
     model = FeatureRate(num_functions=10)
-    selector = promptdyn.Selector(model.online(ids[:30], x[:30]), seed=3)
+    selector = promptdyn.Selector(model.online(ids[:30], features=x[:30]), seed=3)
     selector.add(ids[30:], features=x[30:])
     for _ in range(3):
         chosen = selector.select(6)
         selector.observe(chosen, np.random.default_rng(0).random((6, 8)) < 0.5)
     assert "basis" not in selector.online.state_dict()["arrays"]
     selector.save(tmp_path / "selector.npz")
-    again = promptdyn.Selector(model.online(ids[:30], x[:30]), seed=9)
+    again = promptdyn.Selector(model.online(ids[:30], features=x[:30]), seed=9)
     again.load(tmp_path / "selector.npz")
     np.testing.assert_array_equal(again.online.informative(8), selector.online.informative(8))
     assert again.select(5) == selector.select(5)
-    other = promptdyn.Selector(model.online(ids[:30], x[:30, :1]))
+    other = promptdyn.Selector(model.online(ids[:30], features=x[:30, :1]))
     with pytest.raises(InputError, match="'features' are not one column per prompt"):
         other.load(tmp_path / "selector.npz")
 
@@ -112,7 +112,7 @@ def test_saved_without_what_follows_and_loaded_with_who_joined(tmp_path):
 def test_features_may_be_read_anew():
     x, _ = a_pool(40)
     ids = [str(i) for i in range(40)]
-    online = FeatureRate(num_functions=10).online(ids, x)
+    online = FeatureRate(num_functions=10).online(ids, features=x)
     online.step(ids[:20], [4] * 20, 8)
     before = online.informative(8)
     online.refresh(x[::-1])

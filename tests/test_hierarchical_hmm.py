@@ -93,7 +93,7 @@ def test_the_m_step_is_stationary_in_offsets_and_pool():
     params = density.program.start
     statistics, _, _ = density.expected(params)
     for _ in range(300):
-        params = {**params, **model.maximise(statistics, params)}
+        params = {**params, **model.m_step(statistics, params)}
     values = density.unconstrain(params)
     _, slopes = density.expected_joint(values, {}, statistics)
     for name in ("offset", "offset_initial", "pool_transition", "pool_initial"):
@@ -149,7 +149,7 @@ def test_latent_kinds_are_a_mixture_of_chains():
 
     def evidence(initial, transition, emission):
         frozen = FrozenChain("kind", initial, transition, emission)
-        state, one = frozen.init([None]), np.zeros(1, np.intp)
+        state, one = frozen.init(Pool.without_clusters(1)), np.zeros(1, np.intp)
         return sum(
             frozen.absorb(state, one, np.array([k]), np.array([8]), np.array([trained]))[0]
             for k, trained in [(0, True), (3, True), (3, False), (8, True), (7, True)]

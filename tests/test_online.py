@@ -17,7 +17,7 @@ from promptdyn.models import (
     MODELS,
     BetaBernoulli,
     DiscreteHMM,
-    Dynamics,
+    DynamicsLike,
     FeatureRate,
     InformativeRate,
     Pool,
@@ -45,13 +45,13 @@ def frozen(model: DiscreteHMM, cluster_names=("all",), seed=0) -> FrozenChain:
 
 
 def pool_of(model):
-    features = np.random.default_rng(0).normal(size=(len(IDS), 3)) if hasattr(model, "features") else None
+    features = np.random.default_rng(0).normal(size=(len(IDS), 3)) if model.features is not None else None
     return OnlineFilter(model, IDS, LABELS, features)
 
 
 def ready(model):
     """A registered model as something that filters, its parameters drawn from the prior."""
-    if not isinstance(model, Dynamics):
+    if not isinstance(model, DynamicsLike):
         return model
     plain = replace(model, cluster=None)
     drawn = load_backend("pyro").Program(plain, Pool(np.zeros(1, np.int32), ("all",))).prior(1, seed=0)
@@ -134,7 +134,7 @@ def test_a_frozen_chain_equals_a_loop_over_prompts(num_states, num_clusters, num
     model = DiscreteHMM(num_states=num_states, cluster="family" if num_clusters > 1 else None)
     chain = frozen(model, names if num_clusters > 1 else ("all",))
     codes = rng.integers(0, num_clusters, 500)
-    state = chain.init([names[code] for code in codes])
+    state = chain.init(Pool.with_clusters([names[code] for code in codes]))
     expected = state.belief.T.copy()
     for _ in range(3):
         rows = rng.permutation(500)[:num_groups]
@@ -154,7 +154,7 @@ def test_a_step_of_a_frozen_chain_takes_the_memory_of_a_few_beliefs():
     """Not that of a matrix for each group, which at 50 states is 50 times as much as the beliefs themselves."""
     num_prompts = 20_000
     chain = frozen(DiscreteHMM(num_states=50))
-    state = chain.init([None] * num_prompts)
+    state = chain.init(Pool.without_clusters(num_prompts))
     rng = np.random.default_rng(0)
     k, trained = rng.integers(0, 9, num_prompts), rng.random(num_prompts) < 0.7
     tracemalloc.start()
@@ -214,9 +214,9 @@ def test_bad_pools_are_named():
     assert online.prompt_ids == ["a"]
     with pytest.raises(InputError, match="cluster 'z' is none of those fitted"):
         OnlineFilter(FILTERS["hmm with clusters"], ["a"], ["z"])
-    with pytest.raises(InputError, match="cluster None is none of those fitted"):
+    with pytest.raises(InputError, match="'hmm' goes by cluster='cluster', and prompt 'a' has no label"):
         OnlineFilter(FILTERS["hmm with clusters"], ["a"])
-    with pytest.raises(InputError, match="'dps' pools by cluster='family', but prompt 1 of 2 has no label"):
+    with pytest.raises(InputError, match="'dps' goes by cluster='family', and prompt 'b' has no label"):
         OnlineFilter(FILTERS["dps with clusters"], ["a", "b"], ["x", None])
 
 
@@ -238,7 +238,7 @@ def test_states_of_other_models_and_pools_are_refused():
 def test_states_go_by_ids(name):
     """In another order, with prompts that join and with some that only the state has."""
     model = FILTERS[name]
-    features = np.random.default_rng(0).normal(size=(len(IDS) + 1, 3)) if hasattr(model, "features") else None
+    features = np.random.default_rng(0).normal(size=(len(IDS) + 1, 3)) if model.features is not None else None
     of = (lambda rows: None) if features is None else features.__getitem__
     saved = OnlineFilter(model, IDS[:5], LABELS[:5], of(slice(0, 5)))
     saved.step(["a", "d"], [3, 8], 8)

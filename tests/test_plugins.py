@@ -106,7 +106,7 @@ DECLARED = "from dataclasses import dataclass\n@dataclass\nclass Mine:\n    "
 FAULTS |= {
     "nameless.py": (DECLARED + "x: int = 0\n", r"model Mine has name None: give it one"),
     "odd_name.py": (DECLARED + "name = 'a:b'\n", r"has name 'a:b'"),
-    "lacking.py": (DECLARED + "name = 'mine'\n", r"model Mine is no model: give it program\(self, ppl, pool\) or"),
+    "lacking.py": (DECLARED + "name = 'mine'\n", r"model Mine is no model: give it program\(self, ppl, pool\), or let"),
     "taken.py": (
         DECLARED + "name = 'hmm'\n    def program(self, ppl, pool): ...\n",
         r"has the name of promptdyn.models.discrete_hmm:DiscreteHMM, 'hmm'",

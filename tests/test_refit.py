@@ -96,7 +96,7 @@ def test_steps_without_a_group_are_no_reason_to_fit():
         (lambda: Refitted(DPS()), "is no program: it learns online by itself"),
         (lambda: Refitted(MODEL, every=10, lag=10), "every=10, lag=10: need every >= 1 and 0 <= lag < every"),
         (lambda: Refitted(MODEL).online(IDS), "has cluster='kind': give each prompt its label"),
-        (lambda: Refitted(MODEL, start=DPS(cluster="kind")).online(IDS, [None] * 40), "prompt 0 of 40 has no label"),
+        (lambda: Refitted(MODEL, start=DPS(cluster="kind")).online(IDS, [None] * 40), "and prompt 'p0' has no label"),
     ],
 )
 def test_bad_settings_are_named(make, message):

@@ -63,10 +63,10 @@ class Faulty:
             initial = xp.stack([odds, 1.0 - odds], axis=-1)
         return Chain(initial, rows[None, None], emissions.Binomial(rates))
 
-    def maximise(self, statistics, params):
+    def m_step(self, statistics, params):
         rows = statistics.transition[0, 0] + np.array([1.0, 0.0])
         rows = rows / rows.sum(axis=-1, keepdims=True)
-        if self.fault == "maximise":
+        if self.fault == "m_step":
             rows = rows[:, ::-1]
         if self.fault == "site":
             return {"row": rows}
@@ -82,10 +82,10 @@ FAULTS = {
     "numpy": r"at its start prompt 'p\d+' has log density .* in pyro, .* in NumPy: compute with ppl.xp alone",
     "slope": "the slope of the log joint along site 'rate' is .* in pyro, finite differences give",
     "prior": r"at a draw of its prior: model 'faulty': its program's initial\[0\] is",
-    "maximise": "at its start maximise takes the expected log joint to .*, a climb from there to .*: it is no maximum",
-    "site": "maximise gives 'row', the program samples rate, rows",
-    "shape": r"maximise gives 'rows' the shape \(1, 2, 2\), the program \(2, 2\)",
-    "support": "maximise gives 'rows' outside of its support",
+    "m_step": "at its start m_step takes the expected log joint to .*, a climb from there to .*: it is no maximum",
+    "site": "m_step gives 'row', the program samples rate, rows",
+    "shape": r"m_step gives 'rows' the shape \(1, 2, 2\), the program \(2, 2\)",
+    "support": "m_step gives 'rows' outside of its support",
 }
 
 
@@ -105,7 +105,7 @@ def test_what_is_no_model_is_told():
     class Nothing:
         name = "nothing"
 
-    with pytest.raises(InputError, match=r"model .*Nothing is no model: give it program\(self, ppl, pool\) or"):
+    with pytest.raises(InputError, match=r"model .*Nothing is no model: give it program\(self, ppl, pool\), or let"):
         check_model(Nothing())
     with pytest.raises(InputError, match="Odd: setting start holds a ndarray"):
         check_model(Odd(np.ones(2)))
@@ -127,8 +127,8 @@ class FaultyOnline(BetaBernoulli):
     def describe(self):
         return {"name": self.name, "fault": self.fault}
 
-    def init(self, clusters):
-        state = super().init(clusters)
+    def init(self, pool):
+        state = super().init(pool)
         return state._replace(own=state.own[..., None] + np.zeros(2)) if self.fault == "axis" else state
 
     def step(self, state, rows, num_successes, num_rollouts, trained):
@@ -165,7 +165,6 @@ class FaultyOnline(BetaBernoulli):
 
 
 FAULTS_ONLINE = {
-    "axis": r"field 'own' of the state of 6 prompts has shape \(2, 6, 2\): its last axis is prompt",
     "sum": "outcome adds up to .*, not to 1",
     "some": "informative is up to .* off the chance of the outcome 'some'",
     "shape": r"outcome has shape \(6, 3\), not \(3, 6\)",
@@ -182,3 +181,9 @@ FAULTS_ONLINE = {
 def test_faults_of_filters_are_found(fault):
     with pytest.raises(AssertionError, match=f"model 'faulty': .*{FAULTS_ONLINE[fault]}"):
         check_online(FaultyOnline(fault=fault))
+
+
+def test_a_state_that_is_not_what_the_class_declares_is_told():
+    said = r"model 'faulty': field 'own' of its state has shape \(2, 6, 2\) for 6 prompts: its last axis must be prompt"
+    with pytest.raises(InputError, match=said):
+        check_online(FaultyOnline(fault="axis"))

@@ -31,7 +31,7 @@ from promptdyn.history import RewardHistory
 from promptdyn.inference import EM, Fit
 from promptdyn.inference.climb import climb
 from promptdyn.inference.engine import Density, Values, load_density
-from promptdyn.models.base import Dynamics, Params, Statistics, cluster_of, lacks, with_clusters
+from promptdyn.models.base import DynamicsLike, Params, Statistics, as_dynamics, cluster_of, lacks, with_clusters
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.ppl import BACKENDS, chain_at
 from promptdyn.registry import Registry, describe
@@ -49,7 +49,7 @@ def check_model(
 
     A program (`Dynamics`): it can be made again of its settings; it gives the same log density, expected counts and log
     prior in NumPy and in every backend, with gradients that are finite differences; what its prior draws are chains;
-    `maximise` finds what EM would climb to; a fit of it is saved, loaded, run forward and filtered online; and odd
+    `m_step` finds what EM would climb to; a fit of it is saved, loaded, run forward and filtered online; and odd
     histories give numbers. It takes seconds, most of them JAX's compiling. A model that learns online: its settings,
     and `check_online`.
 
@@ -65,7 +65,7 @@ def check_model(
     """
     say = _teller(model)
     _check_settings(model, say)
-    if not isinstance(model, Dynamics):
+    if isinstance(model, OnlineModel):
         check_online(model)
         return
     if backends is None:
@@ -89,8 +89,7 @@ def check_model(
     for at, values in {"its start": start, "a point near its start": near, "another such point": apart}.items():
         params = plain.constrain(values)
         _check_density(densities, params, history, at, say)
-        if hasattr(model, "maximise"):
-            _check_maximise(plain, params, at, say)
+        _check_m_step(plain, params, at, say)
     _check_gradients(densities, near, rng, say)
     _check_odd_histories(model, history, backends[-1], say)
     result = EM(max_iterations=3).run(plain, seed, lambda done, total, watch: None)
@@ -114,21 +113,13 @@ def check_online(model: OnlineModel, clusters: Sequence[str] = ("a", "b")) -> No
     """
     say = _teller(model)
     labels = [clusters[i % len(clusters)] for i in range(len(IDS))]
-    features = np.random.default_rng(0).normal(size=(len(IDS), 3)) if hasattr(model, "features") else None
+    features = np.random.default_rng(0).normal(size=(len(IDS), 3)) if model.features is not None else None
 
     def filters(chosen: slice) -> OnlineFilter:
         return OnlineFilter(model, IDS[chosen], labels[chosen], None if features is None else features[chosen])
 
     json.dumps(model.describe())
     online = filters(slice(None))
-    state = online._state
-    shared = getattr(model, "shared", ())
-    for field, array in state._asdict().items():
-        say(
-            field in shared or np.shape(array)[-1:] == (len(IDS),),
-            f"field {field!r} of the state of {len(IDS)} prompts has shape {np.shape(array)}: its last axis is prompt, "
-            "unless the model's `shared` names it",
-        )
     for seed in range(4):
         _check_forecasts(online, say)
         before = _forecasts(online)
@@ -152,7 +143,7 @@ def check_online(model: OnlineModel, clusters: Sequence[str] = ("a", "b")) -> No
         "informative": lambda: online.informative(8, rng),
         "success_rate": lambda: online.success_rate(rng),
     }
-    for name, draw in asks.items() if not getattr(model, "at_mean", False) else ():
+    for name, draw in asks.items() if not model.at_mean else ():
         draws, mean = np.array([draw() for _ in range(1000)]), _forecasts(online)[name]
         off = np.abs(draws.mean(axis=0) - mean) - 5.0 * draws.std(axis=0) / np.sqrt(len(draws))
         i = int(off.argmax())
@@ -324,27 +315,27 @@ def _check_prior(density: Density, say: Say) -> None:
             say(False, f"at a draw of its prior: {error}")
 
 
-def _check_maximise(density: Density, params: Params, at: str, say: Say) -> None:
+def _check_m_step(density: Density, params: Params, at: str, say: Say) -> None:
     """The model's M-step gives sites of the program, of its shapes, where the expected log joint is highest."""
-    model: Any = density.program.model
+    model = as_dynamics(density.program.model)
     statistics = density.expected(params)[0]
-    found = model.maximise(statistics, params)
+    found = model.m_step(statistics, params)
     for site, value in found.items():
-        say(site in params, f"maximise gives {site!r}, the program samples {', '.join(params)}")
+        say(site in params, f"m_step gives {site!r}, the program samples {', '.join(params)}")
         shapes = np.shape(value), np.shape(params[site])
-        say(shapes[0] == shapes[1], f"maximise gives {site!r} the shape {shapes[0]}, the program {shapes[1]}")
+        say(shapes[0] == shapes[1], f"m_step gives {site!r} the shape {shapes[0]}, the program {shapes[1]}")
         back = density.constrain(density.unconstrain({site: value}))[site]
-        say(np.allclose(back, value, atol=1e-6), f"maximise gives {site!r} outside of its support: {value}")
+        say(np.allclose(back, value, atol=1e-6), f"m_step gives {site!r} outside of its support: {value}")
     fixed = {name: value for name, value in params.items() if name not in found}
-    if getattr(model, "empirical_bayes", False):
+    if model.empirical_bayes or not found:
         return
     joint = partial(density.expected_joint, fixed=fixed, statistics=statistics)
     at_found = density.unconstrain({name: np.asarray(value) for name, value in found.items()})
     trace = climb(joint, at_found, max_iterations=50).trace
     say(
         trace[-1] - trace[0] < 1e-3,
-        f"at {at} maximise takes the expected log joint to {trace[0]:.6g}, a climb from there to {trace[-1]:.6g}: "
-        "it is no maximum (a model whose maximise integrates other sites out says empirical_bayes = True)",
+        f"at {at} m_step takes the expected log joint to {trace[0]:.6g}, a climb from there to {trace[-1]:.6g}: "
+        "it is no maximum (a model whose m_step integrates other sites out says empirical_bayes = True)",
     )
 
 
@@ -365,7 +356,7 @@ def _check_life(fit: Fit, history: RewardHistory, say: Say) -> None:
     check_online(fit.frozen(), fit.prompt_ids or fit.cluster_names)
 
 
-def _check_odd_histories(model: Dynamics, history: RewardHistory, backend: str, say: Say) -> None:
+def _check_odd_histories(model: DynamicsLike, history: RewardHistory, backend: str, say: Say) -> None:
     """Log densities are numbers for one prompt, one step, single rollouts, large groups and a prompt never seen."""
     columns = {name: labels[history.prompt] for name, labels in history.clusters.items()}
     first = history.prompt == 0

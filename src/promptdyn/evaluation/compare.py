@@ -23,7 +23,7 @@ from promptdyn.evaluation.scores import (
 )
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit, fit
-from promptdyn.models.base import Dynamics
+from promptdyn.models.base import DynamicsLike
 from promptdyn.progress import Tell
 
 __all__ = ["Comparison", "Score", "compare"]
@@ -199,7 +199,7 @@ def compare(
     budget = np.where(observed_there < there, observed_there, 0)
     to_fit = visible.before(first_scored)
     for name, model in models.items():
-        if isinstance(model, Dynamics) and len(to_fit) == 0:
+        if isinstance(model, DynamicsLike) and len(to_fit) == 0:
             raise InputError(
                 f"model {name!r} has no rows to be fitted on: the first fit_steps={fit_steps} steps hold none "
                 f"(observed={observed!r}): give more fit_steps, or a fit"
@@ -221,7 +221,7 @@ def compare(
     used: dict[str, Any] = {}
     forecasts: dict[str, Forecast] = {}
     for name, model in models.items():
-        if isinstance(model, Dynamics):
+        if isinstance(model, DynamicsLike):
             model = fit(model, to_fit, progress=partial(tell, f"fitting {name}"))
         used[name] = model
         forecasts[name] = forecast(

@@ -14,7 +14,7 @@ from promptdyn.features import from_columns
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
 from promptdyn.inference.refit import Refitted
-from promptdyn.models.base import Dynamics, check_made, cluster_of, with_clusters
+from promptdyn.models.base import DynamicsLike, check_made, with_clusters
 from promptdyn.models.emissions import outcome_of
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.progress import Report
@@ -58,13 +58,13 @@ class Track(NamedTuple):
 def check_filters(model: Any) -> None:
     """Raise InputError unless the model can filter: a `Fit`, or one that learns online."""
     check_made(model)
-    if isinstance(model, Dynamics):
+    if isinstance(model, DynamicsLike):
         raise InputError(
             f"model {model.name!r} must be fitted first: give a fit (.npz) made by `promptdyn fit`, or let "
             "a run refit it (`Refitted`, `train --refit-every`)"
         )
     if not isinstance(model, (Fit, Refitted, OnlineModel)):
-        raise InputError(f"{model!r} is no dynamics model: give a Fit, Refitted, or a model that learns online")
+        raise InputError(f"{model!r} is no dynamics model: give a Fit, a Refitted, or what inherits from OnlineModel")
 
 
 def online_filter(model: Any, prompt_ids: list[str], clusters: Any = None, features: Any = None) -> OnlineFilter:
@@ -82,19 +82,18 @@ def online_over(model: Any, history: RewardHistory) -> OnlineFilter:
         InputError: the model must be fitted first, the history lacks its cluster column, or holds a cluster that the
             fit has not seen.
     """
+    check_filters(model)
     if isinstance(model, Refitted):
         model = replace(model, model=with_clusters(model.model, history))
-    cluster = cluster_of(model.model if isinstance(model, Fit) else model)
-    labels = None if cluster is None else history.labels(cluster)
+    labels = None if model.cluster is None else history.labels(model.cluster)
     return online_filter(model, list(history.prompt_ids), labels, _features(model, history))
 
 
 def _features(model: Any, history: RewardHistory) -> NDArray[np.float32] | None:
     """(prompt feature) of the label columns that the model reads; None where it reads no features."""
-    named = getattr(model, "features", None)
-    if named is None:
+    if model.features is None:
         return None
-    columns = [named] if isinstance(named, str) else list(named)
+    columns = [model.features] if isinstance(model.features, str) else list(model.features)
     for column in columns:
         if column not in history.clusters:
             raise InputError(

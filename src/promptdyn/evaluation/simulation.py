@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory, uncross
 from promptdyn.inference.fit import Fit
-from promptdyn.models.base import Dynamics, Pool, check_dynamics, cluster_of, with_clusters
+from promptdyn.models.base import DynamicsLike, Pool, check_dynamics, cluster_of, with_clusters
 from promptdyn.online.chain import draw_states
+from promptdyn.online.filter import fresh_state
 from promptdyn.ppl import load_backend
 
 __all__ = ["Simulation", "simulate"]
@@ -28,7 +29,7 @@ class Simulation(NamedTuple):
 
 
 def simulate(
-    source: Fit | Dynamics,
+    source: Fit | DynamicsLike,
     *,
     num_prompts: int = 500,
     num_steps: int = 100,
@@ -73,7 +74,8 @@ def simulate(
     cluster = cluster_of(truth.model)
     ids = list(like.prompt_ids)
     chain: Any = truth.frozen()
-    state = chain.init(ids if truth.prompt_ids else [None] * len(ids) if cluster is None else like.labels(cluster))
+    labels = ids if truth.prompt_ids else [None] * len(ids) if cluster is None else list(like.labels(cluster))
+    state = fresh_state(chain, ids, labels, None)
     steps = like.steps
     bounds = np.searchsorted(like.step, np.append(steps, steps[-1] + 1))
     num_successes = np.zeros_like(like.num_successes)
@@ -111,7 +113,7 @@ def _counts(log_emission: Any, states: NDArray, num_rollouts: NDArray, rng: np.r
     return k
 
 
-def _drawn(model: Dynamics, like: RewardHistory, seed: int, backend: str) -> Fit:
+def _drawn(model: DynamicsLike, like: RewardHistory, seed: int, backend: str) -> Fit:
     """The model at parameters drawn from its prior, for the pool of a history."""
     model = with_clusters(model, like)
     dense = like.dense(cluster_of(model))

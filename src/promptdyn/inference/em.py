@@ -1,6 +1,6 @@
 """Expectation-maximisation (MAP-EM) for any model with a program.
 
-The E-step is exact. The M-step is the model's closed form, `maximise`, for the sites that it gives, and climbs the
+The E-step is exact. The M-step is the model's closed form, `m_step`, for the sites that it gives, and climbs the
 expected log joint of the program itself for all others; a model that declares nothing gets EM all the same.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 from promptdyn.errors import InputError
 from promptdyn.inference.climb import climb
 from promptdyn.inference.engine import Density, Result, at_least
+from promptdyn.models.base import as_dynamics
 from promptdyn.progress import Report
 
 __all__ = ["EM"]
@@ -27,7 +28,7 @@ class EM:
     """EM until the log joint changes by less than `tolerance` per observed group.
 
     The trace is the log joint, log p(counts | sites) + log p(sites), before each update and after the last. It rises
-    unless a model's `maximise` is empirical Bayes, which goes by the likelihood of some sites with others summed out.
+    unless a model's `m_step` is empirical Bayes, which goes by the likelihood of some sites with others summed out.
 
     Attributes:
         max_iterations: most parameter updates, at least 1; default 200.
@@ -49,7 +50,7 @@ class EM:
 
     def run(self, density: Density, seed: int, report: Report) -> Result:
         """Fit; `seed` makes no difference."""
-        model, num_observed = density.program.model, int(np.count_nonzero(density.dense.symbols))
+        model, num_observed = as_dynamics(density.program.model), int(np.count_nonzero(density.dense.symbols))
         trace: list[float] = []
         params = density.program.start
         while True:
@@ -61,7 +62,7 @@ class EM:
             converged = abs(gain) < self.tolerance
             if converged or len(trace) > self.max_iterations:
                 break
-            closed = model.maximise(statistics, params) if hasattr(model, "maximise") else {}
+            closed = model.m_step(statistics, params)
             params = {**params, **closed}
             fixed = {name: params[name] for name in closed}
             free = {name: value for name, value in params.items() if name not in closed}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
 from promptdyn.kernels.sequences import Sequences
-from promptdyn.models.base import Dynamics, Params, Statistics
+from promptdyn.models.base import DynamicsLike, Params, Statistics
 from promptdyn.ppl import BACKENDS, Program
 from promptdyn.progress import Report
 
@@ -115,7 +115,7 @@ class Engine(Protocol):
         """Fit."""
 
 
-def load_density(backend: str) -> Callable[[Dynamics, DenseHistory], Density]:
+def load_density(backend: str) -> Callable[[DynamicsLike, DenseHistory], Density]:
     """The density of a backend.
 
     Raises:
@@ -124,7 +124,7 @@ def load_density(backend: str) -> Callable[[Dynamics, DenseHistory], Density]:
     """
     if backend not in BACKENDS:
         raise InputError(f"backend={backend!r} is none of {', '.join(BACKENDS)}")
-    made: Callable[[Dynamics, DenseHistory], Density] = import_module(f"promptdyn.inference.{backend}").Density
+    made: Callable[[DynamicsLike, DenseHistory], Density] = import_module(f"promptdyn.inference.{backend}").Density
     return made
 
 

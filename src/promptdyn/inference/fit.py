@@ -23,8 +23,19 @@ from promptdyn.inference.map import MAP
 from promptdyn.inference.nuts import NUTS
 from promptdyn.inference.svi import SVI
 from promptdyn.models import MODELS
-from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_dynamics, cluster_of, lacks, with_clusters
+from promptdyn.models.base import (
+    Chain,
+    DynamicsLike,
+    Params,
+    Pool,
+    as_dynamics,
+    check_dynamics,
+    cluster_of,
+    lacks,
+    with_clusters,
+)
 from promptdyn.online import DiscountedBeta, FrozenChain, FrozenMixture, OnlineFilter
+from promptdyn.online.model import Columns
 from promptdyn.plugins import where
 from promptdyn.ppl import Program, chain_at
 from promptdyn.progress import Report, bars
@@ -61,7 +72,7 @@ class Fit:
         dense: what was fitted on; None in a fit that was loaded.
     """
 
-    model: Dynamics
+    model: DynamicsLike
     params: Params
     cluster_names: tuple[str, ...]
     log_marginal: float = np.nan
@@ -95,6 +106,15 @@ class Fit:
 
     def __repr__(self) -> str:
         return f"Fit({self.model!r}, {self.method['name']}, {self.num_observed} groups, {self.verdict})"
+
+    @property
+    def cluster(self) -> Columns | None:
+        """Column(s) whose labels the model's clusters are."""
+        return cluster_of(self.model)
+
+    @property
+    def features(self) -> None:
+        """A program reads no features."""
 
     def online(
         self,
@@ -177,7 +197,7 @@ class Fit:
         digest = hashlib.sha256()
         for name in sorted(params):
             digest.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
-        names = self.cluster_names if cluster_of(self.model) is not None else None
+        names = self.cluster_names if self.cluster is not None else None
         return FrozenChain(
             self.model.name,
             chain.initial,
@@ -224,7 +244,7 @@ class Fit:
         """
         from promptdyn.inference.idata import inference_data
 
-        dense = self.dense if history is None else history.dense(cluster_of(self.model))
+        dense = self.dense if history is None else history.dense(self.cluster)
         if dense is not None and dense.cluster_names != self.cluster_names:
             raise InputError(
                 f"the history has clusters {', '.join(dense.cluster_names)}, the fit {', '.join(self.cluster_names)}"
@@ -261,7 +281,7 @@ class Fit:
         return values, {**arrays, **{name: getattr(self, name) for name in _ARRAYS}}
 
     @classmethod
-    def load(cls, path: str | Path, model: type[Dynamics] | None = None) -> Fit:
+    def load(cls, path: str | Path, model: type[DynamicsLike] | None = None) -> Fit:
         """Read a fit.
 
         Args:
@@ -290,7 +310,7 @@ class Fit:
             return cls.of_state(values, arrays, registry[name])
 
     @classmethod
-    def of_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray], model: type[Dynamics]) -> Fit:
+    def of_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray], model: type[DynamicsLike]) -> Fit:
         """A fit of what `state` gave and its model's class.
 
         Raises:
@@ -329,7 +349,7 @@ _DICTS = ("params", "draws", "sample_stats")
 
 
 def fit(
-    model: Dynamics,
+    model: DynamicsLike,
     history: RewardHistory,
     method: str | Engine | None = None,
     *,
@@ -342,7 +362,8 @@ def fit(
     """Fit a model to a reward history.
 
     Args:
-        model: a model with parameters to learn (`DiscreteHMM`, or a program of your own). Conjugate models need no fit.
+        model: a model with parameters to learn (`DiscreteHMM`, or a program of your own). What learns
+            online needs no fit.
         history: what was logged.
         method: "em", "map" (the same mode, by gradient), "svi" (approximate posterior, in mini-batches) or "nuts"
             (posterior draws); with settings, as in "svi:num_steps=5000"; or an engine, `SVI(num_steps=5000)`. Default:
@@ -362,7 +383,7 @@ def fit(
             impossible.
     """
     check_dynamics(model)
-    chosen: Any = method or getattr(model, "fitted_by", "em")
+    chosen: Any = method or as_dynamics(model).fitted_by
     engine = METHODS.parse_one(chosen) if isinstance(chosen, str) else chosen
     if options:
         engine = METHODS.create(engine.name, {**vars(engine), **options})

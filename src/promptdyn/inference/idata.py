@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from promptdyn.errors import PromptdynWarning
 from promptdyn.history import DenseHistory
 from promptdyn.inference.engine import load_density
-from promptdyn.models.base import Dynamics, Pool
+from promptdyn.models.base import DynamicsLike, Pool
 from promptdyn.ppl import Program, load_backend
 from promptdyn.ppl.fixed import Fixed
 
@@ -193,7 +193,7 @@ def _labelled(program: Program, groups: Groups, dense: DenseHistory | None, prom
     )
 
 
-def _recorded(model: Dynamics, pool: Pool, draws: Draws) -> dict[str, tuple[NDArray, tuple[str, ...]]]:
+def _recorded(model: DynamicsLike, pool: Pool, draws: Draws) -> dict[str, tuple[NDArray, tuple[str, ...]]]:
     """What the program records at each draw: name -> (chain draw ...) and names of its axes."""
     chains, num_draws = next(iter(draws.values())).shape[:2]
     runs = []

@@ -19,7 +19,7 @@ from numpyro.infer import NUTS, SVI, Trace_ELBO, autoguide, init_to_value
 from promptdyn.history import DenseHistory
 from promptdyn.inference.engine import Values, check_explained, chunks, mini_batches
 from promptdyn.kernels.jax import Markov, Sequences, expected_counts, log_marginal
-from promptdyn.models.base import Dynamics, Params, Pool, Statistics
+from promptdyn.models.base import DynamicsLike, Params, Pool, Statistics
 from promptdyn.ppl.numpyro import RUN_ONCE, NumPyro, Program
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _expected_joint(table: _Table, values: Values, fixed: Params, expected: tupl
 class Density:
     """See `promptdyn.inference.engine.Density`."""
 
-    def __init__(self, model: Dynamics, dense: DenseHistory) -> None:
+    def __init__(self, model: DynamicsLike, dense: DenseHistory) -> None:
         self.dense = dense
         self.program = Program(model, Pool.of(dense))
         self._table = _Table(self.program, dense.counts)

@@ -19,7 +19,7 @@ from promptdyn.history import DenseHistory
 from promptdyn.inference.engine import Values, check_explained, chunks, mini_batches
 from promptdyn.kernels.sequences import Sequences
 from promptdyn.kernels.torch import log_marginal
-from promptdyn.models.base import Chain, Dynamics, Params, Pool, Statistics
+from promptdyn.models.base import Chain, DynamicsLike, Params, Pool, Statistics
 from promptdyn.ppl.pyro import Program, Pyro, double, seeded
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ Markov = tuple[Tensor, Tensor, Tensor]  # initial, transition, log_emission
 class Density:
     """See `promptdyn.inference.engine.Density`."""
 
-    def __init__(self, model: Dynamics, dense: DenseHistory) -> None:
+    def __init__(self, model: DynamicsLike, dense: DenseHistory) -> None:
         self.dense = dense
         self.program = Program(model, Pool.of(dense))
         self._sequences = Sequences.packed(dense.symbols, dense.exposure, self.program.places)

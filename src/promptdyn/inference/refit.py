@@ -25,8 +25,10 @@ from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit, fit
 from promptdyn.models import InformativeRate
-from promptdyn.models.base import Dynamics, cluster_of
+from promptdyn.models.base import DynamicsLike, cluster_of
 from promptdyn.online import OnlineFilter, OnlineModel
+from promptdyn.online.filter import fresh_state
+from promptdyn.online.model import Columns
 from promptdyn.plugins import load_object, where
 from promptdyn.registry import Registry, describe
 from promptdyn.storage import read_state, write_state
@@ -57,7 +59,7 @@ class Refitted:
         InputError: a setting is out of range, or the model is none that can be fitted.
     """
 
-    model: Dynamics
+    model: DynamicsLike
     every: int = 50
     lag: int | None = None
     start: OnlineModel | None = None
@@ -66,7 +68,7 @@ class Refitted:
     name = "refitted"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, Dynamics):
+        if not isinstance(self.model, DynamicsLike):
             raise InputError(
                 f"Refitted: model={self.model!r} is no program: it learns online by itself, or is no model"
             )
@@ -86,9 +88,13 @@ class Refitted:
         return self.every // 5 if self.lag is None else self.lag
 
     @property
-    def cluster(self) -> str | tuple[str, ...] | None:
+    def cluster(self) -> Columns | None:
         """Column(s) whose labels the model wants."""
         return cluster_of(self.model)
+
+    @property
+    def features(self) -> None:
+        """A program reads no features."""
 
     def online(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None) -> RefittedFilter:
         """Start filtering a pool.
@@ -122,7 +128,7 @@ class RefittedFilter(OnlineFilter):
                 f"model {refitted.model.name!r} has cluster={refitted.cluster!r}: give each prompt its label"
             )
         model: Any = refitted.model
-        self._fitted = replace(model, cluster=CLUSTER if labelled else None) if hasattr(model, "cluster") else model
+        self._fitted = model if refitted.cluster is None else replace(model, cluster=CLUSTER if labelled else None)
         self.refitted = refitted
         self._start = refitted.start or InformativeRate(cluster=CLUSTER if labelled else None)
         super().__init__(self._start, prompt_ids, clusters if labelled or refitted.start else None)
@@ -164,8 +170,8 @@ class RefittedFilter(OnlineFilter):
         """Let what was fitted take over, from the beliefs that it has after the steps since it was begun."""
         try:
             found, belief, rows = job.result()
-            model: Any = found.frozen()
-            state = model.init(self._clusters)
+            model = found.frozen()
+            state = fresh_state(model, self._ids, self._clusters, None)
         except InputError as error:
             warnings.warn(f"step {self.steps}: {error}; selection goes on without it", PromptdynWarning, stacklevel=2)
             return
@@ -301,9 +307,9 @@ def _finish(process: subprocess.Popen, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _class(values: Mapping[str, Any]) -> type[Dynamics]:
+def _class(values: Mapping[str, Any]) -> type[DynamicsLike]:
     """The model's class, by where it was declared."""
-    found: type[Dynamics] = load_object(values["declared"], "model")
+    found: type[DynamicsLike] = load_object(values["declared"], "model")
     return found
 
 

@@ -1,7 +1,7 @@
 """Dynamics models: one file each. A new one is a file here, its export, and its place in `MODELS`."""
 
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Chain, Dynamics, Emission, Params, Pool, Statistics, lacks
+from promptdyn.models.base import PPL, Chain, Dynamics, DynamicsLike, Emission, Params, Statistics, lacks
 from promptdyn.models.beta_bernoulli import BetaBernoulli
 from promptdyn.models.beta_state import BetaState
 from promptdyn.models.discrete_hmm import DiscreteHMM
@@ -12,6 +12,7 @@ from promptdyn.models.hierarchical_hmm import HierarchicalHMM
 from promptdyn.models.history_resampling import HistoryResampling
 from promptdyn.models.informative_rate import InformativeRate
 from promptdyn.models.logit_kalman import LogitKalman
+from promptdyn.online import Pool
 from promptdyn.registry import Registry
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Chain",
     "DiscreteHMM",
     "Dynamics",
+    "DynamicsLike",
     "Emission",
     "FeatureRate",
     "HierarchicalHMM",

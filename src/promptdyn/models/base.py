@@ -12,29 +12,31 @@ trained on by a group without variance, all of whose rollouts failed or all succ
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from numbers import Integral
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.clusters import few_levels_first
 from promptdyn.errors import InputError
-from promptdyn.history import DenseHistory, RewardHistory
-from promptdyn.online import OnlineFilter, OnlineModel
+from promptdyn.history import RewardHistory
+from promptdyn.online import OnlineModel, Pool
+from promptdyn.online.model import Columns
 
 __all__ = [
     "PPL",
     "Chain",
-    "Conjugate",
     "Dynamics",
+    "DynamicsLike",
     "Emission",
     "Params",
-    "Pool",
     "Statistics",
+    "as_dynamics",
     "check_chain",
     "check_decay",
     "check_dynamics",
@@ -73,27 +75,6 @@ class PPL(Protocol):
         """Record a value under a name, its axes named by `dims` or numbered, for those who look at draws."""
 
 
-class Pool(NamedTuple):
-    """The prompts that a program is about."""
-
-    cluster: NDArray[np.int32]  # (prompt,) index into cluster_names
-    cluster_names: tuple[str, ...]
-
-    @property
-    def num_prompts(self) -> int:
-        return len(self.cluster)
-
-    @property
-    def num_clusters(self) -> int:
-        """Number of clusters; 1 for a model without."""
-        return len(self.cluster_names)
-
-    @classmethod
-    def of(cls, dense: DenseHistory) -> Pool:
-        """The pool of a history."""
-        return cls(dense.cluster, dense.cluster_names)
-
-
 class Emission(Protocol):
     """How likely k successes in n rollouts are in each state."""
 
@@ -120,19 +101,65 @@ class Chain(NamedTuple):
 
 
 @runtime_checkable
-class Dynamics(Protocol):
-    """A dynamics model: settings, and one method that is its generative program.
+class DynamicsLike(Protocol):
+    """What `fit` and all else take for a dynamics model: a class with these two, whether or not it is a `Dynamics`."""
 
-    Optional attributes: `cluster`, the column(s) of the history whose levels are the pool's clusters, or "auto"
-    (`with_clusters`); `fitted_by`, the method that `fit` takes where none is named; `maximise(statistics, params)`, the
-    closed form of EM's M-step for some or all of its sites; and `empirical_bayes`, true where that goes by the
-    likelihood of some sites with others summed out, so that EM need not raise the log joint.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """What the model is called in texts and files."""
 
     def program(self, ppl: PPL, pool: Pool) -> Chain:
         """Draw the parameters with `ppl.sample` and return the chain that they give."""
+
+
+class Dynamics(ABC):
+    """A dynamics model: settings, and one method that is its generative program.
+
+    A model may inherit from this class or have the same names without it. All but `name` and `program` may be left out.
+
+    Attributes:
+        name: what the model is called in texts and files.
+        cluster: column(s) of the history whose levels are the pool's clusters, or "auto" (`with_clusters`). Default
+            None: one cluster.
+        fitted_by: the method that `fit` takes where none is named; default "em".
+        empirical_bayes: True where `m_step` goes by the likelihood of some sites with others summed out, so that EM
+            need not raise the log joint. Default False.
+    """
+
+    name: str
+    cluster: Columns | None = None
+    fitted_by: ClassVar[str] = "em"
+    empirical_bayes: ClassVar[bool] = False
+
+    @abstractmethod
+    def program(self, ppl: PPL, pool: Pool) -> Chain:
+        """Draw the parameters with `ppl.sample` and return the chain that they give."""
+
+    def m_step(self, statistics: Statistics, params: Params) -> Params:
+        """The closed form of EM's M-step for some or all sites; EM climbs to the others. Default: for none.
+
+        Args:
+            statistics: expected counts.
+            params: the sites before the step.
+        """
+        return {}
+
+
+class _Completed(Dynamics):
+    """A model that does not inherit from `Dynamics`, with the base class's word for what it leaves out."""
+
+    def __init__(self, model: DynamicsLike) -> None:
+        self._model, self.name = model, model.name
+        for side in ("cluster", "fitted_by", "empirical_bayes", "m_step"):
+            setattr(self, side, getattr(model, side, getattr(self, side)))
+
+    def program(self, ppl: PPL, pool: Pool) -> Chain:
+        return self._model.program(ppl, pool)
+
+
+def as_dynamics(model: DynamicsLike) -> Dynamics:
+    """A model with all that `Dynamics` declares: itself where it inherits from it, else one that stands for it."""
+    return model if isinstance(model, Dynamics) else _Completed(model)
 
 
 class Statistics(NamedTuple):
@@ -146,13 +173,12 @@ class Statistics(NamedTuple):
 
 def lacks(cls: type[Any]) -> str:
     """What a class has not that a model of either kind needs, in words; "" where nothing is missing."""
-    if callable(getattr(cls, "program", None)):
-        return ""
-    methods = [name for name, value in vars(OnlineModel).items() if callable(value) and not name.startswith("_")]
-    missing = [name for name in methods if not callable(getattr(cls, name, None))]
-    if not missing:
-        return ""
-    return f"is no model: give it program(self, ppl, pool) or, of the methods of OnlineModel, {', '.join(missing)}"
+    if not issubclass(cls, OnlineModel):
+        if callable(getattr(cls, "program", None)):
+            return ""
+        return "is no model: give it program(self, ppl, pool), or let it inherit from promptdyn.online.OnlineModel"
+    missing = sorted(cls.__abstractmethods__)
+    return f"is no model yet: of the methods of OnlineModel it lacks {', '.join(missing)}" if missing else ""
 
 
 def check_made(model: Any) -> None:
@@ -164,7 +190,7 @@ def check_made(model: Any) -> None:
 def check_dynamics(model: Any) -> None:
     """Raise InputError unless the model is a program, to be fitted, simulated or written out: what it is instead."""
     check_made(model)
-    if isinstance(model, Dynamics):
+    if isinstance(model, DynamicsLike):
         return
     kind = type(model).__name__
     if callable(getattr(model, "program", None)):
@@ -176,9 +202,9 @@ def check_dynamics(model: Any) -> None:
     raise InputError(f"{model!r} is no dynamics model: give one with a program, such as promptdyn.models.DiscreteHMM()")
 
 
-def cluster_of(model: Any) -> str | tuple[str, ...] | None:
+def cluster_of(model: DynamicsLike) -> Columns | None:
     """Column(s) of the history whose levels have parameters of their own; None for one set for all."""
-    return getattr(model, "cluster", None)
+    return as_dynamics(model).cluster
 
 
 def with_clusters(model: Any, history: RewardHistory) -> Any:
@@ -252,22 +278,6 @@ def check_chain(name: str, chain: Any, pool: Pool, tolerance: float = 1e-4) -> N
         raise wrong("emission lets no state show {1} successes of {0}: some state must".format(*TRIED[symbol]))
     if np.any(np.abs(table[:, 0]) > tolerance):
         raise wrong("emission gives log_prob other than 0 at (0, 0): a group that was not observed says nothing")
-
-
-class Conjugate:
-    """Gives an `OnlineModel` that learns without a fit its `online` method."""
-
-    def online(self: Any, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None) -> OnlineFilter:
-        """Start filtering a pool.
-
-        Args:
-            prompt_ids: (prompt,) unique ids.
-            clusters: (prompt,) labels, for models that use them.
-
-        Raises:
-            InputError: an id appears twice or the pool is empty.
-        """
-        return OnlineFilter(self, prompt_ids, clusters)
 
 
 def check_decay(decay: float, model: str, setting: str = "decay") -> None:

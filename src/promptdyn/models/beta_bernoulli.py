@@ -16,17 +16,15 @@ then has its cluster's forecast, and one that was moves away from it as its own 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import Conjugate, check_decay
-from promptdyn.online import BetaForecasts, cluster_codes
-from promptdyn.registry import describe
+from promptdyn.models.base import check_decay
+from promptdyn.online import BetaForecasts, Pool
 
 __all__ = ["BetaBernoulli", "BetaCounts"]
 
@@ -39,7 +37,7 @@ class BetaCounts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BetaBernoulli(BetaForecasts, Conjugate):
+class BetaBernoulli(BetaForecasts):
     """Discounted Beta-Bernoulli model: MoPPS, and pooled over clusters.
 
     Attributes:
@@ -73,14 +71,10 @@ class BetaBernoulli(BetaForecasts, Conjugate):
             if not 0 < getattr(self, setting) < np.inf:
                 raise InputError(f"BetaBernoulli: {setting}={getattr(self, setting)} must be finite and above 0")
 
-    def describe(self) -> dict[str, Any]:
-        """Name and settings, JSON-able."""
-        return describe(self)
-
-    def init(self, clusters: Sequence[str | None]) -> BetaCounts:
-        """Fresh prompts at the prior; InputError where the model has clusters and a label is missing."""
-        codes, num_clusters = cluster_codes(self, clusters)
-        return BetaCounts(np.zeros((2, len(codes))), np.ones(len(codes)), np.zeros((2, num_clusters)), codes)
+    def init(self, pool: Pool) -> BetaCounts:
+        """Fresh prompts at the prior."""
+        own, pooled = np.zeros((2, pool.num_prompts)), np.zeros((2, pool.num_clusters))
+        return BetaCounts(own, np.ones(pool.num_prompts), pooled, pool.cluster)
 
     def betas(self, state: BetaCounts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(prompt,) alpha and (prompt,) beta of the success rate."""

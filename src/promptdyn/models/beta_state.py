@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Chain, Pool, check_whole
+from promptdyn.models.base import PPL, Chain, Dynamics, Pool, check_whole
 
 __all__ = ["BetaState"]
 
@@ -36,7 +36,7 @@ EVEN = 0.01
 
 
 @dataclass(frozen=True)
-class BetaState:
+class BetaState(Dynamics):
     """Continuous success rate on a grid: drift, diffusion and jumps by exposure and cluster.
 
     Sites, all real numbers with normal priors. In the plate `cluster`: `level` and `log_spread_by_cluster` of where

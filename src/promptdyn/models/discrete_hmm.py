@@ -20,7 +20,7 @@ import numpy as np
 
 from promptdyn.errors import InputError
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Chain, Emission, Floats, Params, Pool, Statistics, check_whole
+from promptdyn.models.base import PPL, Chain, Dynamics, Emission, Floats, Params, Pool, Statistics, check_whole
 
 __all__ = ["DiscreteHMM"]
 
@@ -30,7 +30,7 @@ RATE_MARGIN = 1e-4
 
 
 @dataclass(frozen=True)
-class DiscreteHMM:
+class DiscreteHMM(Dynamics):
     """Discrete hidden Markov model of prompts.
 
     Sites: `initial` (cluster state), `transition` (exposure cluster state state), and of the emission `gaps`
@@ -108,7 +108,7 @@ class DiscreteHMM:
             return emissions.Binomial(rates)
         return emissions.BetaBinomial(rates, ppl.sample("precision", ppl.dist.LogNormal(np.log(50.0), 1.0)))
 
-    def maximise(self, statistics: Statistics, params: Params) -> Params:
+    def m_step(self, statistics: Statistics, params: Params) -> Params:
         """Posterior modes of `initial` and `transition` given expected counts; EM climbs to the emission's."""
         initial = statistics.initial + self._initial_weight
         transition = statistics.transition + self._transition_weight

@@ -14,7 +14,6 @@ alpha_0 that counts the transitions xi of all its prompts, decayed at every step
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,9 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import Conjugate, check_decay, probability_vector
+from promptdyn.models.base import check_decay, probability_vector
 from promptdyn.models.emissions import outcome_of
-from promptdyn.online import cluster_codes
+from promptdyn.online import OnlineModel, Pool
 
 __all__ = ["DPS", "DPSState"]
 
@@ -49,7 +48,7 @@ class DPSState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DPS(Conjugate):
+class DPS(OnlineModel):
     """Dynamics-Predictive Sampling.
 
     Attributes:
@@ -110,23 +109,19 @@ class DPS(Conjugate):
         return probability_vector(self.prior_initial, 3, "DPS: prior_initial")
 
     def describe(self) -> dict[str, Any]:
-        """Name and settings, JSON-able."""
+        """Name and settings, with the priors as the numbers that they stand for."""
         return {
-            "name": self.name,
-            "decay": self.decay,
+            **super().describe(),
             "prior_transition": self._prior.tolist(),
             "prior_initial": self._initial.tolist(),
-            "cluster": list(self.cluster) if isinstance(self.cluster, tuple) else self.cluster,
-            "strength": self.strength,
-            "cluster_decay": self.cluster_decay,
         }
 
-    def init(self, clusters: Sequence[str | None]) -> DPSState:
-        """Nothing learned, initial belief; InputError where the model has clusters and a label is missing."""
-        codes, num_clusters = cluster_codes(self, clusters)
-        belief = np.repeat(self._initial[:, None], len(codes), axis=1)
-        learned, pooled = np.zeros((3, 3, len(codes))), np.zeros((3, 3, num_clusters))
-        return DPSState(learned, np.zeros(len(codes)), belief.copy(), belief, pooled, codes)
+    def init(self, pool: Pool) -> DPSState:
+        """Nothing learned, initial belief."""
+        size = pool.num_prompts
+        belief = np.repeat(self._initial[:, None], size, axis=1)
+        learned, pooled = np.zeros((3, 3, size)), np.zeros((3, 3, pool.num_clusters))
+        return DPSState(learned, np.zeros(size), belief.copy(), belief, pooled, pool.cluster)
 
     def _shrunk_to(self, pooled: NDArray[np.float64]) -> NDArray[np.float64]:
         """(current next cluster) prior counts of a cluster's prompts."""

@@ -14,20 +14,18 @@ is that of the posterior's mean.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit
 
 from promptdyn.errors import InputError
 from promptdyn.models.base import check_decay, check_whole
 from promptdyn.models.emissions import outcome_of
-from promptdyn.online import OnlineFilter
-from promptdyn.registry import describe
+from promptdyn.online import OnlineModel, Pool
 
 __all__ = ["FeatureRate", "FeatureWeights"]
 
@@ -46,7 +44,7 @@ class FeatureWeights(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FeatureRate:
+class FeatureRate(OnlineModel):
     """Outcomes of groups by logistic regression on features of the prompts.
 
     Attributes:
@@ -80,30 +78,15 @@ class FeatureRate:
         if not 0 < self.scale < np.inf:
             raise InputError(f"FeatureRate: scale={self.scale} must be finite and above 0")
 
-    def describe(self) -> dict[str, Any]:
-        """Name and settings, JSON-able."""
-        return describe(self)
-
-    def online(self: Any, prompt_ids: Sequence[str], features: ArrayLike) -> OnlineFilter:
-        """Start filtering a pool.
-
-        Args:
-            prompt_ids: (prompt,) unique ids.
-            features: (prompt feature) numbers, each feature of mean 0 and variance 1 over the pool.
-
-        Raises:
-            InputError: an id appears twice, the pool is empty, or features that are not one row of finite numbers per
-                prompt.
-        """
-        return OnlineFilter(self, prompt_ids, features=features)
-
     @property
     def _prior(self) -> NDArray[np.float64]:
         """(function,) variances."""
         return np.append(CONSTANT_VARIANCE, np.ones(self.num_functions))
 
-    def init(self, clusters: Sequence[str | None], features: NDArray[np.float32]) -> FeatureWeights:
-        """The prior, and the functions of the prompts' features (prompt feature); labels are not used."""
+    def init(self, pool: Pool) -> FeatureWeights:
+        """The prior, and the functions of the prompts' features."""
+        features = pool.features
+        assert features is not None
         num_features = features.shape[1]
         rng = np.random.default_rng(self.seed)
         directions = rng.normal(size=(self.num_functions, num_features)) / (self.scale * np.sqrt(num_features))

@@ -12,17 +12,15 @@ sampling, each of whose rounds asks for as many prompts as are needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import Conjugate
 from promptdyn.models.emissions import outcome_of
-from promptdyn.registry import describe
+from promptdyn.online import OnlineModel, Pool
 
 __all__ = ["GRESO", "Streaks"]
 
@@ -38,7 +36,7 @@ class Streaks(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GRESO(Conjugate):
+class GRESO(OnlineModel):
     """Chance that a prompt is kept, by its streak of groups without variance.
 
     Attributes:
@@ -69,13 +67,9 @@ class GRESO(Conjugate):
             if not least <= getattr(self, setting) <= most:
                 raise InputError(f"GRESO: {setting}={getattr(self, setting)} is outside [{least:g}, {most:g}]")
 
-    def describe(self) -> dict[str, Any]:
-        """Name and settings, JSON-able."""
-        return describe(self)
-
-    def init(self, clusters: Sequence[str | None]) -> Streaks:
-        """No streaks yet; labels are not used."""
-        size = len(clusters)
+    def init(self, pool: Pool) -> Streaks:
+        """No streaks yet."""
+        size = pool.num_prompts
         keep = np.array([self.keep_hard, self.keep_easy])
         return Streaks(np.zeros(size, np.int32), np.full(size, SOME, np.int8), keep, np.zeros(1, np.int64))
 

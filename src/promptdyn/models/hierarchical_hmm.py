@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Chain, Floats, Params, Pool, Statistics, check_whole
+from promptdyn.models.base import PPL, Chain, Dynamics, Floats, Params, Pool, Statistics, check_whole
 from promptdyn.models.discrete_hmm import check_rows, ordered_rates, sticky_walk
 
 __all__ = ["HierarchicalHMM"]
@@ -35,7 +35,7 @@ ROUNDS, NEWTON_STEPS, LONGEST = 5, 3, 1.0
 
 
 @dataclass(frozen=True)
-class HierarchicalHMM:
+class HierarchicalHMM(Dynamics):
     """Hidden Markov model with partial pooling over clusters or latent kinds of prompt.
 
     Sites: the pool's `pool_initial` (kind x state,) and `pool_transition` (exposure state state); the clusters'
@@ -126,7 +126,7 @@ class HierarchicalHMM:
             rates = xp.concat([rates] * num_kinds)
         return Chain(initial, transition, emissions.Binomial(rates))
 
-    def maximise(self, statistics: Statistics, params: Params) -> Params:
+    def m_step(self, statistics: Statistics, params: Params) -> Params:
         """All sites but `gaps` given expected counts, by empirical Bayes; EM climbs to the gaps."""
         transition = statistics.transition
         if self.num_kinds > 1:

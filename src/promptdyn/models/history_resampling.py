@@ -8,16 +8,14 @@ published choice: among equals those seen least come first, in random order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.models.base import Conjugate
 from promptdyn.models.emissions import outcome_of
-from promptdyn.registry import describe
+from promptdyn.online import OnlineModel, Pool
 
 __all__ = ["HistoryResampling", "Turns"]
 
@@ -30,18 +28,14 @@ class Turns(NamedTuple):
 
 
 @dataclass(frozen=True)
-class HistoryResampling(Conjugate):
+class HistoryResampling(OnlineModel):
     """Whether it is a prompt's turn, in passes that leave out what was just seen solved."""
 
     name = "history_resampling"
 
-    def describe(self) -> dict[str, Any]:
-        """Name and settings, JSON-able."""
-        return describe(self)
-
-    def init(self, clusters: Sequence[str | None]) -> Turns:
-        """The first pass: every prompt's turn is to come; labels are not used."""
-        return Turns(np.ones(len(clusters), bool), np.full(len(clusters), UNSEEN, np.int8))
+    def init(self, pool: Pool) -> Turns:
+        """The first pass: every prompt's turn is to come."""
+        return Turns(np.ones(pool.num_prompts, bool), np.full(pool.num_prompts, UNSEEN, np.int8))
 
     def step(
         self,

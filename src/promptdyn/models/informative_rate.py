@@ -8,18 +8,16 @@ every step all counts decay before the step's are added. The forecast for each o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import Conjugate, check_decay
+from promptdyn.models.base import check_decay
 from promptdyn.models.emissions import outcome_of
-from promptdyn.online import cluster_codes
-from promptdyn.registry import describe
+from promptdyn.online import OnlineModel, Pool
 
 __all__ = ["InformativeRate", "OutcomeCounts"]
 
@@ -33,7 +31,7 @@ class OutcomeCounts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class InformativeRate(Conjugate):
+class InformativeRate(OnlineModel):
     """Outcomes of a cluster's groups, pooled over its prompts and decayed.
 
     Attributes:
@@ -57,14 +55,9 @@ class InformativeRate(Conjugate):
         if not 0 < self.prior < np.inf:
             raise InputError(f"InformativeRate: prior={self.prior} must be finite and above 0")
 
-    def describe(self) -> dict[str, Any]:
-        """Name and settings, JSON-able."""
-        return describe(self)
-
-    def init(self, clusters: Sequence[str | None]) -> OutcomeCounts:
-        """Nothing counted; InputError where the model has clusters and a label is missing."""
-        codes, num_clusters = cluster_codes(self, clusters)
-        return OutcomeCounts(np.zeros((3, num_clusters)), np.zeros(num_clusters), codes)
+    def init(self, pool: Pool) -> OutcomeCounts:
+        """Nothing counted."""
+        return OutcomeCounts(np.zeros((3, pool.num_clusters)), np.zeros(pool.num_clusters), pool.cluster)
 
     def step(
         self,

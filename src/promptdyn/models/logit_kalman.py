@@ -13,17 +13,15 @@ found; the defaults are this library's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtr
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import Conjugate
-from promptdyn.registry import describe
+from promptdyn.online import OnlineModel, Pool
 
 __all__ = ["LogitKalman", "LogitNormal"]
 
@@ -40,7 +38,7 @@ class LogitNormal(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LogitKalman(Conjugate):
+class LogitKalman(OnlineModel):
     """A random walk of the logit of each prompt's success rate.
 
     Attributes:
@@ -63,13 +61,9 @@ class LogitKalman(Conjugate):
         if not 0 <= self.process_noise < np.inf:
             raise InputError(f"LogitKalman: process_noise={self.process_noise} must be finite and at least 0")
 
-    def describe(self) -> dict[str, Any]:
-        """Name and settings, JSON-able."""
-        return describe(self)
-
-    def init(self, clusters: Sequence[str | None]) -> LogitNormal:
-        """The prior; labels are not used."""
-        return LogitNormal(np.zeros(len(clusters)), np.full(len(clusters), self.prior_variance))
+    def init(self, pool: Pool) -> LogitNormal:
+        """The prior."""
+        return LogitNormal(np.zeros(pool.num_prompts), np.full(pool.num_prompts, self.prior_variance))
 
     def step(
         self,

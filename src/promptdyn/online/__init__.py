@@ -1,11 +1,11 @@
-"""What sits inside a training process: the protocol of online models, the filter, chains of a fit. NumPy only."""
+"""What sits inside a training process: the base of online models, the filter, chains of a fit. NumPy only."""
 
 from promptdyn.online.beta import BetaForecasts, DiscountedBeta
 from promptdyn.online.chain import FrozenChain
-from promptdyn.online.clusters import cluster_codes
 from promptdyn.online.filter import OnlineFilter
 from promptdyn.online.mixture import FrozenMixture
-from promptdyn.online.protocol import OnlineModel
+from promptdyn.online.model import OnlineModel
+from promptdyn.online.pool import Pool
 
 __all__ = [
     "BetaForecasts",
@@ -14,5 +14,5 @@ __all__ = [
     "FrozenMixture",
     "OnlineFilter",
     "OnlineModel",
-    "cluster_codes",
+    "Pool",
 ]

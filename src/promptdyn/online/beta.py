@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.online.chain import FrozenChain
+from promptdyn.online.model import OnlineModel
+from promptdyn.online.pool import Pool
 
 __all__ = ["BetaForecasts", "DiscountedBeta", "DiscountedState"]
 
@@ -25,12 +27,12 @@ REACH, CELLS = 9.0, 1024
 MEANS, VARIANCES, LOG_VARIANCE = 361, 181, (np.log(1e-4), np.log(100.0))
 
 
-class BetaForecasts:
-    """Forecasts of an `OnlineModel` whose beliefs are Betas; their parameters are its state's `alpha` and `beta`."""
+class BetaForecasts(OnlineModel):
+    """The base of online models whose beliefs are Betas: a subclass has `init`, `step` and `betas`."""
 
+    @abstractmethod
     def betas(self, state: Any) -> tuple[Floats, Floats]:
         """(prompt,) alpha and (prompt,) beta of the success rate."""
-        return state.alpha, state.beta
 
     def belief(self, state: Any) -> Floats:
         """(bin prompt): mass of the success rate in ten equal bins of [0, 1]."""
@@ -112,7 +114,7 @@ class DiscountedBeta(BetaForecasts):
     """
 
     def __init__(self, chain: FrozenChain) -> None:
-        self.name, self._chain = chain.name, chain
+        self.name, self.cluster, self._chain = chain.name, chain.cluster, chain
         # States that always fail, or never do, are as far out as the tables reach.
         end = 1.0 / (1.0 + np.exp(REACH))
         rates, group = np.unique(np.clip(chain.rates, end, 1.0 - end), return_inverse=True)
@@ -143,9 +145,9 @@ class DiscountedBeta(BetaForecasts):
         """That of the chain."""
         return {**self._chain.describe(), "discounted": True}
 
-    def init(self, clusters: Sequence[str | None]) -> DiscountedState:
+    def init(self, pool: Pool) -> DiscountedState:
         """Fresh prompts; InputError names a label that the chain does not know."""
-        codes = self._chain.init(clusters).cluster
+        codes = self._chain.init(pool).cluster
         place = codes if len(self._mean) > 1 else np.zeros_like(codes)
         return DiscountedState(self._mean[place], self._variance[place], codes)
 

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
+from promptdyn.online.model import OnlineModel
+from promptdyn.online.pool import Pool
 
 __all__ = ["FrozenChain", "FrozenState", "draw_states"]
 
@@ -24,7 +26,7 @@ class FrozenState(NamedTuple):
     cluster: NDArray[np.int32]  # (prompt,) codes
 
 
-class FrozenChain:
+class FrozenChain(OnlineModel):
     """The exact filter of a known chain.
 
     Args:
@@ -52,6 +54,7 @@ class FrozenChain:
         self.name = name
         self.initial, self.transition, self.log_emission = initial, transition, log_emission
         self.cluster_names = None if cluster_names is None else tuple(cluster_names)
+        self.cluster = None if cluster_names is None else "cluster"
         self._identity = dict(identity or {"name": name})
         self.rates = np.exp(log_emission(np.array([[1, 1]])))[:, 0]
         self._code = {label: code for code, label in enumerate(self.cluster_names or ())}
@@ -60,11 +63,11 @@ class FrozenChain:
         """The identity given."""
         return dict(self._identity)
 
-    def init(self, clusters: Sequence[str | None]) -> FrozenState:
+    def init(self, pool: Pool) -> FrozenState:
         """Fresh prompts at their cluster's initial belief; InputError names a label that the chain does not know."""
-        codes = np.zeros(len(clusters), np.int32)
+        codes = pool.cluster
         if self.cluster_names is not None:
-            unknown = [label for label in clusters if label not in self._code]
+            unknown = [name for name in pool.cluster_names if name not in self._code]
             if unknown:
                 names = self.cluster_names
                 some = ", ".join(names[:12]) + (f", ... {len(names)} in all" if len(names) > 12 else "")
@@ -72,7 +75,7 @@ class FrozenChain:
                     f"cluster {unknown[0]!r} is none of those fitted ({some}): "
                     "give each prompt its label, or fit on a history that holds it"
                 )
-            codes[:] = [self._code[str(label)] for label in clusters]
+            codes = np.array([self._code[name] for name in pool.cluster_names], np.int32)[codes]
         belief = self.initial[codes if len(self.initial) > 1 else np.zeros_like(codes)]
         return FrozenState(np.ascontiguousarray(belief.T), codes)
 

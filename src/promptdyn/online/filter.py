@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError, PromptdynWarning
-from promptdyn.online.protocol import OnlineModel
+from promptdyn.online.pool import Pool
 
-__all__ = ["OnlineFilter"]
+if TYPE_CHECKING:
+    from promptdyn.online.model import OnlineModel
+
+__all__ = ["OnlineFilter", "fresh_state"]
 
 # Rollouts that the forecasts of a loaded state are tried at, and how far they may be from probabilities.
 TRIED, TOLERANCE = 8, 1e-4
@@ -26,14 +29,14 @@ class OnlineFilter:
     """Belief about every prompt of a pool, one training step ahead.
 
     Args:
-        model: what filters; `DPS()`, `BetaBernoulli()`, or a fit's frozen model (use `Fit.online`).
+        model: what filters. Most people call its `online`, or that of a fit.
         prompt_ids: (prompt,) unique ids; their order is the order of every (prompt, ...) result.
         clusters: (prompt,) labels, for models with parameters per cluster.
         features: (prompt feature) numbers, for models that read features.
 
     Raises:
-        InputError: empty pool, an id twice, lengths that differ, a cluster the model does not know, or features that
-            are missing, of no use to the model, or not finite.
+        InputError: empty pool, an id twice, lengths that differ, a label that is missing or that the model does not
+            know, or features that are missing, of no use to the model, or not finite.
     """
 
     def __init__(
@@ -44,6 +47,10 @@ class OnlineFilter:
         features: ArrayLike | None = None,
     ) -> None:
         self.model = model
+        for setting, columns in (("cluster", model.cluster), ("features", model.features)):
+            names = columns if isinstance(columns, tuple | list) else (columns,)
+            if columns is not None and not all(isinstance(name, str) for name in names):
+                raise InputError(f"model {model.name!r}: {setting}={columns!r} must name columns, or be None")
         self.steps = 0
         """Training steps absorbed so far."""
         self._row: dict[str, int] = {}
@@ -51,17 +58,12 @@ class OnlineFilter:
         self._clusters: list[str | None] = []
         if len(prompt_ids) == 0:
             raise InputError("the pool is empty: give at least one prompt id")
-        self._register(prompt_ids, clusters)
-        self._state = self._fresh(self._clusters, self._numbers(prompt_ids, features))
-
-    def _fresh(self, clusters: Sequence[str | None], features: NDArray[np.float32] | None) -> Any:
-        """State of a pool at its start; features only where the model reads them."""
-        model: Any = self.model
-        return model.init(clusters) if features is None else model.init(clusters, features)
+        self._enter(*self._new(prompt_ids, clusters))
+        self._state = fresh_state(self.model, self._ids, self._clusters, self._numbers(prompt_ids, features))
 
     def _numbers(self, prompt_ids: Sequence[str], features: ArrayLike | None) -> NDArray[np.float32] | None:
         """(prompt feature) what the model reads of these prompts, None where it reads nothing; else InputError."""
-        if not hasattr(self.model, "features"):
+        if self.model.features is None:
             if features is not None:
                 raise InputError(f"model {self.model.name!r} reads no features: leave them out")
             return None
@@ -78,19 +80,24 @@ class OnlineFilter:
             raise InputError(f"features of prompt {str(prompt_ids[i])!r} are not all finite: {given[i][:8]}")
         return given
 
-    def _register(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None) -> None:
-        """Enter new ids, all or none."""
+    def _new(
+        self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None
+    ) -> tuple[dict[str, int], list[str | None]]:
+        """Ids, with their rows, and labels of prompts that may join the pool; else InputError."""
         ids = [str(prompt_id) for prompt_id in prompt_ids]
-        labels = _labels(ids, clusters)
-        if len(labels) != len(ids):
-            raise InputError(f"{len(labels)} cluster labels for {len(ids)} prompts: give one label per prompt")
-        new = {prompt_id: len(self._row) + i for i, prompt_id in enumerate(ids)}
-        if len(new) < len(ids) or not new.keys().isdisjoint(self._row):
+        if clusters is not None and len(clusters) != len(ids):
+            raise InputError(f"{len(clusters)} cluster labels for {len(ids)} prompts: give one label per prompt")
+        rows = {prompt_id: len(self._row) + i for i, prompt_id in enumerate(ids)}
+        if len(rows) < len(ids) or not rows.keys().isdisjoint(self._row):
             seen = set(self._row)
             twice = next(i for i in ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
             raise InputError(f"prompt id {twice!r} is in the pool twice: ids must be unique")
-        self._row.update(new)
-        self._ids += ids
+        return rows, _labels(ids, clusters)
+
+    def _enter(self, rows: dict[str, int], labels: list[str | None]) -> None:
+        """Let prompts join that `_new` has checked."""
+        self._row.update(rows)
+        self._ids += rows
         self._clusters += labels
 
     @property
@@ -127,18 +134,21 @@ class OnlineFilter:
         features: ArrayLike | None = None,
     ) -> None:
         """Let new prompts join the pool, at their initial belief. Raises InputError as the constructor does."""
-        given = self._numbers(prompt_ids, features)
-        grown = self._grown(self._state, self._clusters, _labels(prompt_ids, clusters), given)
-        self._register(prompt_ids, clusters)
-        self._state = grown
+        rows, labels = self._new(prompt_ids, clusters)
+        joining = self._numbers(prompt_ids, features)
+        self._state = self._grown(self._state, [*self._ids, *rows], [*self._clusters, *labels], joining)
+        self._enter(rows, labels)
 
-    def _grown(
-        self, state: Any, clusters: list[str | None], joining: list[str | None], features: NDArray[np.float32] | None
-    ) -> Any:
-        """A state of prompts with these clusters, with room for those that join, at their initial belief."""
-        if features is not None:
-            features = np.concatenate([state.features.T, self._as_many(features)])
-        fresh = self._fresh([*clusters, *joining], features)
+    def _grown(self, state: Any, ids: list[str], labels: list[str | None], joining: NDArray[np.float32] | None) -> Any:
+        """A state with room for more prompts, the last of `ids`, at their initial belief.
+
+        Args:
+            state: of the first of the prompts.
+            ids, labels: of all.
+            joining: features of those that come anew.
+        """
+        features = None if joining is None else np.concatenate([state.features.T, self._as_many(joining)])
+        fresh = fresh_state(self.model, ids, labels, features)
         # Those here already, and their clusters, come first.
         for field, old in zip(fresh, state, strict=True):
             field[..., : old.shape[-1]] = old
@@ -159,8 +169,8 @@ class OnlineFilter:
         assert given is not None
         all_features = self._state.features.T.copy()
         all_features[self.rows(ids)] = self._as_many(given)
-        fresh = self._fresh(self._clusters, all_features)
-        for name in getattr(self.model, "shared", ()):
+        fresh = fresh_state(self.model, self._ids, self._clusters, all_features)
+        for name in self.model.shared:
             getattr(fresh, name)[:] = getattr(self._state, name)
         self._state = fresh
 
@@ -172,8 +182,8 @@ class OnlineFilter:
 
     def reset(self) -> None:
         """Go back to before the first step, with all prompts of the pool as it is now."""
-        features = self._state.features.T if hasattr(self.model, "features") else None
-        self._state = self._fresh(self._clusters, features)
+        features = None if self.model.features is None else self._state.features.T
+        self._state = fresh_state(self.model, self._ids, self._clusters, features)
         self.steps = 0
 
     def step(
@@ -241,7 +251,7 @@ class OnlineFilter:
 
     def _at(self, rows: NDArray[np.intp] | slice) -> Any:
         fields = self._state._asdict()
-        for name in fields.keys() - set(getattr(self.model, "shared", ())):
+        for name in fields.keys() - set(self.model.shared):
             fields[name] = fields[name][..., rows]
         return type(self._state)(**fields)
 
@@ -273,11 +283,6 @@ class OnlineFilter:
         """Bytes held by the state's arrays."""
         return sum(field.nbytes for field in self._state)
 
-    @property
-    def _derived(self) -> tuple[str, ...]:
-        """Fields of the state that follow from its features."""
-        return getattr(self.model, "derived", ())
-
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue: JSON-able values, and arrays under "arrays"."""
         return {
@@ -286,7 +291,7 @@ class OnlineFilter:
             "prompt_ids": self.prompt_ids,
             "clusters": list(self._clusters),
             "arrays": {
-                name: array.copy() for name, array in self._state._asdict().items() if name not in self._derived
+                name: array.copy() for name, array in self._state._asdict().items() if name not in self.model.derived
             },
         }
 
@@ -326,14 +331,14 @@ class OnlineFilter:
         if len(clusters) != len(saved):
             raise InputError(f"the state has {len(clusters)} clusters for {len(saved)} prompts: start without it")
         given = None
-        if hasattr(self.model, "features"):
+        if self.model.features is not None:
             features = state["arrays"].get("features")
             if features is None or features.shape != (len(self._state.features), len(saved)):
                 raise InputError("the state's 'features' are not one column per prompt: start without it")
             given = self._numbers(saved, features.T)
-        fresh = self._fresh(clusters, given)
+        fresh = fresh_state(self.model, saved, clusters, given)
         for name, field in fresh._asdict().items():
-            array = field if name in self._derived else state["arrays"].get(name)
+            array = field if name in self.model.derived else state["arrays"].get(name)
             if array is None or array.shape != field.shape or array.dtype != field.dtype:
                 raise InputError(f"the state's {name!r} is not the {field.shape} array it should be: start without it")
             if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -349,13 +354,13 @@ class OnlineFilter:
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
             raise InputError(f"the state has steps={steps!r}, which is no whole number: start without it")
         joining = [row for prompt_id, row in self._row.items() if prompt_id not in place]
+        ids = saved + [self._ids[row] for row in joining]
+        labels = clusters + [self._clusters[row] for row in joining]
         if joining:
-            labels = [self._clusters[row] for row in joining]
             given = None if given is None else self._state.features[:, joining].T
-            loaded = self._grown(loaded, clusters, labels, given)
+            loaded = self._grown(loaded, ids, labels, given)
         self._warn_of_labels(place, clusters)
-        self._ids = saved + [self._ids[row] for row in joining]
-        self._clusters = clusters + [self._clusters[row] for row in joining]
+        self._ids, self._clusters = ids, labels
         self._row = {prompt_id: row for row, prompt_id in enumerate(self._ids)}
         self._state = loaded
         self.steps = steps
@@ -373,6 +378,40 @@ class OnlineFilter:
                 PromptdynWarning,
                 stacklevel=4,
             )
+
+
+def fresh_state(
+    model: OnlineModel, ids: Sequence[str], labels: Sequence[str | None], features: NDArray[np.float32] | None
+) -> Any:
+    """A model's state of a pool at its start.
+
+    Args:
+        model: whose clusters the labels are; a model without clusters asks for none.
+        ids: (prompt,) for messages.
+        labels: (prompt,) of the clusters, None where a prompt has none.
+        features: (prompt feature); None where the model reads none.
+
+    Raises:
+        InputError: the model has clusters and a prompt has no label, or one that the model does not know; or the state
+            is not what the model declares.
+    """
+    if model.cluster is None:
+        pool = Pool.without_clusters(len(ids), features)
+    elif None in labels:
+        raise InputError(
+            f"model {model.name!r} goes by cluster={model.cluster!r}, and prompt {ids[labels.index(None)]!r} has no "
+            "label: give each prompt one, or set cluster=None"
+        )
+    else:
+        pool = Pool.with_clusters([str(label) for label in labels], features)
+    state = model.init(pool)
+    for name, field in state._asdict().items():
+        if name not in model.shared and field.shape[-1:] != (len(ids),):
+            raise InputError(
+                f"model {model.name!r}: field {name!r} of its state has shape {field.shape} for {len(ids)} prompts: "
+                f"its last axis must be prompt, or the class must name it, shared = ({name!r},)"
+            )
+    return state
 
 
 def _labels(prompt_ids: Sequence[str], clusters: Sequence[Any] | None) -> list[str | None]:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.online.chain import FrozenChain, FrozenState
+from promptdyn.online.model import OnlineModel
+from promptdyn.online.pool import Pool
 
 __all__ = ["FrozenMixture", "MixtureState"]
 
@@ -19,7 +21,7 @@ class MixtureState(NamedTuple):
     cluster: NDArray[np.int32]  # (prompt,) codes
 
 
-class FrozenMixture:
+class FrozenMixture(OnlineModel):
     """The exact filter of a mixture of chains, each as likely at first: every prompt weighs them by its own counts.
 
     With draws of p(parameters | history) as chains, a forecast is the posterior predictive given the history fitted on
@@ -32,17 +34,17 @@ class FrozenMixture:
 
     def __init__(self, chains: Sequence[FrozenChain], identity: Mapping[str, Any] | None = None) -> None:
         self.chains = list(chains)
-        self.name = self.chains[0].name
+        self.name, self.cluster = self.chains[0].name, self.chains[0].cluster
         self._identity = dict(identity or {"name": self.name})
 
     def describe(self) -> dict[str, Any]:
         """The identity given."""
         return dict(self._identity)
 
-    def init(self, clusters: Sequence[str | None]) -> MixtureState:
+    def init(self, pool: Pool) -> MixtureState:
         """Fresh prompts; InputError names a label that the chains do not know."""
-        states = [chain.init(clusters) for chain in self.chains]
-        weight = np.full((len(states), len(clusters)), 1.0 / len(states))
+        states = [chain.init(pool) for chain in self.chains]
+        weight = np.full((len(states), pool.num_prompts), 1.0 / len(states))
         return MixtureState(np.stack([state.belief for state in states]), weight, states[0].cluster)
 
     def step(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_dynamics, cluster_of, with_clusters
+from promptdyn.models.base import Chain, DynamicsLike, Params, Pool, check_dynamics, cluster_of, with_clusters
 from promptdyn.ppl import observed as observed_programs
 from promptdyn.ppl.fixed import chain_at
 
@@ -32,7 +32,7 @@ class Program(Protocol):
     Raises InputError, when made, if the program fails the contract: a chain of the wrong shape, a site sampled twice.
     """
 
-    model: Dynamics
+    model: DynamicsLike
     pool: Pool
     start: Params
     """Where fitting starts, in NumPy: each site's `init`, or the mean of its distribution."""
@@ -75,7 +75,7 @@ def load_backend(name: str) -> Any:
 
 
 def program(
-    model: Dynamics,
+    model: DynamicsLike,
     history: RewardHistory,
     backend: str = "numpyro",
     *,

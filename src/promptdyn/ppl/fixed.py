@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import Chain, Dynamics, Params, Pool, check_chain
+from promptdyn.models.base import Chain, DynamicsLike, Params, Pool, check_chain
 from promptdyn.ppl.sites import only_what_is_handed_in
 
 __all__ = ["Fixed", "chain_at", "check_around"]
@@ -54,7 +54,7 @@ class Fixed:
         self.recorded[name] = np.asarray(value), tuple(dims)
         return value
 
-    def run(self, model: Dynamics, pool: Pool) -> Chain:
+    def run(self, model: DynamicsLike, pool: Pool) -> Chain:
         """Run a model's program; InputError where a parameter is missing or has the wrong shape."""
         try:
             with only_what_is_handed_in(model.name, *PACKAGES):
@@ -65,7 +65,7 @@ class Fixed:
             raise InputError(f"model {model.name!r}: parameters of the wrong shape ({error})") from None
 
 
-def chain_at(model: Dynamics, params: Mapping[str, ArrayLike], pool: Pool) -> Chain:
+def chain_at(model: DynamicsLike, params: Mapping[str, ArrayLike], pool: Pool) -> Chain:
     """The chain of a model at given parameters, checked.
 
     Raises:
@@ -76,7 +76,7 @@ def chain_at(model: Dynamics, params: Mapping[str, ArrayLike], pool: Pool) -> Ch
     return chain
 
 
-def check_around(model: Dynamics, points: Sequence[Params], pool: Pool) -> None:
+def check_around(model: DynamicsLike, points: Sequence[Params], pool: Pool) -> None:
     """Raise InputError unless the chain is one also off the start, at points where fitting may come to."""
     for point in points:
         try:

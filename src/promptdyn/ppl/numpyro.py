@@ -19,7 +19,7 @@ from numpyro.infer import Predictive
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
 from promptdyn.kernels.jax import Markov, Sequences, log_marginal
-from promptdyn.models.base import Chain, Dynamics, Params, Pool
+from promptdyn.models.base import Chain, DynamicsLike, Params, Pool
 from promptdyn.ppl.fixed import chain_at, check_around
 from promptdyn.ppl.observed import Groups, observed
 from promptdyn.ppl.sites import EDGE, Names, around, check_sites, dims_of, only_what_is_handed_in, spread_of, start_of
@@ -63,7 +63,7 @@ class NumPyro:
         return GroupCounts(chain, groups)
 
 
-def run(text: Callable[..., Chain], model: Dynamics, dense: DenseHistory, **how: Any) -> Chain:
+def run(text: Callable[..., Chain], model: DynamicsLike, dense: DenseHistory, **how: Any) -> Chain:
     """Run one of the texts of `promptdyn.ppl.observed`."""
     return text(NumPyro(), model, dense, **how)
 
@@ -71,7 +71,7 @@ def run(text: Callable[..., Chain], model: Dynamics, dense: DenseHistory, **how:
 class Program:
     """See `promptdyn.ppl.Program`. Arrays are JAX's; gradients in double precision need `jax.enable_x64`."""
 
-    def __init__(self, model: Dynamics, pool: Pool) -> None:
+    def __init__(self, model: DynamicsLike, pool: Pool) -> None:
         self.model, self.pool = model, pool
         # Programs of equal keys do the same, so that what was compiled for one serves the other.
         self.key = (_hashable(model), pool.cluster.tobytes(), pool.cluster_names)
@@ -150,7 +150,7 @@ class Program:
         return np.asarray(drawn["num_successes"])
 
 
-def _hashable(model: Dynamics) -> Any:
+def _hashable(model: DynamicsLike) -> Any:
     """The model, or where it is not hashable something that is its own."""
     try:
         hash(model)

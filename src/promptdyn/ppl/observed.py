@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.history import DenseHistory
-from promptdyn.models.base import Chain, Dynamics, Pool
+from promptdyn.models.base import Chain, DynamicsLike, Pool
 
 __all__ = ["Groups", "enumerated", "observed"]
 
@@ -38,7 +38,7 @@ class Groups(NamedTuple):
         return xp.where(xp.asarray(self.trained)[step], xp.where(varies, 1, 2), 0)
 
 
-def observed(ppl: Any, model: Dynamics, dense: DenseHistory, condition: bool = True) -> Chain:
+def observed(ppl: Any, model: DynamicsLike, dense: DenseHistory, condition: bool = True) -> Chain:
     """The program, its counts at the site `num_successes` (prompt step): observed, or else to be drawn."""
     pool = Pool.of(dense)
     num_successes = dense.counts[dense.symbols, 1]
@@ -51,7 +51,7 @@ def observed(ppl: Any, model: Dynamics, dense: DenseHistory, condition: bool = T
     return chain
 
 
-def enumerated(ppl: Any, model: Dynamics, dense: DenseHistory) -> Chain:
+def enumerated(ppl: Any, model: DynamicsLike, dense: DenseHistory) -> Chain:
     """The program, with the state of every prompt at step t a site `latent_t` that the backend enumerates."""
     pool, xp = Pool.of(dense), ppl.xp
     chain = model.program(ppl, pool)

@@ -22,7 +22,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
 from promptdyn.kernels.sequences import Sequences
 from promptdyn.kernels.torch import log_marginal
-from promptdyn.models.base import Chain, Dynamics, Params, Pool
+from promptdyn.models.base import Chain, DynamicsLike, Params, Pool
 from promptdyn.ppl.fixed import chain_at, check_around
 from promptdyn.ppl.observed import Groups, observed
 from promptdyn.ppl.sites import EDGE, Names, around, check_sites, dims_of, only_what_is_handed_in, spread_of, start_of
@@ -81,7 +81,7 @@ class Pyro:
         return GroupCounts(chain, groups)
 
 
-def run(text: Callable[..., Chain], model: Dynamics, dense: DenseHistory, **how: Any) -> Chain:
+def run(text: Callable[..., Chain], model: DynamicsLike, dense: DenseHistory, **how: Any) -> Chain:
     """Run one of the texts of `promptdyn.ppl.observed`, in double precision."""
     with double():
         return text(Pyro(), model, dense, **how)
@@ -90,7 +90,7 @@ def run(text: Callable[..., Chain], model: Dynamics, dense: DenseHistory, **how:
 class Program:
     """See `promptdyn.ppl.Program`. Arrays are torch's, in double precision."""
 
-    def __init__(self, model: Dynamics, pool: Pool) -> None:
+    def __init__(self, model: DynamicsLike, pool: Pool) -> None:
         self.model, self.pool = model, pool
         try:
             ppl = Pyro()

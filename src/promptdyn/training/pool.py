@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from promptdyn._columns import NO_LABEL, is_missing
 from promptdyn.clusters import LABEL_COLUMNS, few_levels_first
 from promptdyn.errors import InputError
-from promptdyn.evaluation.forecast import online_filter
+from promptdyn.evaluation.forecast import check_filters, online_filter
 from promptdyn.features import from_columns
 from promptdyn.history import cross
 from promptdyn.inference import Fit, Refitted
 from promptdyn.models import MODELS, FeatureRate, InformativeRate
-from promptdyn.models.base import Dynamics, cluster_of
+from promptdyn.models.base import DynamicsLike, cluster_of
 from promptdyn.online import OnlineFilter
 from promptdyn.training.content import content_ids, values
 
@@ -131,15 +131,20 @@ def dynamics(text: str, dataset: Dataset, refit_every: int = 0) -> tuple[Any, st
         words = f"the policy's reading of each, since no column ({', '.join(LABEL_COLUMNS)}) tells kinds"
         return FeatureRate(), words, True
     model = MODELS.parse_one(text, load=Fit.load)
-    automatic = cluster_of(model) == "auto" and bool(refit_every or not isinstance(model, Dynamics))
+    is_program = isinstance(model, DynamicsLike)
+    cluster = cluster_of(model) if is_program else model.cluster
+    automatic = cluster == "auto" and bool(refit_every or not is_program)
     if automatic:
         model = replace(model, cluster=found or None)
-    return (Refitted(model, every=refit_every) if refit_every else model), text, automatic
+    if refit_every:
+        model = Refitted(model, every=refit_every)
+    check_filters(model)
+    return model, text, automatic
 
 
 def reads_policy(model: Any) -> bool:
     """Whether a model's features are the policy's own reading of the prompts."""
-    return getattr(model, "features", None) == POLICY
+    return bool(model.features == POLICY)
 
 
 def make_filter(
@@ -159,24 +164,23 @@ def make_filter(
     if reads_policy(model):
         assert read is not None
         return online_filter(model, prompt_ids, features=read())
-    if (named := getattr(model, "features", None)) is not None:
-        columns = _columns(dataset, named, model)
+    if model.features is not None:
+        columns = _columns(dataset, model.features, "features")
         return online_filter(
             model, prompt_ids, features=from_columns({column: values(dataset, column) for column in columns})
         )
-    cluster = cluster_of(model.model if isinstance(model, Fit) else model)
-    if cluster is None:
+    if model.cluster is None:
         return online_filter(model, prompt_ids)
-    columns = _columns(dataset, cluster, model)
+    columns = _columns(dataset, model.cluster, "cluster")
     return online_filter(model, prompt_ids, cross([labels(dataset, column) for column in columns]))
 
 
-def _columns(dataset: Dataset, named: str | tuple[str, ...], model: Any) -> list[str]:
+def _columns(dataset: Dataset, named: str | tuple[str, ...], setting: str) -> list[str]:
     columns = [named] if isinstance(named, str) else list(named)
     for column in columns:
         if column not in dataset.column_names:
             raise InputError(
                 f"the model needs the column {column!r}, the dataset has {', '.join(dataset.column_names)}: name "
-                f"another, as in {'features' if hasattr(model, 'features') else 'cluster'}=COLUMN"
+                f"another, as in {setting}=COLUMN"
             )
     return columns

@@ -1,0 +1,107 @@
+"""The base class of whatever filters a pool of prompts live. Knows nothing of fitting.
+
+An *outcome* is one of three kinds of rollout group: none succeeded, some did (informative: 0 < k < n), all did.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from promptdyn.online.filter import OnlineFilter
+from promptdyn.online.pool import Pool
+from promptdyn.registry import describe
+
+__all__ = ["Columns", "OnlineModel"]
+
+Columns = str | tuple[str, ...]
+Floats = NDArray[np.float64]
+
+
+class OnlineModel(ABC):
+    """A recursion over training steps for a pool of prompts: `init` makes a state, `step` moves it, others read it.
+
+    A state is a NamedTuple of arrays whose last axis is `prompt`; `step` may update it in place, so whatever
+    the other methods return are arrays of its own. Beliefs are always about the *next* step, P(z_{t+1} | y_{0:t}).
+
+        @dataclass(frozen=True)
+        class Mine(OnlineModel):
+            decay: float = 0.9  # settings are fields
+
+            name = "mine"  # the rest of what the base class declares, where it differs
+
+    Attributes:
+        name: what the model is called in texts and files.
+        cluster: column(s) whose labels are the pool's clusters. Default None: one cluster, labels are not asked for.
+        features: column(s) that the pool's features come from. Default None: the model reads none. The state of one
+            that does has a field `features`, (feature prompt).
+        shared: fields of the state whose last axis is not `prompt` but `cluster`, or another that does not grow with
+            the number of prompts.
+        derived: fields of the state that follow from its features, and are therefore not saved.
+        at_mean: True where forecasts are those at the mean of the parameters, to which draws need not average.
+    """
+
+    name: str
+    cluster: Columns | None = None
+    features: Columns | None = None
+    shared: ClassVar[tuple[str, ...]] = ()
+    derived: ClassVar[tuple[str, ...]] = ()
+    at_mean: ClassVar[bool] = False
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able name and settings: a saved state is only loaded back into an equal model."""
+        return describe(self)
+
+    def online(
+        self,
+        prompt_ids: Sequence[str],
+        clusters: Sequence[str | None] | None = None,
+        features: ArrayLike | None = None,
+    ) -> OnlineFilter:
+        """Start filtering a pool.
+
+        Args:
+            prompt_ids: (prompt,) unique ids.
+            clusters: (prompt,) labels, for models with clusters.
+            features: (prompt feature) numbers, each feature of mean 0 and variance 1 over the pool, for models that
+                read features.
+
+        Raises:
+            InputError: an id appears twice, the pool is empty, or labels or features are missing or do not fit.
+        """
+        return OnlineFilter(self, prompt_ids, clusters, features)
+
+    @abstractmethod
+    def init(self, pool: Pool) -> Any:
+        """State of a pool of fresh prompts; that of a longer pool begins alike."""
+
+    @abstractmethod
+    def step(
+        self,
+        state: Any,
+        rows: NDArray[np.intp],
+        num_successes: NDArray,
+        num_rollouts: NDArray,
+        trained: NDArray[np.bool_],
+    ) -> Any:
+        """Absorb one training step's counts for the prompts `rows` and move every prompt to the next step."""
+
+    @abstractmethod
+    def belief(self, state: Any) -> Floats:
+        """(state prompt) probabilities."""
+
+    @abstractmethod
+    def outcome(self, state: Any, num_rollouts: int | NDArray) -> Floats:
+        """(outcome prompt): forecast chances that none, some, all of `num_rollouts` rollouts succeed."""
+
+    @abstractmethod
+    def informative(self, state: Any, num_rollouts: int | NDArray, rng: np.random.Generator | None = None) -> Floats:
+        """(prompt,) forecast P(0 < k < n); given `rng`, at one posterior draw per prompt instead of the mean."""
+
+    @abstractmethod
+    def success_rate(self, state: Any, rng: np.random.Generator | None = None) -> Floats:
+        """(prompt,) forecast chance that a rollout succeeds; given `rng`, one posterior draw per prompt."""

@@ -1,0 +1,48 @@
+"""The prompts that a model is about, as arrays: which cluster each is of, and its features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from promptdyn.history import DenseHistory
+
+__all__ = ["Pool"]
+
+
+class Pool(NamedTuple):
+    """The prompts that a model is about, in the order of every (prompt, ...) array."""
+
+    cluster: NDArray[np.int32]  # (prompt,) index into cluster_names
+    cluster_names: tuple[str, ...]
+    features: NDArray[np.float32] | None = None  # (prompt feature), for models that read features
+
+    @property
+    def num_prompts(self) -> int:
+        return len(self.cluster)
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters; 1 for a model without."""
+        return len(self.cluster_names)
+
+    @classmethod
+    def of(cls, dense: DenseHistory) -> Pool:
+        """The pool of a history."""
+        return cls(dense.cluster, dense.cluster_names)
+
+    @classmethod
+    def without_clusters(cls, num_prompts: int, features: NDArray[np.float32] | None = None) -> Pool:
+        """A pool of one cluster."""
+        return cls(np.zeros(num_prompts, np.int32), ("all",), features)
+
+    @classmethod
+    def with_clusters(cls, labels: Sequence[str], features: NDArray[np.float32] | None = None) -> Pool:
+        """A pool of (prompt,) labels. Clusters are numbered as they first appear: a longer pool begins alike."""
+        code: dict[str, int] = {}
+        codes = np.fromiter((code.setdefault(label, len(code)) for label in labels), np.int32, len(labels))
+        return cls(codes, tuple(code), features)
