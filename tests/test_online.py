@@ -214,7 +214,7 @@ def test_bad_pools_are_named():
     assert online.prompt_ids == ["a"]
     with pytest.raises(InputError, match="cluster 'z' is none of those fitted"):
         OnlineFilter(FILTERS["hmm with clusters"], ["a"], ["z"])
-    with pytest.raises(InputError, match="'hmm' goes by cluster='cluster', and prompt 'a' has no label"):
+    with pytest.raises(InputError, match="'hmm' goes by cluster='family', and prompt 'a' has no label"):
         OnlineFilter(FILTERS["hmm with clusters"], ["a"])
     with pytest.raises(InputError, match="'dps' goes by cluster='family', and prompt 'b' has no label"):
         OnlineFilter(FILTERS["dps with clusters"], ["a", "b"], ["x", None])

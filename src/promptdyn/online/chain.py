@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.online.model import OnlineModel
+from promptdyn.online.model import Columns, OnlineModel
 from promptdyn.online.pool import Pool
 
 __all__ = ["FrozenChain", "FrozenState", "draw_states"]
@@ -37,6 +37,7 @@ class FrozenChain(OnlineModel):
         log_emission: (group, 2) num_rollouts and num_successes -> (state group) log-probabilities.
         cluster_names: (cluster,) labels in the order of the cluster axis; None where prompts need no label.
         identity: JSON-able, what tells this chain from others: a saved state is only loaded back into an equal one.
+        cluster: column(s) whose labels `cluster_names` are; default "cluster" where there are names.
 
     Attributes:
         rates: (state,) chance that a rollout succeeds.
@@ -50,11 +51,12 @@ class FrozenChain(OnlineModel):
         log_emission: Callable[[NDArray[np.integer]], NDArray[np.float64]],
         cluster_names: Sequence[str] | None = None,
         identity: Mapping[str, Any] | None = None,
+        cluster: Columns | None = None,
     ) -> None:
         self.name = name
         self.initial, self.transition, self.log_emission = initial, transition, log_emission
         self.cluster_names = None if cluster_names is None else tuple(cluster_names)
-        self.cluster = None if cluster_names is None else "cluster"
+        self.cluster = None if cluster_names is None else cluster or "cluster"
         self._identity = dict(identity or {"name": name})
         self.rates = np.exp(log_emission(np.array([[1, 1]])))[:, 0]
         self._code = {label: code for code, label in enumerate(self.cluster_names or ())}

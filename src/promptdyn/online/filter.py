@@ -400,7 +400,7 @@ def fresh_state(
     elif None in labels:
         raise InputError(
             f"model {model.name!r} goes by cluster={model.cluster!r}, and prompt {ids[labels.index(None)]!r} has no "
-            "label: give each prompt one, or set cluster=None"
+            "label: give each prompt one"
         )
     else:
         pool = Pool.with_clusters([str(label) for label in labels], features)
