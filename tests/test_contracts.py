@@ -25,7 +25,7 @@ def test_every_model_meets_one_of_the_two_contracts(name):
     again = MODELS.create(name, described)
     assert (again.describe() if isinstance(model, OnlineModel) else describe(again)) == {"name": name, **described}
     if isinstance(model, OnlineModel):
-        state = model.init(Pool.without_clusters(3, np.zeros((3, 2), np.float32)))
+        state = model.init(Pool.of_one_cluster(3, np.zeros((3, 2), np.float32)))
         assert all(field.shape[-1] == 3 for name, field in state._asdict().items() if name not in model.shared)
 
 

@@ -149,7 +149,7 @@ def test_latent_kinds_are_a_mixture_of_chains():
 
     def evidence(initial, transition, emission):
         frozen = FrozenChain("kind", initial, transition, emission)
-        state, one = frozen.init(Pool.without_clusters(1)), np.zeros(1, np.intp)
+        state, one = frozen.init(Pool.of_one_cluster(1)), np.zeros(1, np.intp)
         return sum(
             frozen.absorb(state, one, np.array([k]), np.array([8]), np.array([trained]))[0]
             for k, trained in [(0, True), (3, True), (3, False), (8, True), (7, True)]

@@ -134,7 +134,7 @@ def test_a_frozen_chain_equals_a_loop_over_prompts(num_states, num_clusters, num
     model = DiscreteHMM(num_states=num_states, cluster="family" if num_clusters > 1 else None)
     chain = frozen(model, names if num_clusters > 1 else ("all",))
     codes = rng.integers(0, num_clusters, 500)
-    state = chain.init(Pool.with_clusters([names[code] for code in codes]))
+    state = chain.init(Pool.from_labels([names[code] for code in codes]))
     expected = state.belief.T.copy()
     for _ in range(3):
         rows = rng.permutation(500)[:num_groups]
@@ -154,7 +154,7 @@ def test_a_step_of_a_frozen_chain_takes_the_memory_of_a_few_beliefs():
     """Not that of a matrix for each group, which at 50 states is 50 times as much as the beliefs themselves."""
     num_prompts = 20_000
     chain = frozen(DiscreteHMM(num_states=50))
-    state = chain.init(Pool.without_clusters(num_prompts))
+    state = chain.init(Pool.of_one_cluster(num_prompts))
     rng = np.random.default_rng(0)
     k, trained = rng.integers(0, 9, num_prompts), rng.random(num_prompts) < 0.7
     tracemalloc.start()

@@ -363,8 +363,8 @@ def fit(
     """Fit a model to a reward history.
 
     Args:
-        model: a model with parameters to learn (`DiscreteHMM`, or a program of your own). A model
-            that learns online needs no fit.
+        model: a model with parameters to learn: `DiscreteHMM`, or a program of your own. Models that learn online
+            need no fit.
         history: what was logged.
         method: "em", "map" (the same mode, by gradient), "svi" (approximate posterior, in mini-batches) or "nuts"
             (posterior draws); with settings, as in "svi:num_steps=5000"; or an engine, `SVI(num_steps=5000)`. Default:

@@ -396,14 +396,14 @@ def fresh_state(
             is not what the model declares.
     """
     if model.cluster is None:
-        pool = Pool.without_clusters(len(ids), features)
+        pool = Pool.of_one_cluster(len(ids), features)
     elif None in labels:
         raise InputError(
             f"model {model.name!r} goes by cluster={model.cluster!r}, and prompt {ids[labels.index(None)]!r} has no "
             "label: give each prompt one"
         )
     else:
-        pool = Pool.with_clusters([str(label) for label in labels], features)
+        pool = Pool.from_labels([str(label) for label in labels], features)
     state = model.init(pool)
     for name, field in state._asdict().items():
         if name not in model.shared and field.shape[-1:] != (len(ids),):

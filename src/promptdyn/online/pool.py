@@ -36,12 +36,12 @@ class Pool(NamedTuple):
         return cls(dense.cluster, dense.cluster_names)
 
     @classmethod
-    def without_clusters(cls, num_prompts: int, features: NDArray[np.float32] | None = None) -> Pool:
+    def of_one_cluster(cls, num_prompts: int, features: NDArray[np.float32] | None = None) -> Pool:
         """A pool of one cluster."""
         return cls(np.zeros(num_prompts, np.int32), ("all",), features)
 
     @classmethod
-    def with_clusters(cls, labels: Sequence[str], features: NDArray[np.float32] | None = None) -> Pool:
+    def from_labels(cls, labels: Sequence[str], features: NDArray[np.float32] | None = None) -> Pool:
         """A pool of (prompt,) labels. Clusters are numbered as they first appear: a longer pool begins alike."""
         code: dict[str, int] = {}
         codes = np.fromiter((code.setdefault(label, len(code)) for label in labels), np.int32, len(labels))
