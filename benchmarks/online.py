@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks.timing import timed
 from promptdyn.models import DPS, BetaBernoulli, InformativeRate, emissions
-from promptdyn.online import DiscountedBeta, FrozenChain, OnlineFilter
+from promptdyn.online import DiscountedBeta, FrozenChain
+from promptdyn.prompts import Prompts
 from promptdyn.selection import Selector
 
 NUM_PROMPTS, NUM_CLUSTERS, BATCH, NUM_GENERATIONS = 1_000_000, 1_000, 1_024, 8
@@ -29,7 +30,7 @@ def run() -> list[dict[str, object]]:
         chain = np.full((1, num_states), 1 / num_states), np.stack([sticky, sticky])[:, None]
         return FrozenChain("hmm", *chain, emissions.Binomial(rates).log_prob)
 
-    labels = [f"cluster-{i}" for i in rng.integers(0, NUM_CLUSTERS, NUM_PROMPTS)]
+    pool = Prompts(ids, {"cluster": [f"cluster-{i}" for i in rng.integers(0, NUM_CLUSTERS, NUM_PROMPTS)]})
     pooled = {
         "rate of 1,000 clusters, proportional": InformativeRate(cluster="cluster"),
         "MoPPS pooled over 1,000 clusters, proportional": BetaBernoulli(cluster="cluster"),
@@ -46,7 +47,7 @@ def run() -> list[dict[str, object]]:
     rows = []
     for name, model in {**pooled, **alone}.items():
         policy = "proportional" if name in pooled else "top"
-        selector = Selector(OnlineFilter(model, ids, labels), policy, num_generations=NUM_GENERATIONS)
+        selector = Selector(model.online(pool), policy, num_generations=NUM_GENERATIONS)
         selector.online.step(ids, rng.integers(0, NUM_GENERATIONS + 1, NUM_PROMPTS), NUM_GENERATIONS)
         rewards = (rng.random((BATCH, NUM_GENERATIONS)) < rng.random((BATCH, 1))).astype(float)
         chosen = selector.select(BATCH)

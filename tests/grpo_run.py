@@ -31,7 +31,7 @@ from promptdyn.models import DPS
 from promptdyn.selection import Observation, Selector
 from promptdyn.selection.groups import rewards_of
 from promptdyn.training.dynamic_sampling import DynamicSampling
-from promptdyn.training.trl import SelectionGRPOTrainer, prompt_ids
+from promptdyn.training.trl import SelectionGRPOTrainer, prompts
 
 CHARACTERS = "0123456789abcdef"
 NUM_GENERATIONS = 4
@@ -159,7 +159,7 @@ def config(folder: Path, **settings: Any) -> GRPOConfig:
 
 def selector(**settings: Any) -> WatchedSelector:
     defaults: dict[str, Any] = {"num_generations": NUM_GENERATIONS, "seed": 5}
-    return WatchedSelector(DPS(decay=0.7).online(prompt_ids(POOL)), **(defaults | settings))
+    return WatchedSelector(DPS(decay=0.7).online(prompts(POOL)), **(defaults | settings))
 
 
 def trainer(

@@ -10,7 +10,7 @@ import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import MODELS, BetaState, Pool
-from promptdyn.models.base import with_clusters
+from promptdyn.models.base import for_pool
 from promptdyn.online import DiscountedBeta, FrozenChain, OnlineFilter
 from promptdyn.online.beta import _beta_of as moment_betas
 from promptdyn.ppl import chain_at
@@ -140,11 +140,11 @@ def clustered_history(num_prompts, columns):
 
 def test_clusters_are_taken_from_the_history():
     history = clustered_history(64, {"task": lambda i: i % 3, "level": lambda i: i // 32, "seed": lambda i: i})
-    assert with_clusters(BetaState(), history).cluster == ("task", "level")
+    assert for_pool(BetaState(), history.prompts).cluster == ("task", "level")
     few = clustered_history(32, {"task": lambda i: i % 3, "level": lambda i: i % 2})
-    assert with_clusters(BetaState(), few).cluster == ("level",)
-    assert with_clusters(BetaState(), clustered_history(64, {})).cluster is None
-    assert with_clusters(BetaState(cluster="seed"), history).cluster == "seed"
+    assert for_pool(BetaState(), few.prompts).cluster == ("level",)
+    assert for_pool(BetaState(), clustered_history(64, {}).prompts).cluster is None
+    assert for_pool(BetaState(cluster="seed"), history.prompts).cluster == "seed"
 
 
 def test_a_fit_is_saved_loaded_and_filtered(tmp_path):
@@ -156,14 +156,14 @@ def test_a_fit_is_saved_loaded_and_filtered(tmp_path):
     fit.save(tmp_path / "fit.npz")
     loaded = promptdyn.Fit.load(tmp_path / "fit.npz")
     assert loaded.model == fit.model
-    before, after = (each.online(list(history.prompt_ids), history.labels("task")) for each in (fit, loaded))
+    before, after = (each.online(history.prompts) for each in (fit, loaded))
     for online in (before, after):
         online.step(["p1", "p7"], [3, 8], 8)
     np.testing.assert_array_equal(after.informative(8), before.informative(8))
-    fast = loaded.online(list(history.prompt_ids), history.labels("task"), exact=False)
+    fast = loaded.online(history.prompts, exact=False)
     assert fast.informative(8).shape == (64,)
     with pytest.raises(InputError, match="num_draws=2 with exact=False"):
-        loaded.online(["p1"], ["0"], num_draws=2, exact=False)
+        loaded.online(history.prompts, num_draws=2, exact=False)
     assert MODELS.parse_one("beta:cluster=task+difficulty").cluster == ("task", "difficulty")
     assert MODELS.parse_one("beta:cluster=none").cluster is None
 

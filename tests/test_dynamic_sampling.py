@@ -213,9 +213,7 @@ def test_a_cap_that_is_reached(tmp_path: Path, at_cap: Any) -> None:
 def test_a_small_pool_ends_the_rounds(tmp_path: Path) -> None:
     """Five prompts, batches of two: what later generations of the step need stays there for them."""
     pool = POOL.select(range(5))
-    selector = grpo_run.WatchedSelector(
-        grpo_run.DPS().online(grpo_run.prompt_ids(pool)), num_generations=NUM_GENERATIONS
-    )
+    selector = grpo_run.WatchedSelector(grpo_run.DPS().online(grpo_run.prompts(pool)), num_generations=NUM_GENERATIONS)
     run = WatchedTrainer(
         grpo_run.model(),
         Hopeless(),

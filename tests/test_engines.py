@@ -23,6 +23,7 @@ from promptdyn.inference.nuts import judged
 from promptdyn.models import DPS, DiscreteHMM, HierarchicalHMM
 from promptdyn.models.base import cluster_of
 from promptdyn.ppl import BACKENDS
+from promptdyn.prompts import Prompts
 
 MODELS = {**CONFIGS, "a chain per prompt": OwnSpeed()}
 HISTORY = small_history(1, num_prompts=30, num_steps=20)
@@ -240,8 +241,7 @@ def test_draws_and_report_are_saved_and_loaded(sampled, tmp_path):
             np.testing.assert_array_equal(getattr(loaded, part)[name], value)
     assert "log_likelihood" not in loaded.idata.groups()
     assert loaded.inference_data(HISTORY).log_likelihood.equals(sampled.idata.log_likelihood)
-    ids, clusters = list(HISTORY.prompt_ids), HISTORY.labels("family")
-    before, after = (fit.online(ids, clusters, num_draws=5) for fit in (sampled, loaded))
+    before, after = (fit.online(HISTORY.prompts, num_draws=5) for fit in (sampled, loaded))
     after.load_state_dict(before.state_dict())
     np.testing.assert_array_equal(before.belief, after.belief)
 
@@ -251,15 +251,14 @@ def test_a_mixture_over_draws_forecasts_as_their_posterior_weighs_them(sampled):
     flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in sampled.draws.items()}
     chosen = np.linspace(0, len(flat["initial"]) - 1, num_draws).round().astype(int)
     made = density(sampled.model, HISTORY, "numpyro")
-    ids, clusters = list(HISTORY.prompt_ids), HISTORY.labels("family")
     filters, logs = [], []
     for draw in chosen:
         params = {name: value[draw] for name, value in flat.items()}
-        filters.append(promptdyn.Fit(sampled.model, params, sampled.cluster_names).online(ids, clusters))
+        filters.append(promptdyn.Fit(sampled.model, params, sampled.cluster_names).online(HISTORY.prompts))
         logs.append(made.log_marginals(params))
     weights = np.exp(np.array(logs) - np.max(logs, axis=0))
     weights /= weights.sum(axis=0)
-    mixed = sampled.online(ids, clusters, num_draws=num_draws)
+    mixed = sampled.online(HISTORY.prompts, num_draws=num_draws)
     for online in (*filters, mixed):
         for _, rows in walk(online, HISTORY, "all"):
             assert len(rows)
@@ -271,13 +270,13 @@ def test_a_mixture_over_draws_forecasts_as_their_posterior_weighs_them(sampled):
     rng = np.random.default_rng(0)
     drawn = np.mean([mixed.success_rate(rng) for _ in range(4000)], axis=0)
     np.testing.assert_allclose(drawn, mixed.success_rate(), atol=0.03)
-    mixed.add(["new"], ["c1"])
+    mixed.add(Prompts(["new"], {"family": ["c1"]}))
     assert mixed.success_rate().shape == (31,)
 
 
 def test_more_draws_than_there_are_is_named(sampled):
     with pytest.raises(InputError, match="num_draws=121, but the fit has 120 posterior draws: give 1 to 120"):
-        sampled.online(["a"], ["c0"], num_draws=121)
+        sampled.online(Prompts(["a"], {"family": ["c0"]}), num_draws=121)
     point = promptdyn.fit(OneRate(), HISTORY)
     with pytest.raises(InputError, match="the fit has 0 posterior draws: fit with method='nuts' or 'svi'"):
         point.online(["a"], num_draws=8)
@@ -413,7 +412,7 @@ def test_what_cannot_be_fitted_is_named():
     for model, message in (
         (Nameless(), "Nameless has a program and no name: give the class one, name = 'nameless'"),
         (OneRate, r"OneRate is a class: give a model made of it, OneRate\(\)"),
-        (DPS(), r"DPS has no program, nothing to fit .*: it learns online, by .online\(prompt_ids\)"),
+        (DPS(), r"DPS has no program, nothing to fit .*: it learns online, by .online\(prompts\)"),
         ("hmm", "'hmm' is no dynamics model: give one with a program"),
     ):
         with pytest.raises(InputError, match=message):

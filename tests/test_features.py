@@ -13,7 +13,7 @@ import promptdyn
 from promptdyn import clusters, features
 from promptdyn.errors import InputError
 from promptdyn.models import MODELS, FeatureRate
-from promptdyn.online import OnlineFilter
+from promptdyn.prompts import Prompts
 from promptdyn.training import policy, tasks
 
 POOL = tasks.make_pool("arithmetic", 120)
@@ -35,7 +35,7 @@ def a_pool(num_prompts=300, seed=0):
 
 def test_it_learns_where_groups_are_informative():
     x, chance = a_pool()
-    online = FeatureRate(decay=1.0).online([str(i) for i in range(len(x))], features=x)
+    online = FeatureRate(decay=1.0).online(Prompts([str(i) for i in range(len(x))], {"policy": x}))
     rng = np.random.default_rng(1)
     for _ in range(60):
         rows = rng.choice(len(x), 8, replace=False)
@@ -56,7 +56,7 @@ def test_a_step_is_laplaces_approximation():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(12, 3))
     ids = [str(i) for i in range(12)]
-    online = model.online(ids, features=x)
+    online = model.online(Prompts(ids, {"policy": x}))
     for outcomes in rng.integers(0, 3, (2, 12)):
         before = online._state._replace(mean=online._state.mean.copy(), covariance=online._state.covariance.copy())
         online.step(ids, np.array([0, 4, 8])[outcomes], 8)
@@ -80,7 +80,7 @@ def test_a_step_is_laplaces_approximation():
 def test_an_unobserved_pool_goes_back_to_the_prior():
     x, chance = a_pool(50)
     ids = [str(i) for i in range(50)]
-    online = FeatureRate(decay=0.9, num_functions=20).online(ids, features=x)
+    online = FeatureRate(decay=0.9, num_functions=20).online(Prompts(ids, {"policy": x}))
     online.step(ids, np.where(chance > 0.5, 4, 0), 8)
     assert np.abs(online.informative(8) - 0.5).max() > 0.1
     for _ in range(200):
@@ -93,18 +93,18 @@ def test_saved_without_what_follows_and_loaded_with_who_joined(tmp_path):
     x, _ = a_pool(40)
     ids = [str(i) for i in range(40)]
     model = FeatureRate(num_functions=10)
-    selector = promptdyn.Selector(model.online(ids[:30], features=x[:30]), seed=3)
-    selector.add(ids[30:], features=x[30:])
+    selector = promptdyn.Selector(model.online(Prompts(ids[:30], {"policy": x[:30]})), seed=3)
+    selector.add(Prompts(ids[30:], {"policy": x[30:]}))
     for _ in range(3):
         chosen = selector.select(6)
         selector.observe(chosen, np.random.default_rng(0).random((6, 8)) < 0.5)
     assert "basis" not in selector.online.state_dict()["arrays"]
     selector.save(tmp_path / "selector.npz")
-    again = promptdyn.Selector(model.online(ids[:30], features=x[:30]), seed=9)
+    again = promptdyn.Selector(model.online(Prompts(ids[:30], {"policy": x[:30]})), seed=9)
     again.load(tmp_path / "selector.npz")
     np.testing.assert_array_equal(again.online.informative(8), selector.online.informative(8))
     assert again.select(5) == selector.select(5)
-    other = promptdyn.Selector(model.online(ids[:30], features=x[:30, :1]))
+    other = promptdyn.Selector(model.online(Prompts(ids[:30], {"policy": x[:30, :1]})))
     with pytest.raises(InputError, match="'features' are not one column per prompt"):
         other.load(tmp_path / "selector.npz")
 
@@ -112,23 +112,24 @@ def test_saved_without_what_follows_and_loaded_with_who_joined(tmp_path):
 def test_features_may_be_read_anew():
     x, _ = a_pool(40)
     ids = [str(i) for i in range(40)]
-    online = FeatureRate(num_functions=10).online(ids, features=x)
+    online = FeatureRate(num_functions=10).online(Prompts(ids, {"policy": x}))
     online.step(ids[:20], [4] * 20, 8)
     before = online.informative(8)
-    online.refresh(x[::-1])
+    online.refresh(Prompts(ids, {"policy": x[::-1]}))
     np.testing.assert_allclose(online.informative(8), before[::-1], atol=1e-6)
     with pytest.raises(InputError, match="3 features a prompt, where the pool has 2"):
-        online.refresh(np.zeros((40, 3)))
+        online.refresh(Prompts(ids, {"policy": np.zeros((40, 3))}))
     with pytest.raises(InputError, match="3 features a prompt, where the pool has 2"):
-        online.add(["new"], features=np.zeros((1, 3)))
+        online.add(Prompts(["new"], {"policy": np.zeros((1, 3))}))
     assert online.num_prompts == 40
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (None, "reads features: give"),
-        (np.zeros((3, 2)), r"features of shape \(3, 2\) and type float64 for 2 prompts"),
+        (None, "'policy' is None: give 2 values, one per prompt"),
+        (np.zeros((3, 2)), "'policy' has 3 values for 2 prompts"),
+        (np.zeros(2), r"'features', features='policy': features of shape \(2,\) and type float64 for 2 prompts"),
         (np.zeros((2, 0)), r"shape \(2, 0\)"),
         ([["a"], ["b"]], "type <U1"),
         ([[0.0], [np.nan]], "features of prompt 'b' are not all finite"),
@@ -136,7 +137,7 @@ def test_features_may_be_read_anew():
 )
 def test_bad_features_are_named(given, message):
     with pytest.raises(InputError, match=message):
-        OnlineFilter(FeatureRate(), ["a", "b"], features=given)
+        FeatureRate().online(Prompts(["a", "b"], {"policy": given}))
 
 
 @pytest.mark.parametrize(
@@ -153,14 +154,25 @@ def test_bad_settings_are_named(settings, message):
         FeatureRate(**settings)
 
 
-def test_a_model_that_reads_none_wants_none():
-    with pytest.raises(InputError, match="'dps' reads no features"):
-        OnlineFilter(MODELS.create("dps"), ["a"], features=np.zeros((1, 2)))
+def test_features_of_columns_are_measured_over_a_whole_pool():
+    x = np.arange(4.0)
+    model = FeatureRate(features=("length", "kind"), num_functions=5)
+    online = model.online(Prompts(list("abcd"), {"length": x, "kind": list("uvuv")}))
+    standard = (x - x.mean()) / x.std()
+    np.testing.assert_allclose(online._state.features, [standard, [1, -1, 1, -1], [-1, 1, -1, 1]], rtol=1e-6)
+    other = {"length": x[:1], "kind": ["u"]}
+    for change in (online.add, online.refresh):
+        with pytest.raises(InputError, match="mean 0 and variance 1 over a whole pool, which a part of it cannot tell"):
+            change(Prompts(["a"], other))
+    online.refresh(Prompts(list("dcba"), {"length": x, "kind": list("uvuv")}))
+    np.testing.assert_allclose(online._state.features[0], standard[::-1], rtol=1e-6)
+    with pytest.raises(InputError, match="'dps' reads no features: there are none to refresh"):
+        MODELS.create("dps").online(["a"]).refresh(Prompts(["a"]))
 
 
 def test_over_a_history_label_columns_are_features():
     history = promptdyn.read_history("docs/data/arithmetic_grpo_history.parquet").before(40)
-    with pytest.raises(InputError, match="reads 'policy', and a history has label columns alone"):
+    with pytest.raises(InputError, match="'policy': it is the policy's own reading, which a trainer adds: give one of"):
         promptdyn.compare({"features": FeatureRate()}, history, 20)
     models = MODELS.parse("features:features=task+difficulty,rate")
     scores = {score.model: score for score in promptdyn.compare(models, history, 20).scores}

@@ -15,6 +15,7 @@ from promptdyn.models.discrete_hmm import sticky_walk
 from promptdyn.models.hierarchical_hmm import SCALE, _pooled
 from promptdyn.online import FrozenChain
 from promptdyn.ppl import chain_at
+from promptdyn.prompts import Prompts
 
 RATES = np.array([0.03, 0.5, 0.97])
 
@@ -199,7 +200,7 @@ def test_a_fit_is_saved_loaded_and_filtered(tmp_path):
     fit.save(tmp_path / "fit.npz")
     loaded = promptdyn.Fit.load(tmp_path / "fit.npz")
     assert loaded.model == fit.model
-    before, after = (each.online(["x", "y"], ["c00", "c02"]) for each in (fit, loaded))
+    before, after = (each.online(Prompts(["x", "y"], {"family": ["c00", "c02"]})) for each in (fit, loaded))
     np.testing.assert_array_equal(before.informative(8), after.informative(8))
 
 

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import promptdyn
+from promptdyn.clusters import cross, uncross
 from promptdyn.errors import InputError
-from promptdyn.history import RewardHistory, cross, uncross
+from promptdyn.history import RewardHistory
 
 COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
 # NumPy's own strings end at a NUL.
@@ -155,7 +156,7 @@ def test_ids_and_labels_become_strings():
     )
     assert history.prompt_ids.tolist() == ["7", "8"]
     assert history.prompt.tolist() == [0, 1, 0]
-    assert history.labels("level").tolist() == ["1.5", "2"]
+    assert history.prompts.labels("level").tolist() == ["1.5", "2"]
 
 
 def test_parts_keep_the_pool(history):
@@ -172,12 +173,12 @@ def test_parts_keep_the_pool(history):
 
 
 def test_labels_cross_columns(history):
-    assert history.labels("task").tolist() == ["add", "mul", "mul"]
-    assert history.labels(("task", "level")).tolist() == ["add|2", "mul|1", "mul|10"]
+    assert history.prompts.labels("task").tolist() == ["add", "mul", "mul"]
+    assert history.prompts.labels(("task", "level")).tolist() == ["add|2", "mul|1", "mul|10"]
     assert history.dense(["level", "task"]).cluster_names == ("10|mul", "1|mul", "2|add")
     piped = RewardHistory.from_columns([0], ["a"], [8], [0], clusters={"x": ["u|v"], "y": ["w"]})
-    assert piped.labels("x").tolist() == ["u|v"]
-    assert piped.labels(("x", "y")).tolist() == [r"u\|v|w"]
+    assert piped.prompts.labels("x").tolist() == ["u|v"]
+    assert piped.prompts.labels(("x", "y")).tolist() == [r"u\|v|w"]
 
 
 @given(st.lists(st.tuples(texts | st.just(""), texts, texts), min_size=1, max_size=5))
@@ -364,10 +365,10 @@ def test_bad_tables(build, message):
 
 
 def test_bad_requests(history):
-    with pytest.raises(InputError, match="cluster column 'tasks' is not in the history: give one of: task, level"):
+    with pytest.raises(InputError, match="there is no column 'tasks': give one of task, level"):
         history.dense("tasks")
-    with pytest.raises(InputError, match="cluster column 'task' is not in the history: the history has none"):
-        RewardHistory.from_columns([0], ["a"], [8], [0]).labels("task")
+    with pytest.raises(InputError, match="there is no column 'task': the prompts have none"):
+        RewardHistory.from_columns([0], ["a"], [8], [0]).prompts.labels("task")
     with pytest.raises(InputError, match="observed='some' is none of: trained, all"):
         history.observed("some")
     with pytest.raises(InputError, match=r"mask of shape \(2,\) and type bool .* one boolean for each of 5 rows"):

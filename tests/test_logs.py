@@ -178,8 +178,8 @@ def test_tables_of_every_usual_kind():
     ):
         history = RewardHistory.from_table(table)
         assert sorted(rows(history)) == sorted(rows(expected))
-        assert dict(zip(history.prompt_ids, history.labels("task"), strict=True)) == dict(
-            zip(expected.prompt_ids, expected.labels("task"), strict=True)
+        assert dict(zip(history.prompt_ids, history.prompts.labels("task"), strict=True)) == dict(
+            zip(expected.prompt_ids, expected.prompts.labels("task"), strict=True)
         )
     for thing in (groups(), 3, "log.csv", datasets.DatasetDict(train=chosen), np.zeros(3)):
         with pytest.raises(InputError, match="history: "):
@@ -251,7 +251,7 @@ def test_labels_that_were_asked_for_make_rows_bad(tmp_path):
         PromptdynWarning, match="skipped 1 bad of 20 rows: line 7: cluster column 'task' changes from 'b'"
     ):
         history = read_history(path, cluster_columns=["task"], skip_bad=True)
-    assert (len(history), sorted(set(history.labels("task")))) == (19, ["a", "b"])
+    assert (len(history), sorted(set(history.prompts.labels("task")))) == (19, ["a", "b"])
 
 
 def test_a_line_cut_off_by_a_crash_is_left_out_with_a_word(tmp_path):
@@ -461,7 +461,7 @@ def test_rollouts_in_every_kind_of_file(tmp_path, suffix, caplog):
     history = read_history(path, success="correct", reward_weights=[1, 0.5], **options)
     assert rows(history) == [(3, "x", 2, 1), (3, "y", 1, 1)]
     assert history.reward_mean.tolist() == [1.0, 0.5]
-    assert history.labels("task").tolist() == ["a", "(none)"]
+    assert history.prompts.labels("task").tolist() == ["a", "(none)"]
     with pytest.raises(InputError, match="success='corect': no reward function is called 'corect'"):
         read_history(path, success="corect", **options)
     with pytest.raises(InputError, match=r"no column of rewards among question, .*: say which \(as reward\)"):

@@ -25,6 +25,7 @@ from promptdyn.models import (
 )
 from promptdyn.online import DiscountedBeta, FrozenChain, OnlineFilter
 from promptdyn.ppl import load_backend
+from promptdyn.prompts import Prompts
 from promptdyn.testing import check_online
 
 IDS = ["a", "b", "c", "d", "e", "f"]
@@ -44,9 +45,15 @@ def frozen(model: DiscreteHMM, cluster_names=("all",), seed=0) -> FrozenChain:
     return Fit(model, params, cluster_names).frozen()
 
 
-def pool_of(model):
-    features = np.random.default_rng(0).normal(size=(len(IDS), 3)) if model.features is not None else None
-    return OnlineFilter(model, IDS, LABELS, features)
+FEATURES = np.random.default_rng(0).normal(size=(len(IDS) + 1, 3))
+
+
+def prompts(rows=tuple(range(6))):
+    """Some of seven prompts, with the columns that the models here go by."""
+    ids, labels = [*IDS, "g"], [*LABELS, "x"]
+    return Prompts(
+        [ids[i] for i in rows], {"family": [labels[i] for i in rows], "policy": FEATURES[list(rows)].tolist()}
+    )
 
 
 def ready(model):
@@ -88,7 +95,7 @@ def drive(online: OnlineFilter, num_steps: int, seed: int = 0) -> None:
 
 
 def test_filters_pass_the_kit(model):
-    check_online(model, LABELS)
+    check_online(model, prompts())
 
 
 @pytest.mark.parametrize(
@@ -97,7 +104,7 @@ def test_filters_pass_the_kit(model):
 def test_online_filter_equals_the_offline_kernel(name):
     model = FILTERS[name]
     rng = np.random.default_rng(2)
-    online = pool_of(model)
+    online = model.online(prompts())
     records = []
     for step in range(20):
         seen = rng.permutation(6)[:3] if step else np.arange(6)
@@ -192,7 +199,7 @@ def test_an_impossible_count_is_taken_at_its_word():
     ],
 )
 def test_bad_counts_are_named_and_nothing_is_absorbed(model, arguments, message):
-    online = pool_of(model)
+    online = model.online(prompts())
     drive(online, 2)
     before = online.belief
     with pytest.raises(InputError, match=message):
@@ -206,18 +213,18 @@ def test_bad_pools_are_named():
         DPS().online([])
     with pytest.raises(InputError, match="'a' is in the pool twice"):
         DPS().online(["a", "b", "a"])
-    with pytest.raises(InputError, match="2 cluster labels for 3 prompts"):
-        DPS().online(["a", "b", "c"], ["x", "y"])
+    with pytest.raises(InputError, match="column 'family' has 2 values for 3 prompts"):
+        Prompts(["a", "b", "c"], {"family": ["x", "y"]})
     online = DPS().online(["a"])
     with pytest.raises(InputError, match="'a' is in the pool twice"):
         online.add(["b", "a"])
     assert online.prompt_ids == ["a"]
     with pytest.raises(InputError, match="cluster 'z' is none of those fitted"):
-        OnlineFilter(FILTERS["hmm with clusters"], ["a"], ["z"])
-    with pytest.raises(InputError, match="'hmm' goes by cluster='family', and prompt 'a' has no label"):
-        OnlineFilter(FILTERS["hmm with clusters"], ["a"])
-    with pytest.raises(InputError, match="'dps' goes by cluster='family', and prompt 'b' has no label"):
-        OnlineFilter(FILTERS["dps with clusters"], ["a", "b"], ["x", None])
+        FILTERS["hmm with clusters"].online(Prompts(["a"], {"family": ["z"]}))
+    with pytest.raises(InputError, match="'hmm', cluster='family': there is no column 'family': the prompts have no"):
+        FILTERS["hmm with clusters"].online(["a"])
+    online = FILTERS["dps with clusters"].online(Prompts(["a", "b"], {"family": ["x", None]}))
+    assert online.state_dict()["clusters"] == ["x", "(none)"]
 
 
 def test_states_of_other_models_and_pools_are_refused():
@@ -238,15 +245,11 @@ def test_states_of_other_models_and_pools_are_refused():
 def test_states_go_by_ids(name):
     """In another order, with prompts that join and with some that only the state has."""
     model = FILTERS[name]
-    features = np.random.default_rng(0).normal(size=(len(IDS) + 1, 3)) if model.features is not None else None
-    of = (lambda rows: None) if features is None else features.__getitem__
-    saved = OnlineFilter(model, IDS[:5], LABELS[:5], of(slice(0, 5)))
+    saved = model.online(prompts(range(5)))
     saved.step(["a", "d"], [3, 8], 8)
-    rows = [6, 3, 0, 5, 2]  # b and e are gone, f and g join
-    ids, labels = [*IDS, "g"], [*LABELS, "x"]
-    loaded = OnlineFilter(model, [ids[i] for i in rows], [labels[i] for i in rows], of(rows))
+    loaded = model.online(prompts([6, 3, 0, 5, 2]))  # b and e are gone, f and g join
     loaded.load_state_dict(saved.state_dict())
-    saved.add(["g", "f"], ["x", "y"], of([6, 5]))
+    saved.add(prompts([6, 5]))
     assert loaded.prompt_ids == saved.prompt_ids == ["a", "b", "c", "d", "e", "g", "f"]
     for online in (saved, loaded):
         online.step(["c", "f"], [0, 5], 8)
@@ -256,8 +259,8 @@ def test_states_go_by_ids(name):
 
 
 def test_labels_that_changed_since_are_told():
-    state = DPS(cluster="family").online(IDS, LABELS).state_dict()
-    online = DPS(cluster="family").online(IDS, ["x", "z", *LABELS[2:]])
+    state = DPS(cluster="family").online(prompts()).state_dict()
+    online = DPS(cluster="family").online(Prompts(IDS, {"family": ["x", "z", *LABELS[2:]]}))
     with pytest.warns(PromptdynWarning, match="1 prompts had another cluster label .* such as 'b': 'y', now 'z'"):
         online.load_state_dict(state)
     assert online.state_dict()["clusters"] == LABELS
@@ -265,11 +268,11 @@ def test_labels_that_changed_since_are_told():
 
 def test_features_are_read_anew_for_some_prompts():
     features = np.random.default_rng(0).normal(size=(3, 4))
-    online = OnlineFilter(FeatureRate(), ["a", "b", "c"], features=features)
-    online.refresh(features[[2, 0]] + 1.0, ["c", "a"])
+    online = FeatureRate().online(Prompts(["a", "b", "c"], {"policy": features}))
+    online.refresh(Prompts(["c", "a"], {"policy": features[[2, 0]] + 1.0}))
     np.testing.assert_allclose(online._state.features.T, features + np.array([[1.0], [0.0], [1.0]]), rtol=1e-6)
     with pytest.raises(InputError, match="prompt 'd' is not among"):
-        online.refresh(features[:1], ["d"])
+        online.refresh(Prompts(["d"], {"policy": features[:1]}))
 
 
 def test_a_fit_runs_online(tmp_path):
@@ -288,7 +291,7 @@ def test_ids_that_are_no_strings_are_known_by_their_text():
 
 
 def test_states_that_are_not_whole_are_refused(model):
-    online = pool_of(model)
+    online = model.online(prompts())
     drive(online, 2)
     before = online.belief
     state = online.state_dict()

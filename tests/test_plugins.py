@@ -182,8 +182,8 @@ def test_a_fit_of_ones_own_is_saved_and_loaded(folder, monkeypatch):
     for again in (given, Fit.load("fit.npz")):
         assert again.model == fit.model
         np.testing.assert_array_equal(again.chain.transition, fit.chain.transition)
-    ids, labels = list(HISTORY.prompt_ids), HISTORY.labels("family")
-    np.testing.assert_array_equal(again.online(ids, labels).informative(8), fit.online(ids, labels).informative(8))
+    filters = (each.online(HISTORY.prompts) for each in (again, fit))
+    np.testing.assert_array_equal(*(online.informative(8) for online in filters))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,10 +17,9 @@ from PIL import Image as Picture
 
 import grpo_run
 from grpo_run import POOL, Grader, WatchedTrainer, history_of, rows
-from promptdyn.clusters import cross
+from promptdyn.clusters import cross, uncross
 from promptdyn.errors import InputError
-from promptdyn.history import uncross
-from promptdyn.training.pool import labels, prompt_ids, prompt_rows
+from promptdyn.training.pool import prompt_rows, prompts
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import SelectionGRPOTrainer
 
@@ -36,10 +35,10 @@ def picture(shade: int) -> Picture.Image:
 
 def test_content_ids_are_stable_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     bare = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in ("one", "two")])
-    ids = prompt_ids(bare)
+    ids = list(prompts(bare).ids)
     assert "no column 'prompt_id'" in caplog.text
     assert len(set(ids)) == 2
-    assert ids == list(reversed(prompt_ids(bare.select([1, 0]))))
+    assert ids == list(reversed(prompts(bare.select([1, 0])).ids))
 
 
 def test_rows_that_repeat_are_one_prompt_and_other_answers_another(caplog: pytest.LogCaptureFixture) -> None:
@@ -77,10 +76,10 @@ def test_rows_that_differ_anywhere_stay_apart_in_every_format(kind: str | None) 
         {"a": ["x", "y", None]},
     ):
         pool = Dataset.from_dict({"prompt": ["Solve it."] * 3, **columns})
-        plain = prompt_ids(pool)
+        plain = prompts(pool).ids
         assert len(set(plain)) == 3, columns
-        assert prompt_ids(pool.with_format(kind)) == plain
-        assert len(prompt_ids(Dataset.from_list([*pool, *pool]).with_format(kind))) == 3
+        assert prompts(pool.with_format(kind)).ids == plain
+        assert len(prompts(Dataset.from_list([*pool, *pool]).with_format(kind)).ids) == 3
 
 
 def test_ids_of_rows_with_files_come_of_the_files_bytes(tmp_path: Path) -> None:
@@ -88,20 +87,20 @@ def test_ids_of_rows_with_files_come_of_the_files_bytes(tmp_path: Path) -> None:
     for shade, name in ((0, "a"), (1, "b"), (0, "again")):
         picture(shade).save(tmp_path / f"{name}.png")
     paths = [str(tmp_path / f"{name}.png") for name in ("a", "b", "again")]
-    prompts = {"prompt": ["How many circles?"] * 3}
-    shown = Dataset.from_dict({**prompts, "image": [picture(0), picture(1), picture(0)]}).cast_column("image", Image())
-    lying = Dataset.from_dict({**prompts, "image": paths}).cast_column("image", Image())
+    texts = {"prompt": ["How many circles?"] * 3}
+    shown = Dataset.from_dict({**texts, "image": [picture(0), picture(1), picture(0)]}).cast_column("image", Image())
+    lying = Dataset.from_dict({**texts, "image": paths}).cast_column("image", Image())
     assert list(prompt_rows(shown).values()) == [0, 1]
-    assert prompt_ids(shown) == prompt_ids(lying) == prompt_ids(lying.with_format("torch"))
-    several = Dataset.from_dict({**prompts, "images": [paths[:2], paths[1:], paths[:2]]})
+    assert prompts(shown).ids == prompts(lying).ids == prompts(lying.with_format("torch")).ids
+    several = Dataset.from_dict({**texts, "images": [paths[:2], paths[1:], paths[:2]]})
     assert list(prompt_rows(several.cast_column("images", List(Image()))).values()) == [0, 1]
     sounds = [{"bytes": sound, "path": None} for sound in (b"RIFFa", b"RIFFb", b"RIFFa")]
-    heard = Dataset.from_dict({**prompts, "audio": sounds}).cast_column("audio", Audio())
+    heard = Dataset.from_dict({**texts, "audio": sounds}).cast_column("audio", Audio())
     assert list(prompt_rows(heard).values()) == [0, 1]
 
     Path(paths[1]).unlink()
     with pytest.raises(InputError, match=r"a file in column 'image' of the dataset cannot be read: .*b\.png"):
-        prompt_ids(lying)
+        prompts(lying)
 
 
 def test_ids_are_the_same_in_another_process(tmp_path: Path) -> None:
@@ -109,13 +108,13 @@ def test_ids_are_the_same_in_another_process(tmp_path: Path) -> None:
     pool = Dataset.from_list(data).cast_column("image", Image())
     pool.save_to_disk(tmp_path / "pool")
     code = (
-        "import json, sys; from datasets import load_from_disk; from promptdyn.training.pool import prompt_ids; "
-        "print(json.dumps(prompt_ids(load_from_disk(sys.argv[1]))))"
+        "import json, sys; from datasets import load_from_disk; from promptdyn.training.pool import prompts; "
+        "print(json.dumps(prompts(load_from_disk(sys.argv[1])).ids))"
     )
     out = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "pool")], capture_output=True, text=True, check=True
     )
-    assert json.loads(out.stdout.splitlines()[-1]) == prompt_ids(pool)
+    assert json.loads(out.stdout.splitlines()[-1]) == list(prompts(pool).ids)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -128,9 +127,9 @@ def test_labels_are_the_same_in_every_format(kind: str | None) -> None:
             "k": [1, 2, 3, 4],
         }
     ).with_format(kind)
-    assert labels(pool, "task") == ["x", "(none)", "(none)", "y|z"]
-    assert labels(pool, "level") == ["1.0", "(none)", "(none)", "2.5"]
-    assert labels(pool, "k") == list("1234")
+    assert prompts(pool).labels("task").tolist() == ["x", "(none)", "(none)", "y|z"]
+    assert prompts(pool).labels("level").tolist() == ["1.0", "(none)", "(none)", "2.5"]
+    assert prompts(pool).labels("k").tolist() == list("1234")
 
 
 def test_labels_with_separators_are_crossed_and_told_apart() -> None:
@@ -160,7 +159,7 @@ def test_label_columns_with_gaps_and_separators_stop_no_run(tmp_path: Path) -> N
     history = history_of(tmp_path)
     assert set(history.clusters["task"]) <= {"(none)", "a|b"}
     assert set(history.clusters["level"]) <= {"(none)", "1.0"}
-    assert set(history.labels(["task", "level"])) <= {r"a\|b|(none)", "(none)|1.0", "(none)|(none)"}
+    assert set(history.prompts.labels(["task", "level"])) <= {r"a\|b|(none)", "(none)|1.0", "(none)|(none)"}
 
 
 # Ids decide where a run resumes: the same prompts in another order, more of them, fewer of them.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from promptdyn.models import DPS, BetaBernoulli, InformativeRate
-from promptdyn.online import OnlineFilter
+from promptdyn.prompts import Prompts
 
 IDS = [f"p{i}" for i in range(9)]
 LABELS = [f"c{i % 3}" for i in range(9)]
@@ -20,7 +20,7 @@ def steps(num_steps=40, seed=0):
 
 
 def filtered(model, observed):
-    online = OnlineFilter(model, IDS, LABELS)
+    online = model.online(Prompts(IDS, {"family": LABELS}))
     for groups in observed:
         online.step([IDS[i] for i in groups], list(groups.values()), 8)
     return online
@@ -97,14 +97,14 @@ def test_between_a_prompt_of_its_own_and_its_cluster(make):
     "model", [BetaBernoulli(cluster="family"), InformativeRate(cluster="family"), DPS(cluster="family")]
 )
 def test_prompts_never_seen_forecast_as_their_cluster_does(model):
-    online = OnlineFilter(model, IDS, LABELS)
+    online = model.online(Prompts(IDS, {"family": LABELS}))
     for _ in range(30):
         online.step(["p0", "p1", "p2"], [0, 4, 8], 8)
     none, some, every = online.outcome(8)[3:6]
     assert none[0] > 0.6
     assert some[1] > 0.6
     assert every[2] > 0.6
-    online.add(["late", "other"], ["c1", "c9"])
+    online.add(Prompts(["late", "other"], {"family": ["c1", "c9"]}))
     assert online.informative(8)[-2:].argmax() == 0
     online.step(["other"], [0], 8)
     assert online.num_prompts == 11

@@ -130,7 +130,7 @@ def test_tables_are_recognised_by_content(frame, tmp_path, kind, suffix):
     history = read_history(str(path))
     assert rows(history) == [(0, "007", 8, 1), (0, "b", 8, 8), (1, "007", 4, 0)]
     assert history.trained.tolist() == [True, False, True]
-    assert history.labels("level").tolist() == ["01", "two, or\nmore"]
+    assert history.prompts.labels("level").tolist() == ["01", "two, or\nmore"]
 
 
 @settings(deadline=None, max_examples=30)
@@ -201,9 +201,9 @@ def test_a_missing_label_is_a_level_of_its_own(tmp_path):
     )
     for name in ("a.csv", "a.jsonl"):
         history = read_history(tmp_path / name)
-        assert history.labels("task").tolist() == ["add", "(none)"]
+        assert history.prompts.labels("task").tolist() == ["add", "(none)"]
         history.to_parquet(tmp_path / "again.parquet")
-        assert read_history(tmp_path / "again.parquet").labels("task").tolist() == ["add", "(none)"]
+        assert read_history(tmp_path / "again.parquet").prompts.labels("task").tolist() == ["add", "(none)"]
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -437,7 +437,7 @@ def test_trl_rewards_are_folded_by_weights_that_go_with_the_advantages(tmp_path,
 def test_trl_clusters(tmp_path):
     trl_log(tmp_path, 1, ["p", "p", "q"], [1.0, 0.0, 1.0], task=["add", "add", "mul"], level=[1.0, 1.0, 2.0])
     history = read_history(tmp_path, cluster_columns=("task", "level"))
-    assert history.labels(["task", "level"]).tolist() == ["add|1.0", "mul|2.0"]
+    assert history.prompts.labels(["task", "level"]).tolist() == ["add|1.0", "mul|2.0"]
     path = trl_log(tmp_path, 2, ["q", "p", "p"], [1.0, 0.0, 1.0], task=["mul", "add", "div"])
     assert bad(path, cluster_columns=["task"]) == (
         "completions_00002.parquet row 2 (prompt 'p', step 2): cluster column 'task' changes from 'add' to 'div': "
@@ -446,7 +446,7 @@ def test_trl_clusters(tmp_path):
     trl_log(tmp_path / "gaps", 1, ["p", "q"], [1.0, 0.0], task=["add", None], level=[float("nan"), 1.0])
     trl_log(tmp_path / "gaps", 2, ["p", "q"], [1.0, 0.0], task=["add", None], level=[float("nan"), 1.0])
     history = read_history(tmp_path / "gaps", cluster_columns=("task", "level"))
-    assert history.labels(["task", "level"]).tolist() == ["add|(none)", "(none)|1.0"]
+    assert history.prompts.labels(["task", "level"]).tolist() == ["add|(none)", "(none)|1.0"]
     trl_log(tmp_path, 2, ["q", "p"], [1.0, 0.0], task=["mul", "sub"], level=[2.0, 1.0])
     with pytest.raises(InputError, match=r"00002.parquet row 1 \(prompt 'p', step 2\): .* from 'add' to 'sub'"):
         read_history(tmp_path, cluster_columns=["task", "level"])

@@ -17,7 +17,7 @@ import promptdyn
 from promptdyn.errors import ConvergenceWarning
 from promptdyn.history import RewardHistory
 from promptdyn.models import MODELS
-from promptdyn.online import OnlineFilter
+from promptdyn.prompts import Prompts
 from promptdyn.selection import POLICIES, Selector
 
 FILES = Path(__file__).with_name("data") / "recorded"
@@ -25,6 +25,7 @@ RECORD = FILES / "choices_and_fits.json"
 IDS = [f"p{i}" for i in range(40)]
 LABELS = [f"kind {i % 3}" for i in range(40)]
 FEATURES = np.random.default_rng(5).normal(size=(40, 4)).astype(np.float32)
+POOL = Prompts(IDS, {"kind": LABELS, "policy": FEATURES})
 STEPS, GROUPS, ROLLOUTS = 12, 6, 4
 
 ONLINE = [name for name, cls in MODELS.items() if not hasattr(cls, "program")]
@@ -63,9 +64,7 @@ def fitted() -> promptdyn.Fit:
 def choices(model: str, policy: str) -> list[str]:
     """Of each step the prompts that a selector chose, while they are learned from what was chosen."""
     dynamics = fitted().frozen() if model == "fit" else MODELS.parse_one(model)
-    labelled = model == "fit" or "cluster" in model
-    online = OnlineFilter(dynamics, IDS, LABELS if labelled else None, FEATURES if model == "features" else None)
-    selector = Selector(online, policy, num_generations=ROLLOUTS, success=1.0, seed=3)
+    selector = Selector(dynamics.online(POOL), policy, num_generations=ROLLOUTS, success=1.0, seed=3)
     rng, chosen = np.random.default_rng(4), []
     level = rng.normal(0.0, 2.0, len(IDS))
     for t in range(STEPS):
@@ -108,7 +107,7 @@ def test_fits_are_those_recorded(recorded, model, method):
 def half_way() -> tuple[Selector, list[str]]:
     """A selector over a fit, and what it chooses next."""
     fit = promptdyn.Fit.load(FILES / "fit.npz")
-    selector = Selector(OnlineFilter(fit.frozen(), IDS, LABELS), num_generations=ROLLOUTS, success=1.0, seed=3)
+    selector = Selector(fit.online(POOL), num_generations=ROLLOUTS, success=1.0, seed=3)
     for t in range(3):
         selector.observe(IDS[t::4], [[1.0, 0.0, 0.0, 1.0]] * len(IDS[t::4]))
     return selector, deepcopy(selector).select(GROUPS)

@@ -9,12 +9,13 @@ import promptdyn
 from promptdyn import Selector
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.inference import Refitted
-from promptdyn.models import DPS, BetaState, DiscreteHMM, InformativeRate
-from promptdyn.online import OnlineFilter
+from promptdyn.models import DPS, BetaState, DiscreteHMM, FeatureRate, InformativeRate
+from promptdyn.prompts import Prompts
 
 IDS = [f"p{i}" for i in range(40)]
 # Labels need not be text; no prompt of the third is rolled out before the first fit.
 LABELS = [1 if i < 15 else 2 if i < 36 else 3 for i in range(40)]
+POOL = Prompts(IDS, {"kind": LABELS})
 MODEL = DiscreteHMM(num_states=3, cluster="kind", num_exposures=2)
 
 
@@ -35,11 +36,11 @@ def test_a_refitted_model_takes_over_at_its_step_and_a_resumed_run_chooses_the_s
     refitted = Refitted(MODEL, every=6, lag=2, settings=settings)
 
     def fresh(order=slice(None)):
-        return Selector(refitted.online(IDS[order], LABELS[order]), policy="proportional", seed=1)
+        return Selector(refitted.online(Prompts(IDS[order], {"kind": LABELS[order]})), policy="proportional", seed=1)
 
     selector = fresh()
     online = selector.online
-    plain = OnlineFilter(InformativeRate(cluster="kind"), IDS, LABELS)
+    plain = InformativeRate(cluster="kind").online(POOL)
     drive(online, 0, 7)
     drive(plain, 0, 7)
     # The first fit has begun, and is not yet asked.
@@ -52,7 +53,7 @@ def test_a_refitted_model_takes_over_at_its_step_and_a_resumed_run_chooses_the_s
     assert online.fit.num_observed == 36
     assert online.fit.method["name"] == "em"
     # What it believes is what the fit's own filter would, had it been there from the first step.
-    whole = online.fit.online(IDS, LABELS)
+    whole = online.fit.online(Prompts(IDS, {"cluster": LABELS}))
     drive(whole, 0, 9)
     np.testing.assert_allclose(online.belief, whole.belief, atol=1e-12)
     selector.save(tmp_path / "fitted.npz")
@@ -67,11 +68,11 @@ def test_a_refitted_model_takes_over_at_its_step_and_a_resumed_run_chooses_the_s
         drive(resumed.online, step, 11)
         assert [resumed.select(5) for _ in range(3)] == first
     with pytest.raises(InputError, match="saved by model"):
-        Selector(Refitted(MODEL, every=7).online(IDS, LABELS), policy="proportional").load(tmp_path / "fitted.npz")
+        Selector(Refitted(MODEL, every=7).online(POOL), policy="proportional").load(tmp_path / "fitted.npz")
 
 
 def test_a_fit_that_fails_is_told_and_the_run_goes_on():
-    online = Refitted(MODEL, every=2, lag=0, settings={"method": "guess"}).online(IDS, LABELS)
+    online = Refitted(MODEL, every=2, lag=0, settings={"method": "guess"}).online(POOL)
     with pytest.warns(PromptdynWarning, match="step 2: the fit begun at step 2 failed: .*'guess'.*goes on without it"):
         drive(online, 0, 3)
     assert online.fit is None
@@ -95,8 +96,12 @@ def test_steps_without_a_group_are_no_reason_to_fit():
     [
         (lambda: Refitted(DPS()), "is no program: it learns online by itself"),
         (lambda: Refitted(MODEL, every=10, lag=10), "every=10, lag=10: need every >= 1 and 0 <= lag < every"),
-        (lambda: Refitted(MODEL).online(IDS), "has cluster='kind': give each prompt its label"),
-        (lambda: Refitted(MODEL, start=DPS(cluster="kind")).online(IDS, [None] * 40), "and prompt 'p0' has no label"),
+        (lambda: Refitted(MODEL).online(IDS), "'hmm', cluster='kind': there is no column 'kind'"),
+        (
+            lambda: Refitted(MODEL, start=DPS(cluster="other")).online(Prompts(IDS, {"kind": LABELS, "other": LABELS})),
+            "start='dps' has cluster='other', the model 'kind': make them the same",
+        ),
+        (lambda: Refitted(MODEL, start=FeatureRate()), "reads features, which a program cannot"),
     ],
 )
 def test_bad_settings_are_named(make, message):

@@ -254,7 +254,7 @@ def test_a_saved_selector_goes_on_as_if_never_stopped(policy, tmp_path):
         (lambda s: Selector(s.online, score=lambda *_: np.full(12, np.nan)).select(2), "prompt 'p0' the priority NaN"),
         (lambda s: s.observe(["p0"], [1.0]), r"rewards of prompt 'p0' have shape \(\)"),
         (lambda s: s.add(["p0"]), "'p0' is in the pool twice"),
-        (lambda s: Selector(DPS()), r"Selector is given a DPS: give it a filter over the pool, .online\(prompt_ids\)"),
+        (lambda s: Selector(DPS()), r"Selector is given a DPS: give it a filter over the pool, .online\(prompts\)"),
         (lambda s: Selector(DPS), "Selector is given a DPS: give it a filter"),
         (lambda s: Selector("dps"), "Selector is given a str: give it a filter"),
         (lambda s: Selector(Fit(DiscreteHMM(), {}, ("all",))), "Selector is given a Fit: give it a filter"),
@@ -317,8 +317,7 @@ def test_a_fit_with_crossed_clusters_resumes_from_its_file(tmp_path):
         [0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8], clusters={"x": list("uvuv"), "y": list("wwww")}
     )
     fit = promptdyn.fit(DiscreteHMM(num_states=3, cluster=("x", "y")), history, max_iterations=2)
-    labels = history.labels(("x", "y"))
-    first, second = (Selector(fit.online(["a", "b"], labels)) for _ in range(2))
+    first, second = (Selector(fit.online(history.prompts)) for _ in range(2))
     first.observe(first.select(1), [[1, 0]])
     first.save(tmp_path / "selector.npz")
     second.load(tmp_path / "selector.npz")

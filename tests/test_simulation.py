@@ -103,7 +103,7 @@ def test_clusters_that_a_model_takes_of_itself():
         HierarchicalHMM(num_states=2, cluster=("task", "level")), num_prompts=20, clusters=labels, backend="pyro"
     )
     again = simulate(crossed.truth, num_prompts=6)
-    assert list(again.history.labels(("task", "level"))) == ["x|1", "x|2", "y|1", "y|2", "x|1", "x|2"]
+    assert list(again.history.prompts.labels(("task", "level"))) == ["x|1", "x|2", "y|1", "y|2", "x|1", "x|2"]
 
 
 def test_truth_is_recovered_and_forecasts_best():
@@ -126,7 +126,7 @@ def test_truth_is_recovered_and_forecasts_best():
         (OneRate(), {"prompts_per_step": 0}, "prompts_per_step=0 must be"),
         (OneRate(), {"num_prompts": 3, "prompts_per_step": 4}, "prompts_per_step=4 of num_prompts=3"),
         (OneRate(), {"num_prompts": 3, "clusters": {"task": ["a"]}}, "column 'task' has 1 labels for 3 prompts"),
-        (TwoState("family"), {}, "cluster column 'family' is not in the history"),
+        (TwoState("family"), {}, "there is no column 'family'"),
         (CLUSTERED, {"clusters": {"family": ["z"] * 500}}, "cluster 'z' is none of those fitted"),
         (CLUSTERED, {"like": small_history().before(0)}, "like: the history has no rows"),
         (DPS(), {}, "DPS has no program, nothing to fit or to run forward"),

@@ -22,7 +22,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import DPS
 from promptdyn.selection import Observation, Selector
-from promptdyn.training.pool import prompt_ids
+from promptdyn.training.pool import prompts
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.recording import HistoryRecorder
 from promptdyn.training.trl import SelectionGRPOTrainer
@@ -116,7 +116,7 @@ def test_history_is_what_was_observed(runs: dict[str, WatchedTrainer], name: str
     assert rows(history) == sorted(expected)
     assert len({row[:2] for row in expected}) == len(expected)  # (step, prompt) is unique
     task = dict(zip(POOL["prompt_id"], POOL["task"], strict=True))
-    assert list(history.labels("task")) == [task[prompt_id] for prompt_id in history.prompt_ids]
+    assert list(history.prompts.labels("task")) == [task[prompt_id] for prompt_id in history.prompt_ids]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -272,7 +272,7 @@ def test_a_dataset_that_repeats_itself_is_trained_on_once(tmp_path: Path) -> Non
         processing_class=grpo_run.tokenizer(),
         selector="dps",
     )
-    assert list(trained.selector.prompt_ids) == prompt_ids(POOL) == prompt_ids(twice)
+    assert tuple(trained.selector.prompt_ids) == prompts(POOL).ids == prompts(twice).ids
     assert len(trained.train_dataset) == len(POOL)
 
 
@@ -320,7 +320,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "cluster column": (
         {"cluster_columns": ["topic"]},
-        r"cluster column 'topic' is not in the dataset: it has prompt, prompt_id, task",
+        "there is no column 'topic': give one of prompt, prompt_id, task, or add it",
     ),
 }
 
@@ -442,8 +442,14 @@ def test_without_labels_auto_goes_by_what_the_policy_reads(tmp_path: Path, caplo
     ("recipe", "message"),
     [
         ("hmm", "model 'hmm' must be fitted first"),
-        ("rate:cluster=topic", "needs the column 'topic', the dataset has prompt, prompt_id, task"),
-        ("features:features=embedding", "needs the column 'embedding'.*: name another, as in features=COLUMN"),
+        (
+            "rate:cluster=topic",
+            "cluster='topic': there is no column 'topic': give one of prompt, prompt_id, task",
+        ),
+        (
+            "features:features=embedding",
+            "features='embedding': there is no column 'embedding': give one of",
+        ),
         ("gp", "no selector is called 'gp'"),
         (Recipe(policy="best"), "policy 'best' is none of"),
         (Recipe("dps", refresh_features=3), "refresh_features=3: give 0"),

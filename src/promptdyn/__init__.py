@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from promptdyn.inference import Fit, Refitted, fit
     from promptdyn.online import OnlineFilter
     from promptdyn.ppl import program
+    from promptdyn.prompts import Prompts
     from promptdyn.readers import read_history
     from promptdyn.selection import Selector
 
@@ -24,6 +25,7 @@ __all__ = [
     "Fit",
     "InputError",
     "OnlineFilter",
+    "Prompts",
     "Refitted",
     "RewardHistory",
     "Selector",
@@ -42,6 +44,7 @@ _HOME = {
     "Fit": "inference",
     "InputError": "errors",
     "OnlineFilter": "online",
+    "Prompts": "prompts",
     "Refitted": "inference",
     "RewardHistory": "history",
     "Selector": "selection",

@@ -275,8 +275,8 @@ def report(
 ) -> None:
     """Write one self-contained HTML page of plots and scores."""
     from promptdyn.evaluation import compare as compare_models
-    from promptdyn.evaluation.forecast import check_filters
     from promptdyn.inference import Fit
+    from promptdyn.models.base import check_forecaster
     from promptdyn.report import RUN, all_runs, in_words, pool_size_of, write_report
 
     sources = [history_path, Path(model or ""), *(Path(text.partition("=")[2]) for text in baseline or [])]
@@ -285,7 +285,7 @@ def report(
     shown = None
     if model is not None:
         shown = MODELS.parse_one(model, load=Fit.load)
-        check_filters(shown)
+        check_forecaster(shown)
     declared = MODELS.parse(models, load=Fit.load)
     baselines: dict[str, RewardHistory] = {}
     for text in baseline or []:

@@ -1,25 +1,52 @@
 """Clusters of prompts, for models that pool over them: labels from columns, from numbers, or from features.
 
-Each function gives (prompt,) labels, to be handed to `model.online(prompt_ids, labels)` or kept as a dataset's column.
+Each function gives (prompt,) labels, for a column of the pool (`Prompts(ids, {"kind": labels})`) or of a dataset.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.history import cross
 
-__all__ = ["LABEL_COLUMNS", "PROMPTS_PER_CLUSTER", "cross", "few_levels_first", "kmeans", "quantile_bins"]
+__all__ = [
+    "LABEL_COLUMNS",
+    "PROMPTS_PER_CLUSTER",
+    "cross",
+    "few_levels_first",
+    "kmeans",
+    "quantile_bins",
+    "uncross",
+]
 
 # Names under which datasets keep what kind of prompt a row is, and how hard.
 LABEL_COLUMNS = ("task", "difficulty", "level", "data_source", "category", "subject", "topic", "ability")
 # Prompts that clusters taken of themselves have in the mean, at least.
 PROMPTS_PER_CLUSTER = 8
+
+
+def cross(columns: Sequence[Sequence[Any] | NDArray]) -> NDArray[np.object_]:
+    r"""(prompt,) labels of one column as strings, or of several joined by "|", where "\|" is one inside a label."""
+    texts = [[str(label) for label in column] for column in columns]
+    if len(texts) > 1:
+        texts = [[label.replace("\\", r"\\").replace("|", r"\|") for label in column] for column in texts]
+    return np.fromiter(map("|".join, zip(*texts, strict=True)), object, len(texts[0]))
+
+
+def uncross(label: str) -> list[str]:
+    """(column,) what `cross` joined, of one prompt."""
+    parts = [""]
+    for token in re.findall(r"\\.|[^\\]", label, re.DOTALL):
+        if token == "|":
+            parts.append("")
+        else:
+            parts[-1] += token[-1]
+    return parts
 
 
 def few_levels_first(columns: Mapping[str, Any]) -> tuple[str, ...]:

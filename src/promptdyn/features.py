@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import eigh
 
 from promptdyn.errors import InputError
 from promptdyn.storage import read_state, write_state
 
-__all__ = ["PolicyReader", "from_columns", "standardised"]
+__all__ = ["PolicyReader", "as_features", "from_columns", "standardised"]
 
 Floats = NDArray[np.float32]
 # A feature that hardly differs between prompts is not blown up to variance 1.
@@ -32,6 +31,20 @@ def standardised(values: ArrayLike) -> Floats:
     spread = given.std(axis=0)
     centred = given - given.mean(axis=0)
     return np.divide(centred, spread, out=np.zeros_like(given), where=spread > LEAST_SPREAD).astype(np.float32)
+
+
+def as_features(values: ArrayLike, prompt_ids: Sequence[str]) -> Floats:
+    """(prompt feature) numbers that are features as they stand; InputError where they are none."""
+    given = np.asarray(values)
+    if given.dtype.kind not in "biuf" or given.ndim != 2 or len(given) != len(prompt_ids) or given.shape[1] == 0:
+        raise InputError(
+            f"features of shape {given.shape} and type {given.dtype} for {len(prompt_ids)} prompts: need one row "
+            "of numbers per prompt"
+        )
+    features = given.astype(np.float32)
+    for i in np.flatnonzero(~np.isfinite(features).all(axis=1))[:1]:
+        raise InputError(f"features of prompt {prompt_ids[i]!r} are not all finite: {features[i][:8]}")
+    return features
 
 
 def from_columns(columns: Mapping[str, Any], num_components: int = 16) -> Floats:
@@ -84,6 +97,8 @@ class _Axes(NamedTuple):
     @classmethod
     def of(cls, points: NDArray, num_components: int) -> _Axes:
         """The axes of most variance of (prompt dimension) points, each dimension standardised first."""
+        from scipy.linalg import eigh
+
         centre, scale = points.mean(axis=0), points.std(axis=0) + LEAST_SPREAD
         cloud = (points - centre) / scale
         size = cloud.shape[1]

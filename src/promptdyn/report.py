@@ -15,9 +15,11 @@ import numpy as np
 from promptdyn import plots
 from promptdyn.errors import InputError
 from promptdyn.evaluation.compare import Comparison
-from promptdyn.evaluation.forecast import online_over, steps_seen, track
+from promptdyn.evaluation.forecast import track
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
+from promptdyn.models.base import check_forecaster
+from promptdyn.online import Forecaster
 from promptdyn.progress import Tell
 from promptdyn.storage import atomic
 
@@ -61,7 +63,7 @@ def all_runs(
 def write_report(
     path: str | Path,
     history: RewardHistory,
-    model: Any = None,
+    model: Forecaster | None = None,
     *,
     title: str = "Prompt learning dynamics",
     name: str = RUN,
@@ -102,6 +104,7 @@ def write_report(
         if comparison is None:
             raise InputError("a report shows a model's beliefs: give a model, or a comparison to take the best of")
         model = comparison.models[comparison.scores[0].model]
+    check_forecaster(model)
     visible = history.observed(observed)
     num_generations = int(np.median(visible.num_rollouts))
     seen_often = np.argsort(-np.bincount(visible.prompt, minlength=history.num_prompts), kind="stable")
@@ -109,7 +112,7 @@ def write_report(
     often, rest = seen_often[:NUM_OFTEN], seen_often[NUM_OFTEN:]
     spread = rest[np.unique(np.linspace(0, max(len(rest) - 1, 0), min(NUM_SPREAD, len(rest))).astype(int))]
     follow = [str(history.prompt_ids[i]) for i in (*often, *spread)]
-    online = online_over(model, history)
+    online = model.online(history.prompts)
     forecaster = online.model.name
     tell = progress or (lambda words, done, total, watch: None)
     seen = track(online, history, follow, num_generations, observed, partial(tell, f"drawing beliefs of {forecaster}"))
@@ -265,18 +268,18 @@ def pool_size_of(runs: Mapping[str, RewardHistory], given: int | None = None) ->
     return max(*known, *(run.num_prompts for run in runs.values())) if known else None
 
 
-def _fitted_on(model: Any, history: RewardHistory) -> str:
+def _fitted_on(model: Forecaster, history: RewardHistory) -> str:
     """What a fit has seen of a history that its beliefs are shown on, in words."""
-    seen = steps_seen(model, history)
-    if not len(seen):
+    seen = history.steps[model.saw(history) if isinstance(model, Fit) else []]
+    if len(seen) == 0:
         return ""
     return (
-        f" {model.model.name} was fitted on {len(seen):,} of these {len(history.steps):,} steps, {seen[0]} to "
+        f" {model.name} was fitted on {len(seen):,} of these {len(history.steps):,} steps, {seen[0]} to "
         f"{seen[-1]}: what it says of those is no forecast."
     )
 
 
-def _fit_to_show(model: Any, comparison: Comparison | None) -> Fit | None:
+def _fit_to_show(model: Forecaster, comparison: Comparison | None) -> Fit | None:
     """The fit whose beliefs are shown, else the one that forecast best, else none."""
     scored = [] if comparison is None else [comparison.models[score.model] for score in comparison.scores]
     return next((fit for fit in (model, *scored) if isinstance(fit, Fit)), None)

@@ -19,27 +19,28 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError, PromptdynWarning
-from promptdyn.evaluation.forecast import online_over
 from promptdyn.evaluation.simulation import simulate
 from promptdyn.history import RewardHistory
 from promptdyn.inference import EM, Fit
 from promptdyn.inference.climb import climb
 from promptdyn.inference.engine import Density, Values, load_density
-from promptdyn.models.base import DynamicsLike, Params, Statistics, as_dynamics, cluster_of, lacks, with_clusters
+from promptdyn.models.base import DynamicsLike, Params, Statistics, as_dynamics, cluster_of, for_pool, lacks
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.ppl import BACKENDS, chain_at
+from promptdyn.prompts import POLICY, Prompts
 from promptdyn.registry import Registry, describe
 
 __all__ = ["check_model", "check_online"]
 
 Say = Callable[[Any, str], None]
-IDS = [f"p{i}" for i in range(6)]
+# Prompts that filters are checked on, at most.
+MOST = 6
 
 
 def check_model(
@@ -75,7 +76,7 @@ def check_model(
     if history is None:
         columns = cluster_of(model) or ()
         history = _history([columns] if isinstance(columns, str) else columns, seed)
-    model = with_clusters(model, history)
+    model = for_pool(model, history.prompts)
     dense = history.dense(cluster_of(model))
     densities = {name: load_density(name)(model, dense) for name in backends}
     # Pyro, where it is there, compiles nothing: what needs one backend only is done in it.
@@ -97,7 +98,7 @@ def check_model(
     _check_life(fit, history, say)
 
 
-def check_online(model: OnlineModel, clusters: Sequence[str] = ("a", "b")) -> None:
+def check_online(model: OnlineModel, prompts: Prompts | None = None) -> None:
     """Check what filters a pool live: a model that learns online, or what `Fit.frozen` returns.
 
     Forecasts are probabilities that agree with one another, for mixed group sizes and for some prompts only; draws
@@ -106,20 +107,30 @@ def check_online(model: OnlineModel, clusters: Sequence[str] = ("a", "b")) -> No
 
     Args:
         model: what is checked.
-        clusters: labels to deal out to prompts; default "a" and "b".
+        prompts: two or more, with the columns that the model's `cluster` names; the first six are taken. Default: six
+            of two clusters, for models that take any.
 
     Raises:
         AssertionError: a check failed.
+        InputError: fewer than two prompts, or a column is missing.
     """
     say = _teller(model)
-    labels = [clusters[i % len(clusters)] for i in range(len(IDS))]
-    features = np.random.default_rng(0).normal(size=(len(IDS), 3)) if model.features is not None else None
+    if prompts is None:
+        names = (model.cluster,) if isinstance(model.cluster, str) else model.cluster or ()
+        prompts = Prompts([f"p{i}" for i in range(MOST)], {name: list("ababab") for name in names})
+    if len(prompts) < 2:
+        raise InputError(f"check_online: give two prompts or more, not {len(prompts)}")
+    size = min(len(prompts), MOST)
+    pool = prompts.select(range(size))
+    if model.features is not None:
+        model = replace(cast(Any, model), features=POLICY)
+        pool = pool.with_column(POLICY, np.random.default_rng(0).normal(size=(size, 3)))
 
-    def filters(chosen: slice) -> OnlineFilter:
-        return OnlineFilter(model, IDS[chosen], labels[chosen], None if features is None else features[chosen])
+    def filters(rows: range) -> OnlineFilter:
+        return model.online(pool.select(rows))
 
     json.dumps(model.describe())
-    online = filters(slice(None))
+    online = filters(range(size))
     for seed in range(4):
         _check_forecasts(online, say)
         before = _forecasts(online)
@@ -129,12 +140,12 @@ def check_online(model: OnlineModel, clusters: Sequence[str] = ("a", "b")) -> No
             say(np.array_equal(before[name], value), f"{name} is a view of the state and changed with it: copy it")
 
     by_size: dict[str, Callable[..., NDArray]] = {"informative": online.informative, "outcome": online.outcome}
-    n = np.array([2, 8, 2, 16, 8, 4])
-    for i, size in enumerate(n.tolist()):
+    n = np.array([2, 8, 2, 16, 8, 4])[:size]
+    for i, each in enumerate(n.tolist()):
         for name, ask in by_size.items():
-            mixed, alone = ask(n)[i], ask(size)[i]
-            say(np.allclose(mixed, alone), f"{name} of {size} rollouts is {alone}, among groups of other sizes {mixed}")
-    rows = np.array([4, 1])
+            mixed, alone = ask(n)[i], ask(each)[i]
+            say(np.allclose(mixed, alone), f"{name} of {each} rollouts is {alone}, among groups of other sizes {mixed}")
+    rows = np.array([size - 1, 0])
     for name, ask in by_size.items():
         say(np.allclose(ask(8, rows=rows), ask(8)[rows]), f"{name} of some prompts only differs from that of all")
 
@@ -151,14 +162,14 @@ def check_online(model: OnlineModel, clusters: Sequence[str] = ("a", "b")) -> No
 
     saved = online.state_dict()
     json.dumps({key: value for key, value in saved.items() if key != "arrays"})
-    again = filters(slice(None))
+    again = filters(range(size))
     again.load_state_dict(saved)
     _drive(online, 9)
     _drive(again, 9)
     _check_same(again, online, "after a saved state is loaded", say)
 
-    together, joined, turned = (filters(chosen) for chosen in (slice(None), slice(4), slice(None, None, -1)))
-    joined.add(IDS[4:], labels[4:], None if features is None else features[4:])
+    together, joined, turned = map(filters, (range(size), range(size * 2 // 3), range(size)[::-1]))
+    joined.add(pool.select(range(size * 2 // 3, size)))
     for each in (together, joined, turned):
         _drive(each, 3)
     _check_same(joined, together, "where prompts joined later", say)
@@ -207,9 +218,12 @@ def _check_same(one: OnlineFilter, other: OnlineFilter, when: str, say: Say) -> 
 def _drive(online: OnlineFilter, seed: int) -> None:
     """Three steps of random groups."""
     rng = np.random.default_rng(seed)
+    ids = sorted(online.prompt_ids)
+    groups = min(3, len(ids))
     for _ in range(3):
-        n = rng.integers(1, 9, 3)
-        online.step(list(rng.choice(IDS, 3, replace=False)), rng.integers(0, n + 1), n, trained=rng.random(3) < 0.7)
+        n = rng.integers(1, 9, groups)
+        chosen = list(rng.choice(ids, groups, replace=False))
+        online.step(chosen, rng.integers(0, n + 1), n, trained=rng.random(groups) < 0.7)
 
 
 def _teller(model: Any) -> Say:
@@ -249,7 +263,7 @@ def _check_settings(model: Any, say: Say) -> None:
 def _evidence(fit: Fit, history: RewardHistory) -> NDArray[np.float64]:
     """(prompt,) log p(counts) as the live filter sees them come, in NumPy alone."""
     chain: Any = fit.frozen()
-    online = online_over(fit, history)
+    online = fit.online(history.prompts)
     state = online._state
     total = np.zeros(history.num_prompts)
     for step in history.steps:
@@ -353,7 +367,7 @@ def _check_life(fit: Fit, history: RewardHistory, say: Say) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptdynWarning)  # one point is no posterior
         fit.inference_data(history)
-    check_online(fit.frozen(), fit.prompt_ids or fit.cluster_names)
+    check_online(fit.frozen(), history.prompts)
 
 
 def _check_odd_histories(model: DynamicsLike, history: RewardHistory, backend: str, say: Say) -> None:

@@ -14,7 +14,7 @@ from promptdyn._columns.names import (
 from promptdyn._columns.repeats import REPEATED, without_repeats
 from promptdyn._columns.rows import Fault, Rows, as_error, nothing_read, num_rows, tell_skipped
 from promptdyn._columns.tables import as_columns, from_arrow
-from promptdyn._columns.values import as_array, is_missing, is_whole
+from promptdyn._columns.values import as_array, is_missing, is_whole, short
 
 __all__ = [
     "INTEGERS",
@@ -37,6 +37,7 @@ __all__ = [
     "nothing_read",
     "num_rows",
     "renamed",
+    "short",
     "tell_skipped",
     "without_repeats",
 ]

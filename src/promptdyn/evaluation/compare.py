@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.evaluation.forecast import Forecast, forecast, online_over, split, steps_seen
+from promptdyn.evaluation.forecast import Forecast, forecast, split
 from promptdyn.evaluation.scores import (
     auroc,
     brier,
@@ -23,7 +23,8 @@ from promptdyn.evaluation.scores import (
 )
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit, fit
-from promptdyn.models.base import DynamicsLike
+from promptdyn.models.base import DynamicsLike, check_forecaster
+from promptdyn.online import Forecaster
 from promptdyn.progress import Tell
 
 __all__ = ["Comparison", "Score", "compare"]
@@ -61,7 +62,7 @@ class Comparison:
 
     scores: list[Score]
     forecasts: dict[str, Forecast]
-    models: dict[str, Any]
+    models: dict[str, Forecaster]
 
     def to_records(self) -> list[dict[str, Any]]:
         """Rows for a program, one per model: the fields of `Score`."""
@@ -133,7 +134,7 @@ class Comparison:
         return words + (f" Not clearly behind it: {', '.join(close)}." if close else "")
 
     @property
-    def best(self) -> Any:
+    def best(self) -> Forecaster:
         """What forecast best: a `Fit`, or a model that learns online.
 
         Raises:
@@ -158,7 +159,7 @@ def _or_dash(value: float) -> str:
 
 
 def compare(
-    models: Mapping[str, Any],
+    models: Mapping[str, Forecaster | DynamicsLike],
     history: RewardHistory,
     fit_steps: int,
     observed: str = "trained",
@@ -199,13 +200,17 @@ def compare(
     budget = np.where(observed_there < there, observed_there, 0)
     to_fit = visible.before(first_scored)
     for name, model in models.items():
-        if isinstance(model, DynamicsLike) and len(to_fit) == 0:
+        if not isinstance(model, DynamicsLike):
+            check_forecaster(model)
+        elif len(to_fit) == 0:
             raise InputError(
                 f"model {name!r} has no rows to be fitted on: the first fit_steps={fit_steps} steps hold none "
                 f"(observed={observed!r}): give more fit_steps, or a fit"
             )
 
-    seen = {name: np.intersect1d(steps_seen(model, history), steps_scored) for name, model in models.items()}
+    fits = {name: model for name, model in models.items() if isinstance(model, Fit)}
+    seen = dict.fromkeys(models, steps_scored[:0])
+    seen |= {name: np.intersect1d(history.steps[made.saw(history)], steps_scored) for name, made in fits.items()}
     for name, steps in seen.items():
         if len(steps) and not allow_seen:
             after = int(np.searchsorted(history.steps, steps[-1])) + 1
@@ -218,15 +223,15 @@ def compare(
             )
 
     tell = progress or (lambda words, done, total, watch: None)
-    used: dict[str, Any] = {}
+    used: dict[str, Forecaster] = {}
     forecasts: dict[str, Forecast] = {}
     for name, model in models.items():
         if isinstance(model, DynamicsLike):
-            model = fit(model, to_fit, progress=partial(tell, f"fitting {name}"))
-        used[name] = model
-        forecasts[name] = forecast(
-            online_over(model, history), history, fit_steps, observed, partial(tell, f"forecasting by {name}")
-        )
+            used[name] = fits[name] = fit(model, to_fit, progress=partial(tell, f"fitting {name}"))
+        else:
+            used[name] = model
+        online = used[name].online(history.prompts)
+        forecasts[name] = forecast(online, history, fit_steps, observed, partial(tell, f"forecasting by {name}"))
     names = list(forecasts)
     losses = np.stack([log_losses(made.probability, made.informative) for made in forecasts.values()], axis=1)
     ranked = np.argsort(losses.mean(axis=0), kind="stable")
@@ -239,7 +244,6 @@ def compare(
     scores = []
     for i in ranked:
         made = forecasts[names[i]]
-        model = used[names[i]]
         scores.append(
             Score(
                 model=names[i],
@@ -254,7 +258,7 @@ def compare(
                 precision=precision_at(made.probability, made.informative, made.step, budget),
                 calibration_error=calibration_error(made.probability, made.informative),
                 num_scored=len(made.probability),
-                fit_seconds=model.seconds if isinstance(model, Fit) else 0.0,
+                fit_seconds=fits[names[i]].seconds if names[i] in fits else 0.0,
                 steps_seen=len(seen[names[i]]),
             )
         )

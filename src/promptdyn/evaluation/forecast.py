@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.features import from_columns
 from promptdyn.history import RewardHistory
-from promptdyn.inference.fit import Fit
-from promptdyn.inference.refit import Refitted
-from promptdyn.models.base import DynamicsLike, check_made, with_clusters
 from promptdyn.models.emissions import outcome_of
-from promptdyn.online import OnlineFilter, OnlineModel
+from promptdyn.online import OnlineFilter
 from promptdyn.progress import Report
 
-__all__ = [
-    "Forecast",
-    "Track",
-    "check_filters",
-    "forecast",
-    "online_filter",
-    "online_over",
-    "split",
-    "steps_seen",
-    "track",
-    "walk",
-]
+__all__ = ["Forecast", "Track", "forecast", "split", "track", "walk"]
 
 
 class Forecast(NamedTuple):
@@ -53,59 +37,6 @@ class Track(NamedTuple):
     success_rate: NDArray[np.float64]  # (step prompt) forecast success rate of the followed prompts
     outcome: NDArray[np.float64]  # (step prompt outcome) forecast chances of none, some, all of the followed prompts
     followed: list[str]  # (prompt,) their ids
-
-
-def check_filters(model: Any) -> None:
-    """Raise InputError unless the model can filter: a `Fit`, or one that learns online."""
-    check_made(model)
-    if isinstance(model, DynamicsLike):
-        raise InputError(
-            f"model {model.name!r} must be fitted first: give a fit (.npz) made by `promptdyn fit`, or let "
-            "a run refit it (`Refitted`, `train --refit-every`)"
-        )
-    if not isinstance(model, (Fit, Refitted, OnlineModel)):
-        raise InputError(f"{model!r} is no dynamics model: give a Fit, a Refitted, or what inherits from OnlineModel")
-
-
-def online_filter(model: Any, prompt_ids: list[str], clusters: Any = None, features: Any = None) -> OnlineFilter:
-    """A fresh online filter of a `Fit`, a `Refitted` or a model that learns online; raises as they do."""
-    check_filters(model)
-    if isinstance(model, (Fit, Refitted)):
-        return model.online(prompt_ids, clusters)
-    return OnlineFilter(model, prompt_ids, clusters, features)
-
-
-def online_over(model: Any, history: RewardHistory) -> OnlineFilter:
-    """A fresh online filter over a history's pool, of a `Fit`, a `Refitted` or a model that learns online.
-
-    Raises:
-        InputError: the model must be fitted first, the history lacks its cluster column, or holds a cluster that the
-            fit has not seen.
-    """
-    check_filters(model)
-    if isinstance(model, Refitted):
-        model = replace(model, model=with_clusters(model.model, history))
-    labels = None if model.cluster is None else history.labels(model.cluster)
-    return online_filter(model, list(history.prompt_ids), labels, _features(model, history))
-
-
-def _features(model: Any, history: RewardHistory) -> NDArray[np.float32] | None:
-    """(prompt feature) of the label columns that the model reads; None where it reads no features."""
-    if model.features is None:
-        return None
-    columns = [model.features] if isinstance(model.features, str) else list(model.features)
-    for column in columns:
-        if column not in history.clusters:
-            raise InputError(
-                f"model {model.name!r} reads {column!r}, and a history has label columns alone "
-                f"({', '.join(history.clusters) or 'this one has none'}): name some, as in features:features=task"
-            )
-    return from_columns({column: history.clusters[column] for column in columns})
-
-
-def steps_seen(model: Any, history: RewardHistory) -> NDArray[np.int32]:
-    """Of a history's logged steps those that a model was fitted on; none of one that learns online."""
-    return history.steps[model.saw(history)] if isinstance(model, Fit) else history.steps[:0]
 
 
 def split(history: RewardHistory, fit_steps: int) -> int:

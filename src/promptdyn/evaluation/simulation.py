@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from promptdyn.clusters import uncross
 from promptdyn.errors import InputError
-from promptdyn.history import RewardHistory, uncross
+from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
-from promptdyn.models.base import DynamicsLike, Pool, check_dynamics, cluster_of, with_clusters
+from promptdyn.models.base import DynamicsLike, Pool, check_dynamics, cluster_of, for_pool
 from promptdyn.online.chain import draw_states
 from promptdyn.online.filter import fresh_state
 from promptdyn.ppl import load_backend
@@ -61,21 +62,19 @@ def simulate(
         InputError: a size below 1, more groups a step than prompts, labels that do not fit the pool or the fit, or a
             model that learns online and has no program.
     """
-    model = source.model if isinstance(source, Fit) else source
+    model, truth = (source.model, source) if isinstance(source, Fit) else (source, None)
     check_dynamics(model)
     rng = np.random.default_rng(seed)
     if like is None:
         if clusters is None:
-            clusters = _dealt(source, num_prompts) if isinstance(source, Fit) else {}
+            clusters = _dealt(truth, num_prompts) if truth else {}
         like = _design(num_prompts, num_steps, prompts_per_step, num_generations, clusters, rng)
     if len(like) == 0:
         raise InputError("like: the history has no rows to draw counts for")
-    truth = source if isinstance(source, Fit) else _drawn(model, like, seed, backend)
-    cluster = cluster_of(truth.model)
-    ids = list(like.prompt_ids)
+    truth = truth or _drawn(model, like, seed, backend)
     chain: Any = truth.frozen()
-    labels = ids if truth.prompt_ids else [None] * len(ids) if cluster is None else list(like.labels(cluster))
-    state = fresh_state(chain, ids, labels, None)
+    ids = like.prompts.ids
+    state = fresh_state(chain, ids, [] if chain.cluster is None else list(like.prompts.labels(chain.cluster)), None)
     steps = like.steps
     bounds = np.searchsorted(like.step, np.append(steps, steps[-1] + 1))
     num_successes = np.zeros_like(like.num_successes)
@@ -115,7 +114,7 @@ def _counts(log_emission: Any, states: NDArray, num_rollouts: NDArray, rng: np.r
 
 def _drawn(model: DynamicsLike, like: RewardHistory, seed: int, backend: str) -> Fit:
     """The model at parameters drawn from its prior, for the pool of a history."""
-    model = with_clusters(model, like)
+    model = for_pool(model, like.prompts)
     dense = like.dense(cluster_of(model))
     program = load_backend(backend).Program(model, Pool.of(dense))
     params = {name: value[0] for name, value in program.prior(1, seed).items()}
@@ -124,10 +123,9 @@ def _drawn(model: DynamicsLike, like: RewardHistory, seed: int, backend: str) ->
 
 def _dealt(fit: Fit, num_prompts: int) -> dict[str, list[str]]:
     """The fit's cluster column(s), its clusters dealt out to prompts in turn."""
-    cluster = cluster_of(fit.model)
-    if cluster is None:
+    if fit.cluster is None:
         return {}
-    columns = [cluster] if isinstance(cluster, str) else list(cluster)
+    columns = [fit.cluster] if isinstance(fit.cluster, str) else list(fit.cluster)
     labels = [[name] if len(columns) == 1 else uncross(name) for name in fit.cluster_names]
     dealt = [labels[i % len(labels)] for i in range(num_prompts)]
     return {column: [label[place] for label in dealt] for place, column in enumerate(columns)}

@@ -5,7 +5,6 @@ is what array kernels run on. Knows nothing of log formats other than its own Pa
 """
 
 from promptdyn.history.dense import DenseHistory
-from promptdyn.history.labels import cross, uncross
 from promptdyn.history.sparse import RewardHistory
 
-__all__ = ["DenseHistory", "RewardHistory", "cross", "uncross"]
+__all__ = ["DenseHistory", "RewardHistory"]

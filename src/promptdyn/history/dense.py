@@ -60,7 +60,7 @@ def dense(history: RewardHistory, cluster: str | Sequence[str] | None) -> DenseH
     if cluster is None:
         names, codes = ["all"], np.zeros(history.num_prompts, np.int32)
     else:
-        labels = history.labels(cluster)
+        labels = history.prompts.labels(cluster)
         names = sorted(set(labels))
         code = {name: index for index, name in enumerate(names)}
         codes = np.fromiter((code[label] for label in labels), np.int32, history.num_prompts)

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,8 @@ from promptdyn._columns import (
 )
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history.dense import DenseHistory, dense
-from promptdyn.history.labels import cross
 from promptdyn.history.parquet import POOL_SIZE_KEY, SUCCESS_KEY, read_parquet, to_read, write_parquet
+from promptdyn.prompts import Prompts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -440,18 +441,10 @@ class RewardHistory:
         """The rows of `observed_rows`, with the whole pool of prompts; raises as it does."""
         return self.select(self.observed_rows(observed))
 
-    def labels(self, cluster: str | Sequence[str]) -> NDArray[np.object_]:
-        """(prompt,) labels of a cluster column, or of several, crossed as by `cross`.
-
-        Raises:
-            InputError: no such column.
-        """
-        names = [cluster] if isinstance(cluster, str) else list(cluster)
-        for name in names:
-            if name not in self.clusters:
-                there = f"give one of: {', '.join(self.clusters)}" if self.clusters else "the history has none"
-                raise InputError(f"cluster column {name!r} is not in the history: {there}")
-        return cross([self.clusters[name] for name in names])
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The pool: the prompts' ids and their label columns."""
+        return Prompts(self.prompt_ids.tolist(), self.clusters)
 
     def dense(self, cluster: str | Sequence[str] | None = None) -> DenseHistory:
         """The history as arrays over (step, prompt), with prompts coded by cluster.

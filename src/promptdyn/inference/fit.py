@@ -31,14 +31,14 @@ from promptdyn.models.base import (
     as_dynamics,
     check_dynamics,
     cluster_of,
+    for_pool,
     lacks,
-    with_clusters,
 )
 from promptdyn.online import DiscountedBeta, FrozenChain, FrozenMixture, OnlineFilter
-from promptdyn.online.model import Columns
 from promptdyn.plugins import where
 from promptdyn.ppl import Program, chain_at
 from promptdyn.progress import Report, bars
+from promptdyn.prompts import PROMPT_ID, Columns, Prompts
 from promptdyn.registry import Registry, describe
 from promptdyn.storage import read_state, write_state
 
@@ -108,6 +108,11 @@ class Fit:
         return f"Fit({self.model!r}, {self.method['name']}, {self.num_observed} groups, {self.verdict})"
 
     @property
+    def name(self) -> str:
+        """What the model is called."""
+        return self.model.name
+
+    @property
     def cluster(self) -> Columns | None:
         """Column(s) whose labels the model's clusters are."""
         return cluster_of(self.model)
@@ -118,30 +123,28 @@ class Fit:
 
     def online(
         self,
-        prompt_ids: Sequence[str],
-        clusters: Sequence[str | None] | None = None,
+        prompts: Prompts | Sequence[str],
         num_draws: int = 0,
         exact: bool = True,
     ) -> OnlineFilter:
         """Online filter with the fitted parameters.
 
         Args:
-            prompt_ids: (prompt,) unique ids; where chains are each prompt's own, prompts of the fit.
-            clusters: (prompt,) labels of the model's cluster column(s) (several columns: joined by "|");
-                needed only by a model with clusters.
+            prompts: the pool, with the column(s) of `cluster`; for a model without clusters (prompt,) ids will do.
+                Where chains are each prompt's own, prompts of the fit.
             num_draws: 0 (default) filters at `params`, more a mixture over so many of the posterior's draws, so that
                 forecasts know how unsure the parameters are; at as many times the cost.
             exact: True (default), or False for a Beta per prompt that follows the chain by its moments
                 (`promptdyn.online.DiscountedBeta`): two numbers a prompt instead of one per state.
 
         Raises:
-            InputError: empty pool, repeated id, a cluster or prompt not in the fit, more draws than it has, or draws
-                that are to be filtered by moments.
+            InputError: empty pool, repeated id, a missing column, a cluster or prompt not in the fit, more draws than
+                it has, or draws that are to be filtered by moments.
         """
         if num_draws and not exact:
             raise InputError(f"num_draws={num_draws} with exact=False: a mixture over draws is filtered exactly only")
         model = self.frozen(num_draws) if exact else DiscountedBeta(self._frozen(self.params))
-        return OnlineFilter(model, prompt_ids, prompt_ids if self.prompt_ids else clusters)
+        return OnlineFilter(model, prompts)
 
     def saw(self, history: RewardHistory) -> NDArray[np.bool_]:
         """(step,) whether the fit was made on what each of the history's logged steps shows, or its trained rows alone.
@@ -205,7 +208,7 @@ class Fit:
             chain.emission.log_prob,
             self.prompt_ids or names,
             {**describe(self.model), "clusters": list(self.cluster_names), "params_sha256": digest.hexdigest()},
-            "prompt_id" if self.prompt_ids else self.cluster,
+            PROMPT_ID if self.prompt_ids else self.cluster,
         )
 
     @cached_property
@@ -393,7 +396,7 @@ def fit(
         mend = "; observed='all' would use the others" if observed == "trained" and len(history) else ""
         raise InputError(f"the history has no rows to fit on (observed={observed!r}){mend}")
     begun = time.perf_counter()
-    model = with_clusters(model, visible)
+    model = for_pool(model, visible.prompts)
     dense = visible.dense(cluster_of(model))
     density = load_density(backend)(model, dense)
     with _reported(progress, f"{engine.name}: {model.name}") as report:

@@ -25,17 +25,17 @@ from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit, fit
 from promptdyn.models import InformativeRate
-from promptdyn.models.base import DynamicsLike, cluster_of
+from promptdyn.models.base import DynamicsLike, cluster_of, for_pool
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.online.filter import fresh_state
-from promptdyn.online.model import Columns
 from promptdyn.plugins import load_object, where
+from promptdyn.prompts import Columns, Prompts
 from promptdyn.registry import Registry, describe
 from promptdyn.storage import read_state, write_state
 
 __all__ = ["Refitted", "RefittedFilter"]
 
-# What a fit's cluster column is called: labels come to a filter crossed, without the names of their columns.
+# What the column of a fit is called that has the pool's labels, crossed where they are of several columns.
 CLUSTER = "cluster"
 CHILD = "import sys; from promptdyn.inference.refit import work; work(sys.argv[1])"
 
@@ -79,6 +79,8 @@ class Refitted:
                 f"Refitted: {cls.__qualname__} is declared in a cell, a script or a function, where the process that "
                 "fits cannot find it: put it in a file of its own and import it"
             )
+        if self.start is not None and self.start.features is not None:
+            raise InputError(f"Refitted: start={self.start!r} reads features, which a program cannot: take another")
         if self.every < 1 or not 0 <= self.steps_to_fit < self.every:
             raise InputError(f"Refitted: every={self.every}, lag={self.lag}: need every >= 1 and 0 <= lag < every")
 
@@ -96,17 +98,17 @@ class Refitted:
     def features(self) -> None:
         """A program reads no features."""
 
-    def online(self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None) -> RefittedFilter:
+    def online(self, prompts: Prompts | Sequence[str]) -> RefittedFilter:
         """Start filtering a pool.
 
         Args:
-            prompt_ids: (prompt,) unique ids.
-            clusters: (prompt,) labels of the model's cluster column(s); needed where it names them.
+            prompts: the pool, with the column(s) that the model's `cluster` names; where it names none, (prompt,) ids
+                will do.
 
         Raises:
-            InputError: an id appears twice, the pool is empty, or labels are missing.
+            InputError: an id appears twice, the pool is empty, or a column is missing.
         """
-        return RefittedFilter(self, prompt_ids, clusters)
+        return RefittedFilter(self, Prompts.of(prompts))
 
 
 class RefittedFilter(OnlineFilter):
@@ -119,22 +121,27 @@ class RefittedFilter(OnlineFilter):
         fit: the fit in use; None before the first.
     """
 
-    def __init__(
-        self, refitted: Refitted, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None = None
-    ) -> None:
-        labelled = clusters is not None and refitted.cluster is not None
-        if not labelled and refitted.cluster not in (None, "auto"):
-            raise InputError(
-                f"model {refitted.model.name!r} has cluster={refitted.cluster!r}: give each prompt its label"
-            )
-        model: Any = refitted.model
-        self._fitted = model if refitted.cluster is None else replace(model, cluster=CLUSTER if labelled else None)
+    def __init__(self, refitted: Refitted, prompts: Prompts) -> None:
         self.refitted = refitted
-        self._start = refitted.start or InformativeRate(cluster=CLUSTER if labelled else None)
-        super().__init__(self._start, prompt_ids, clusters if labelled or refitted.start else None)
+        model: Any = for_pool(refitted.model, prompts)
+        start = None if refitted.start is None else refitted.start.for_pool(prompts)
+        columns = cluster_of(model)
+        self._fitted = model if columns is None else replace(model, cluster=CLUSTER)
+        self._start = start or InformativeRate(cluster=None if columns is None else CLUSTER)
+        self._columns = columns or self._start.cluster
+        if start is not None and start.cluster not in (None, self._columns):
+            raise InputError(
+                f"Refitted: start={start.name!r} has cluster={start.cluster!r}, the model {columns!r}: make them the "
+                "same"
+            )
+        super().__init__(self._start, prompts)
         self.fit: Fit | None = None
         self._log: list[_Step] = []
         self._job: _Job | None = None
+
+    def _clustered_by(self) -> tuple[str, Columns | None]:
+        """What is fitted, and its columns, or else those of what comes before it."""
+        return self.refitted.model.name, self._columns
 
     def describe(self) -> dict[str, Any]:
         """Settings, JSON-able."""
@@ -339,7 +346,7 @@ def work(folder: str) -> None:
         found = fit(model, history, observed="all", **values["settings"])
     others = list(found.cluster_names) if labelled else ["all"]
     known = [*(labels[i] for i in arrays["cluster"]), *others]
-    online = found.online(ids[: len(known)], known if labelled else None)
+    online = found.online(Prompts(ids[: len(known)], {CLUSTER: known} if labelled else {}))
     for t in range(at):
         now = arrays["step"] == t
         chosen = [ids[i] for i in arrays["rows"][now]]

@@ -22,11 +22,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from promptdyn.clusters import few_levels_first
 from promptdyn.errors import InputError
-from promptdyn.history import RewardHistory
-from promptdyn.online import OnlineModel, Pool
-from promptdyn.online.model import Columns
+from promptdyn.online import Forecaster, OnlineModel, Pool
+from promptdyn.prompts import Columns, Prompts
 
 __all__ = [
     "PPL",
@@ -40,11 +38,11 @@ __all__ = [
     "check_chain",
     "check_decay",
     "check_dynamics",
-    "check_made",
+    "check_forecaster",
     "check_whole",
     "cluster_of",
+    "for_pool",
     "lacks",
-    "with_clusters",
 ]
 
 Floats = NDArray[np.float64]
@@ -119,7 +117,7 @@ class Dynamics(ABC):
 
     Attributes:
         name: what the model is called in texts and files.
-        cluster: column(s) of the history whose levels are the pool's clusters, or "auto" (`with_clusters`). Default
+        cluster: column(s) of the history whose levels are the pool's clusters, or "auto" (`Prompts.kinds`). Default
             None: one cluster.
         fitted_by: the method that `fit` takes where none is named; default "em".
         empirical_bayes: True where `m_step` goes by the likelihood of some sites with others summed out, so that EM
@@ -181,15 +179,9 @@ def lacks(cls: type[Any]) -> str:
     return f"is no model yet: of the methods of OnlineModel it lacks {', '.join(missing)}" if missing else ""
 
 
-def check_made(model: Any) -> None:
-    """Raise InputError where a class is given instead of a model made of it."""
-    if isinstance(model, type):
-        raise InputError(f"{model.__name__} is a class: give a model made of it, {model.__name__}()")
-
-
 def check_dynamics(model: Any) -> None:
     """Raise InputError unless the model is a program, to be fitted, simulated or written out: what it is instead."""
-    check_made(model)
+    _check_made(model)
     if isinstance(model, DynamicsLike):
         return
     kind = type(model).__name__
@@ -197,9 +189,27 @@ def check_dynamics(model: Any) -> None:
         raise InputError(f"{kind} has a program and no name: give the class one, name = {kind.lower()!r}")
     if isinstance(model, OnlineModel):
         raise InputError(
-            f"{kind} has no program, nothing to fit or to run forward: it learns online, by .online(prompt_ids)"
+            f"{kind} has no program, nothing to fit or to run forward: it learns online, by .online(prompts)"
         )
     raise InputError(f"{model!r} is no dynamics model: give one with a program, such as promptdyn.models.DiscreteHMM()")
+
+
+def check_forecaster(model: Any) -> None:
+    """Raise InputError unless it forecasts as it stands: what it is instead."""
+    _check_made(model)
+    if isinstance(model, DynamicsLike):
+        raise InputError(
+            f"model {model.name!r} must be fitted first: give a fit (.npz) made by `promptdyn fit`, or let "
+            "a run refit it (`Refitted`, `train --refit-every`)"
+        )
+    if not isinstance(model, Forecaster):
+        raise InputError(f"{model!r} is no dynamics model: give a Fit, a Refitted, or what inherits from OnlineModel")
+
+
+def _check_made(model: Any) -> None:
+    """Raise InputError where a class is given instead of a model made of it."""
+    if isinstance(model, type):
+        raise InputError(f"{model.__name__} is a class: give a model made of it, {model.__name__}()")
 
 
 def cluster_of(model: DynamicsLike) -> Columns | None:
@@ -207,14 +217,11 @@ def cluster_of(model: DynamicsLike) -> Columns | None:
     return as_dynamics(model).cluster
 
 
-def with_clusters(model: Any, history: RewardHistory) -> Any:
-    """The model itself, or, where its `cluster` is "auto", one that names the columns of the history.
-
-    Label columns are crossed, those of few levels first, as long as a cluster has eight prompts in the mean.
-    """
-    if cluster_of(model) != "auto" or "auto" in history.clusters:
-        return model
-    return replace(model, cluster=few_levels_first(history.clusters) or None)
+def for_pool(model: Any, prompts: Prompts) -> Any:
+    """A program for a pool: the same, or, where its `cluster` is "auto", one that names the pool's own columns."""
+    cluster = cluster_of(model)
+    named = prompts.named(cluster)
+    return model if named == cluster else replace(model, cluster=named)
 
 
 def check_chain(name: str, chain: Any, pool: Pool, tolerance: float = 1e-4) -> None:

@@ -49,7 +49,7 @@ class FeatureRate(OnlineModel):
 
     Attributes:
         features: where a trainer takes them from: "policy" (default), the policy's own reading of each prompt
-            (`promptdyn.features.PolicyReading`), or column(s) of the dataset with numbers or vectors of numbers.
+            (`promptdyn.features.PolicyReader`), or column(s) of the dataset with numbers or vectors of numbers.
         num_functions: random Fourier features; default 200.
         scale: their length scale, above 0: prompts whose features differ by less, in root mean square over features of
             variance 1, are forecast alike; default 0.8.

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.online.model import Columns, OnlineModel
+from promptdyn.online.model import OnlineModel
 from promptdyn.online.pool import Pool
+from promptdyn.prompts import Columns
 
 __all__ = ["FrozenChain", "FrozenState", "draw_states"]
 

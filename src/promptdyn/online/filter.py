@@ -7,14 +7,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError, PromptdynWarning
+from promptdyn.features import as_features
 from promptdyn.online.pool import Pool
+from promptdyn.prompts import POLICY, Columns, Prompts
 
 if TYPE_CHECKING:
     from promptdyn.online.model import OnlineModel
@@ -30,72 +33,61 @@ class OnlineFilter:
 
     Args:
         model: what filters. Most people call its `online`, or that of a fit.
-        prompt_ids: (prompt,) unique ids; their order is the order of every (prompt, ...) result.
-        clusters: (prompt,) labels, for models with parameters per cluster.
-        features: (prompt feature) numbers, for models that read features.
+        prompts: the pool, with the columns that the model goes by; where it goes by none, (prompt,) ids will do. Their
+            order is the order of every (prompt, ...) result.
 
     Raises:
-        InputError: empty pool, an id twice, lengths that differ, a label that is missing or that the model does not
-            know, or features that are missing, of no use to the model, or not finite.
+        InputError: an empty pool, an id twice, a column that is missing or cannot be used, or a label that the model
+            does not know.
     """
 
-    def __init__(
-        self,
-        model: OnlineModel,
-        prompt_ids: Sequence[str],
-        clusters: Sequence[str | None] | None = None,
-        features: ArrayLike | None = None,
-    ) -> None:
-        self.model = model
+    def __init__(self, model: OnlineModel, prompts: Prompts | Sequence[str]) -> None:
         for setting, columns in (("cluster", model.cluster), ("features", model.features)):
             names = columns if isinstance(columns, tuple | list) else (columns,)
             if columns is not None and not all(isinstance(name, str) for name in names):
                 raise InputError(f"model {model.name!r}: {setting}={columns!r} must name columns, or be None")
+        prompts = Prompts.of(prompts)
+        if len(prompts) == 0:
+            raise InputError("the pool is empty: give at least one prompt id")
+        self.model = model.for_pool(prompts)
         self.steps = 0
         """Training steps absorbed so far."""
         self._row: dict[str, int] = {}
         self._ids: list[str] = []
         self._clusters: list[str | None] = []
-        if len(prompt_ids) == 0:
-            raise InputError("the pool is empty: give at least one prompt id")
-        self._enter(*self._new(prompt_ids, clusters))
-        self._state = fresh_state(self.model, self._ids, self._clusters, self._numbers(prompt_ids, features))
+        labels = self._labels(prompts)
+        self._enter(self._new(prompts), labels)
+        self._state = fresh_state(self.model, self._ids, self._clusters, self._features(prompts))
 
-    def _numbers(self, prompt_ids: Sequence[str], features: ArrayLike | None) -> NDArray[np.float32] | None:
-        """(prompt feature) what the model reads of these prompts, None where it reads nothing; else InputError."""
-        if self.model.features is None:
-            if features is not None:
-                raise InputError(f"model {self.model.name!r} reads no features: leave them out")
+    def _clustered_by(self) -> tuple[str, Columns | None]:
+        """The model that asks for clusters, and the column(s) whose labels they are."""
+        return self.model.name, self.model.cluster
+
+    def _labels(self, prompts: Prompts) -> list[str | None]:
+        """(prompt,) labels of the columns that the model goes by, None where it goes by none."""
+        name, columns = self._clustered_by()
+        if columns is None:
+            return [None] * len(prompts)
+        with _told(name, f"cluster={columns!r}"):
+            return list(prompts.labels(columns))
+
+    def _features(self, prompts: Prompts) -> NDArray[np.float32] | None:
+        """(prompt feature) of the columns that the model reads, None where it reads none."""
+        columns = self.model.features
+        if columns is None:
             return None
-        if features is None:
-            raise InputError(f"model {self.model.name!r} reads features: give (prompt feature) numbers")
-        given = np.asarray(features)
-        if given.dtype.kind not in "biuf" or given.ndim != 2 or len(given) != len(prompt_ids) or given.shape[1] == 0:
-            raise InputError(
-                f"features of shape {given.shape} and type {given.dtype} for {len(prompt_ids)} prompts: need one row "
-                "of numbers per prompt"
-            )
-        given = given.astype(np.float32)
-        for i in np.flatnonzero(~np.isfinite(given).all(axis=1))[:1]:
-            raise InputError(f"features of prompt {str(prompt_ids[i])!r} are not all finite: {given[i][:8]}")
-        return given
+        with _told(self.model.name, f"features={columns!r}"):
+            return prompts.features(columns)
 
-    def _new(
-        self, prompt_ids: Sequence[str], clusters: Sequence[str | None] | None
-    ) -> tuple[dict[str, int], list[str | None]]:
-        """Ids, with their rows, and labels of prompts that may join the pool; else InputError."""
-        ids = [str(prompt_id) for prompt_id in prompt_ids]
-        if clusters is not None and len(clusters) != len(ids):
-            raise InputError(f"{len(clusters)} cluster labels for {len(ids)} prompts: give one label per prompt")
-        rows = {prompt_id: len(self._row) + i for i, prompt_id in enumerate(ids)}
-        if len(rows) < len(ids) or not rows.keys().isdisjoint(self._row):
-            seen = set(self._row)
-            twice = next(i for i in ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
-            raise InputError(f"prompt id {twice!r} is in the pool twice: ids must be unique")
-        return rows, _labels(ids, clusters)
+    def _new(self, prompts: Prompts) -> dict[str, int]:
+        """Rows of prompts that join the pool; InputError names one that is in it."""
+        for prompt_id in prompts.ids:
+            if prompt_id in self._row:
+                raise InputError(f"prompt id {prompt_id!r} is in the pool twice: ids must be unique")
+        return {prompt_id: row for row, prompt_id in enumerate(prompts.ids, start=len(self._row))}
 
     def _enter(self, rows: dict[str, int], labels: list[str | None]) -> None:
-        """Let prompts join that `_new` has checked."""
+        """Let new prompts join."""
         self._row.update(rows)
         self._ids += rows
         self._clusters += labels
@@ -127,17 +119,25 @@ class OnlineFilter:
             raise InputError(f"step {self.steps}: prompt {twice!r} appears twice: merge its groups into one")
         return rows
 
-    def add(
-        self,
-        prompt_ids: Sequence[str],
-        clusters: Sequence[str | None] | None = None,
-        features: ArrayLike | None = None,
-    ) -> None:
-        """Let new prompts join the pool, at their initial belief. Raises InputError as the constructor does."""
-        rows, labels = self._new(prompt_ids, clusters)
-        joining = self._numbers(prompt_ids, features)
-        self._state = self._grown(self._state, [*self._ids, *rows], [*self._clusters, *labels], joining)
+    def add(self, prompts: Prompts | Sequence[str]) -> None:
+        """Let new prompts join the pool, at their initial belief.
+
+        Raises:
+            InputError: as the constructor; or features of columns are asked for, which are measured over a whole pool.
+        """
+        prompts = Prompts.of(prompts)
+        self._check_measured(whole=False)
+        rows, labels, features = self._new(prompts), self._labels(prompts), self._features(prompts)
+        self._state = self._grown(self._state, [*self._ids, *rows], [*self._clusters, *labels], features)
         self._enter(rows, labels)
+
+    def _check_measured(self, whole: bool) -> None:
+        """Raise InputError where features cannot be told of a part of the pool."""
+        if not whole and self.model.features not in (None, POLICY, (POLICY,)):
+            raise InputError(
+                f"model {self.model.name!r}: features={self.model.features!r} have mean 0 and variance 1 over a whole "
+                "pool, which a part of it cannot tell: make a new filter of all prompts"
+            )
 
     def _grown(self, state: Any, ids: list[str], labels: list[str | None], joining: NDArray[np.float32] | None) -> Any:
         """A state with room for more prompts, the last of `ids`, at their initial belief.
@@ -154,22 +154,25 @@ class OnlineFilter:
             field[..., : old.shape[-1]] = old
         return fresh
 
-    def refresh(self, features: ArrayLike, prompt_ids: Sequence[str] | None = None) -> None:
-        """Read the features of prompts (prompt feature) anew; what was learned of features stays.
+    def refresh(self, prompts: Prompts) -> None:
+        """Read the features of prompts anew; what was learned of features stays.
 
         Args:
-            features: (prompt feature) numbers.
-            prompt_ids: (prompt,) whose they are; others keep theirs. Default: the whole pool, in its order.
+            prompts: of the pool, some or all, with the columns that the model reads; others keep their features.
 
         Raises:
-            InputError: as the constructor, another number of features than before, or an id that is not in the pool.
+            InputError: a model that reads no features, an id that is not in the pool, another number of features than
+                before; or as `add`.
         """
-        ids = self._ids if prompt_ids is None else prompt_ids
-        given = self._numbers(ids, features)
+        if self.model.features is None:
+            raise InputError(f"model {self.model.name!r} reads no features: there are none to refresh")
+        rows = self.rows(prompts.ids)
+        self._check_measured(whole=len(rows) == self.num_prompts)
+        given = self._features(prompts)
         assert given is not None
-        all_features = self._state.features.T.copy()
-        all_features[self.rows(ids)] = self._as_many(given)
-        fresh = fresh_state(self.model, self._ids, self._clusters, all_features)
+        features = self._state.features.T.copy()
+        features[rows] = self._as_many(given)
+        fresh = fresh_state(self.model, self._ids, self._clusters, features)
         for name in self.model.shared:
             getattr(fresh, name)[:] = getattr(self._state, name)
         self._state = fresh
@@ -335,7 +338,7 @@ class OnlineFilter:
             features = state["arrays"].get("features")
             if features is None or features.shape != (len(self._state.features), len(saved)):
                 raise InputError("the state's 'features' are not one column per prompt: start without it")
-            given = self._numbers(saved, features.T)
+            given = as_features(features.T, saved)
         fresh = fresh_state(self.model, saved, clusters, given)
         for name, field in fresh._asdict().items():
             array = field if name in self.model.derived else state["arrays"].get(name)
@@ -380,6 +383,15 @@ class OnlineFilter:
             )
 
 
+@contextmanager
+def _told(name: str, setting: str) -> Iterator[None]:
+    """Say of what prompts cannot tell which setting of which model wants to know."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"model {name!r}, {setting}: {error}") from None
+
+
 def fresh_state(
     model: OnlineModel, ids: Sequence[str], labels: Sequence[str | None], features: NDArray[np.float32] | None
 ) -> Any:
@@ -412,10 +424,3 @@ def fresh_state(
                 f"its last axis must be prompt, or the class must name it, shared = ({name!r},)"
             )
     return state
-
-
-def _labels(prompt_ids: Sequence[str], clusters: Sequence[Any] | None) -> list[str | None]:
-    """Cluster labels as text, like ids; None where there is none."""
-    if clusters is None:
-        return [None] * len(prompt_ids)
-    return [None if label is None else str(label) for label in clusters]

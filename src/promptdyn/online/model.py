@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from promptdyn.online.filter import OnlineFilter
 from promptdyn.online.pool import Pool
+from promptdyn.prompts import Columns, Prompts
 from promptdyn.registry import describe
 
-__all__ = ["Columns", "OnlineModel"]
+__all__ = ["OnlineModel"]
 
-Columns = str | tuple[str, ...]
 Floats = NDArray[np.float64]
 
 
@@ -36,7 +37,8 @@ class OnlineModel(ABC):
 
     Attributes:
         name: what the model is called in texts and files.
-        cluster: column(s) whose labels are the pool's clusters. Default None: one cluster, labels are not asked for.
+        cluster: column(s) whose labels are the pool's clusters, or "auto" (`Prompts.kinds`). Default None: one cluster,
+            labels are not asked for.
         features: column(s) that the pool's features come from. Default None: the model reads none. The state of one
             that does has a field `features`, (feature prompt).
         shared: fields of the state whose last axis is not `prompt` but `cluster`, or another that does not grow with
@@ -56,24 +58,22 @@ class OnlineModel(ABC):
         """JSON-able name and settings: a saved state is only loaded back into an equal model."""
         return describe(self)
 
-    def online(
-        self,
-        prompt_ids: Sequence[str],
-        clusters: Sequence[str | None] | None = None,
-        features: ArrayLike | None = None,
-    ) -> OnlineFilter:
+    def for_pool(self, prompts: Prompts) -> Self:
+        """The model for a pool: the same, or, where `cluster` is "auto", one that names the pool's own columns."""
+        cluster = prompts.named(self.cluster)
+        return self if cluster == self.cluster else replace(cast(Any, self), cluster=cluster)
+
+    def online(self, prompts: Prompts | Sequence[str]) -> OnlineFilter:
         """Start filtering a pool.
 
         Args:
-            prompt_ids: (prompt,) unique ids.
-            clusters: (prompt,) labels, for models with clusters.
-            features: (prompt feature) numbers, each feature of mean 0 and variance 1 over the pool, for models that
-                read features.
+            prompts: the pool, with the columns that `cluster` and `features` name; where they name none, (prompt,) ids
+                will do.
 
         Raises:
-            InputError: an id appears twice, the pool is empty, or labels or features are missing or do not fit.
+            InputError: an id appears twice, the pool is empty, or a column is missing or cannot be used.
         """
-        return OnlineFilter(self, prompt_ids, clusters, features)
+        return OnlineFilter(self, prompts)
 
     @abstractmethod
     def init(self, pool: Pool) -> Any:

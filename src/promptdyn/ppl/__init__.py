@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import Chain, DynamicsLike, Params, Pool, check_dynamics, cluster_of, with_clusters
+from promptdyn.models.base import Chain, DynamicsLike, Params, Pool, check_dynamics, cluster_of, for_pool
 from promptdyn.ppl import observed as observed_programs
 from promptdyn.ppl.fixed import chain_at
 
@@ -115,7 +115,7 @@ def program(
     visible = history.observed(observed)
     if len(visible) == 0:
         raise InputError(f"the history has no rows (observed={observed!r})")
-    model = with_clusters(model, history)
+    model = for_pool(model, history.prompts)
     dense = visible.dense(cluster_of(model))
     interpreter.Program(model, Pool.of(dense))  # checks the contract
     if not enumerated:

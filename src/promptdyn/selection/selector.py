@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.online import OnlineFilter
+from promptdyn.prompts import Prompts
 from promptdyn.selection.groups import Groups, Observation, packed, rewards_of, unpacked
 from promptdyn.selection.policies import POLICIES, Policy, Uniform, entropy
 from promptdyn.selection.policies import take as take_rows
@@ -37,7 +38,7 @@ class Selector:
     """Chooses the prompts of each training step from the beliefs, and learns from their rewards.
 
     Args:
-        online: filter over the pool (`model.online(ids)`, `fit.online(ids)`).
+        online: filter over the pool (`model.online(prompts)`, `fit.online(prompts)`).
         policy: which prompts to take: "proportional" (default), "thompson", "gumbel", "top", "top_entropy", "uniform",
             with settings as in "gumbel:temperature=0.05", or a `Policy`.
         score: what a prompt is worth: "informative" (default), "reward_variance", "half_solved", or a function.
@@ -48,7 +49,7 @@ class Selector:
         seed: of the selector's own generator, which draws samples and breaks ties.
 
     Raises:
-        InputError: no filter (a model or a fit makes one, `.online(prompt_ids)`), an unknown policy or score, a setting
+        InputError: no filter (a model or a fit makes one, `.online(prompts)`), an unknown policy or score, a setting
             out of range, or a `success` that is no rule.
     """
 
@@ -64,7 +65,7 @@ class Selector:
         if not isinstance(online, OnlineFilter):
             what = online.__name__ if isinstance(online, type) else type(online).__name__
             raise InputError(
-                f"Selector is given a {what}: give it a filter over the pool, .online(prompt_ids) of a fit or of a "
+                f"Selector is given a {what}: give it a filter over the pool, .online(prompts) of a fit or of a "
                 "model that learns online"
             )
         if num_generations < 2:
@@ -101,15 +102,11 @@ class Selector:
         """The rule of success in force, as `promptdyn.success` writes it; None while it cannot be told."""
         return None if self.grader.rule is None else str(self.grader.rule)
 
-    def add(
-        self,
-        prompt_ids: Sequence[str],
-        clusters: Sequence[str | None] | None = None,
-        features: ArrayLike | None = None,
-    ) -> None:
+    def add(self, prompts: Prompts | Sequence[str]) -> None:
         """Let new prompts join the pool; raises as `OnlineFilter.add`."""
-        self.online.add(prompt_ids, clusters, features)
-        self._times_seen = np.concatenate([self._times_seen, np.zeros(len(prompt_ids), np.int32)])
+        self.online.add(prompts)
+        joined = np.zeros(self.num_prompts - len(self._times_seen), np.int32)
+        self._times_seen = np.concatenate([self._times_seen, joined])
 
     def select(
         self, k: int, exclude: Iterable[str] = (), enough: float | None = None, multiple_of: int = 1

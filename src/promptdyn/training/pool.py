@@ -1,41 +1,69 @@
-"""What a dataset tells of its prompts: ids, labels and features, and the filter that a model makes of them."""
+"""The prompts of a dataset: which rows they are, and what is known of each."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
-from numpy.typing import NDArray
 
-from promptdyn._columns import NO_LABEL, is_missing
-from promptdyn.clusters import LABEL_COLUMNS, few_levels_first
+from promptdyn._columns import is_missing
+from promptdyn.clusters import LABEL_COLUMNS
 from promptdyn.errors import InputError
-from promptdyn.evaluation.forecast import check_filters, online_filter
-from promptdyn.features import from_columns
-from promptdyn.history import cross
-from promptdyn.inference import Fit, Refitted
-from promptdyn.models import MODELS, FeatureRate, InformativeRate
-from promptdyn.models.base import DynamicsLike, cluster_of
-from promptdyn.online import OnlineFilter
+from promptdyn.prompts import Prompts
 from promptdyn.training.content import content_ids, values
 
-__all__ = ["AUTO", "dynamics", "label_columns", "labels", "make_filter", "prompt_ids", "prompt_rows", "reads_policy"]
-
-AUTO = "auto"
-# What `FeatureRate.features` says where the policy is to read the prompts.
-POLICY = "policy"
+__all__ = ["distinct", "prompt_rows", "prompts"]
 
 logger = logging.getLogger(__name__)
 
 
-def prompt_ids(dataset: Any, id_column: str = "prompt_id") -> list[str]:
-    """Ids of a dataset's prompts, as the selector and the trainer know them: the keys of `prompt_rows`, see there."""
-    return list(prompt_rows(dataset, id_column))
+def prompts(dataset: Any, id_column: str = "prompt_id") -> Prompts:
+    """The pool of a dataset: the ids of its distinct rows, and its columns, each read when it is asked for.
+
+    Columns that tell kinds of prompts are looked for among those of well-known names, such as "task" and "difficulty"
+    (`promptdyn.clusters.LABEL_COLUMNS`).
+
+    Args:
+        dataset: a `datasets.Dataset`.
+        id_column: the column that holds the ids, see `prompt_rows`.
+
+    Raises:
+        InputError: as `prompt_rows`.
+    """
+    return distinct(dataset, id_column)[1]
+
+
+def distinct(dataset: Any, id_column: str = "prompt_id") -> tuple[Dataset, Prompts]:
+    """The dataset with one row per prompt, and its pool in the same order; raises as `prompt_rows`."""
+    rows = prompt_rows(dataset, id_column)
+    if len(rows) < len(dataset):
+        dataset = dataset.select(list(rows.values()))
+    label_columns = [column for column in LABEL_COLUMNS if column in dataset.column_names]
+    return dataset, Prompts(list(rows), _DatasetColumns(dataset), label_columns)
+
+
+class _DatasetColumns(Mapping[str, Any]):
+    """name -> (row,) values as Python's own."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, column: str) -> list[Any]:
+        if column not in self._dataset.column_names:
+            raise KeyError(column)
+        return values(self._dataset, column)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._dataset.column_names)
+
+    def __len__(self) -> int:
+        return len(self._dataset.column_names)
+
+    def __contains__(self, column: object) -> bool:  # the base class's would read it
+        return column in self._dataset.column_names
 
 
 def prompt_rows(dataset: Any, id_column: str = "prompt_id") -> dict[str, int]:
@@ -95,92 +123,3 @@ def prompt_rows(dataset: Any, id_column: str = "prompt_id") -> dict[str, int]:
             "%d rows share their prompt with others and differ in another column: each is a prompt of its own", apart
         )
     return rows
-
-
-def label_columns(dataset: Dataset) -> list[str]:
-    """Columns of the dataset that by their names hold what kind of prompt a row is, or how hard."""
-    return [column for column in LABEL_COLUMNS if column in dataset.column_names]
-
-
-def labels(dataset: Dataset, column: str) -> list[str]:
-    """(prompt,) labels of a column as text, "(none)" where it is empty; InputError where there is no such column."""
-    if column not in dataset.column_names:
-        there = ", ".join(dataset.column_names)
-        raise InputError(f"cluster column {column!r} is not in the dataset: it has {there}")
-    return [NO_LABEL if is_missing(label) or label == "" else str(label) for label in values(dataset, column)]
-
-
-def dynamics(text: str, dataset: Dataset, refit_every: int = 0) -> tuple[Any, str, bool]:
-    """The model that a text names, for a dataset, what it goes by in words, and whether that was found in the dataset.
-
-    Args:
-        text: "auto", or a model as in "dps:decay=0.7", "rate:cluster=task", "features"; or a fit (.npz).
-        dataset: whose label columns "auto" takes, and those of models with cluster="auto".
-        refit_every: steps after which a program is fitted again on the run; 0: never.
-
-    Raises:
-        InputError: an unknown name or setting, a file that is no fit, or a program without `refit_every`.
-    """
-    there = {column: labels(dataset, column) for column in label_columns(dataset)}
-    found = few_levels_first(there)
-    if text == AUTO:
-        if found:
-            size = len(set(zip(*(there[column] for column in found), strict=True)))
-            kinds = f"prompts of like {' and '.join(found)} ({size} kinds)"
-            return InformativeRate(cluster=found), f"how often {kinds} teach", True
-        words = f"the policy's reading of each, since no column ({', '.join(LABEL_COLUMNS)}) tells kinds"
-        return FeatureRate(), words, True
-    model = MODELS.parse_one(text, load=Fit.load)
-    is_program = isinstance(model, DynamicsLike)
-    cluster = cluster_of(model) if is_program else model.cluster
-    automatic = cluster == "auto" and bool(refit_every or not is_program)
-    if automatic:
-        model = replace(model, cluster=found or None)
-    if refit_every:
-        model = Refitted(model, every=refit_every)
-    check_filters(model)
-    return model, text, automatic
-
-
-def reads_policy(model: Any) -> bool:
-    """Whether a model's features are the policy's own reading of the prompts."""
-    return bool(model.features == POLICY)
-
-
-def make_filter(
-    model: Any, prompt_ids: list[str], dataset: Dataset, read: Callable[[], NDArray[np.float32]] | None = None
-) -> OnlineFilter:
-    """A fresh filter over a dataset's prompts.
-
-    Args:
-        model: what filters: a `Fit`, a `Refitted`, or a model that learns online.
-        prompt_ids: (prompt,) of the rows.
-        dataset: which has the columns that the model is clustered by, or reads.
-        read: gives (prompt feature), the policy's reading, where the model goes by it.
-
-    Raises:
-        InputError: a column that the dataset has not, or that cannot be used, or as the model's filter raises.
-    """
-    if reads_policy(model):
-        assert read is not None
-        return online_filter(model, prompt_ids, features=read())
-    if model.features is not None:
-        columns = _columns(dataset, model.features, "features")
-        return online_filter(
-            model, prompt_ids, features=from_columns({column: values(dataset, column) for column in columns})
-        )
-    if model.cluster is None:
-        return online_filter(model, prompt_ids)
-    columns = _columns(dataset, model.cluster, "cluster")
-    return online_filter(model, prompt_ids, cross([labels(dataset, column) for column in columns]))
-
-
-def _columns(dataset: Dataset, named: str | tuple[str, ...], setting: str) -> list[str]:
-    columns = [named] if isinstance(named, str) else list(named)
-    for column in columns:
-        if column not in dataset.column_names:
-            raise InputError(
-                f"the model needs the column {column!r}, the dataset has {', '.join(dataset.column_names)}: name "
-                f"another, as in {setting}=COLUMN"
-            )
-    return columns

@@ -12,17 +12,16 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-import numpy as np
-from datasets import Dataset
-from numpy.typing import NDArray
-
+from promptdyn.clusters import LABEL_COLUMNS
 from promptdyn.errors import InputError
+from promptdyn.inference import Fit, Refitted
 from promptdyn.models import MODELS, FeatureRate, InformativeRate
-from promptdyn.online import OnlineFilter
+from promptdyn.models.base import check_forecaster
+from promptdyn.online import Forecaster, OnlineFilter
+from promptdyn.prompts import AUTO, POLICY, Prompts
 from promptdyn.selection import Selector
 from promptdyn.selection.policies import POLICIES, Uniform
 from promptdyn.success import Success
-from promptdyn.training.pool import AUTO, dynamics, make_filter, reads_policy
 
 __all__ = ["SELECTORS", "Plan", "Recipe", "selector_recipe"]
 
@@ -62,25 +61,31 @@ class Recipe:
     at_cap: str = "train"
     keep: str = "success"
 
-    def plan(self, prompt_ids: list[str], dataset: Dataset, num_generations: int, seed: int) -> Plan:
+    def plan(self, prompts: Prompts, num_generations: int, seed: int) -> Plan:
         """Check all that can be before the policy is there.
 
+        Args:
+            prompts: the pool, without the policy's reading of it.
+            num_generations: rollouts per prompt.
+            seed: of the selector.
+
         Raises:
-            InputError: an unknown model, policy or score, a setting out of range, or a column that the dataset has not
-                or that cannot be used.
+            InputError: an unknown model, policy or score, a setting out of range, or a column that the pool has not or
+                that cannot be used.
         """
         policy = POLICIES.parse_one(self.policy)
-        model, words, found = dynamics(self.dynamics, dataset, self.refit_every)
-        reads = reads_policy(model)
-        if self.refresh_features < 0 or (self.refresh_features and not reads):
+        model, words, by_kinds = self._forecaster(prompts)
+        features = (model.features,) if isinstance(model.features, str) else model.features or ()
+        reads = POLICY in features
+        if self.refresh_features < 0 or (self.refresh_features and features != (POLICY,)):
             raise InputError(
                 f"refresh_features={self.refresh_features}: give 0, or, with features that the policy reads, the steps "
                 "after which it reads them anew"
             )
 
-        def selector(read: Callable[[], NDArray[np.float32]] | None = None) -> Selector:
+        def selector(prompts: Prompts) -> Selector:
             return Selector(
-                make_filter(model, prompt_ids, dataset, read),
+                model.online(prompts),
                 policy=self.policy,
                 score=self.score,
                 num_generations=num_generations,
@@ -89,7 +94,7 @@ class Recipe:
             )
 
         def like(described: Mapping[str, Any]) -> OnlineFilter | None:
-            could_be = InformativeRate() if self.dynamics == AUTO else model
+            could_be: Any = InformativeRate() if self.dynamics == AUTO else model
             if self.dynamics == AUTO and described == FeatureRate().describe():
                 raise InputError(
                     f"prompts were chosen by 'features' before, and 'auto' finds {words} in the dataset as it is now: "
@@ -97,11 +102,26 @@ class Recipe:
                 )
             columns = described.get("cluster")
             before = replace(could_be, cluster=tuple(columns) if isinstance(columns, list) else columns)
-            return make_filter(before, prompt_ids, dataset) if before.describe() == described else None
+            return before.online(prompts) if before.describe() == described else None
 
-        keeps = found and not self.refit_every
+        keeps = by_kinds and not self.refit_every
         choice = "uniformly, in shuffled passes through the pool" if isinstance(policy, Uniform) else f"by {words}"
-        return Plan(choice, reads, selector if reads else _given(selector()), like if keeps else None)
+        return Plan(choice, reads, selector if reads else _given(selector(prompts)), like if keeps else None)
+
+    def _forecaster(self, prompts: Prompts) -> tuple[Forecaster, str, bool]:
+        """What forecasts, what it goes by in words, and whether those are the pool's own kinds or the lack of them."""
+        if self.dynamics == AUTO:
+            if prompts.kinds:
+                size = len(set(prompts.labels(prompts.kinds)))
+                kinds = f"prompts of like {' and '.join(prompts.kinds)} ({size} kinds)"
+                return InformativeRate(cluster=prompts.kinds), f"how often {kinds} teach", True
+            words = f"the policy's reading of each, since no column ({', '.join(LABEL_COLUMNS)}) tells kinds"
+            return FeatureRate(), words, True
+        model = MODELS.parse_one(self.dynamics, load=Fit.load)
+        if self.refit_every:
+            model = Refitted(model, every=self.refit_every)
+        check_forecaster(model)
+        return model, self.dynamics, prompts.named(model.cluster) != model.cluster
 
 
 @dataclass(frozen=True)
@@ -111,7 +131,7 @@ class Plan:
     Attributes:
         choice: how prompts are chosen, in words: "by dps", "uniformly, ...".
         reads_policy: whether it needs the policy's reading of the prompts.
-        selector: makes the selector, given a function that reads (prompt feature) where it is needed.
+        selector: makes the selector, given the pool, with the policy's reading of it where that is needed.
         like: makes a fresh filter with a model that `describe` gave, where a run goes on that began when the dataset
             had other columns to go by; it gives None for a model that the recipe never makes. None where the recipe
             says which columns.
@@ -119,12 +139,12 @@ class Plan:
 
     choice: str
     reads_policy: bool
-    selector: Callable[[Callable[[], NDArray[np.float32]] | None], Selector]
+    selector: Callable[[Prompts], Selector]
     like: Callable[[Mapping[str, Any]], OnlineFilter | None] | None
 
 
-def _given(selector: Selector) -> Callable[..., Selector]:
-    return lambda read=None: selector
+def _given(selector: Selector) -> Callable[[Prompts], Selector]:
+    return lambda prompts: selector
 
 
 SELECTORS: dict[str, Recipe] = {

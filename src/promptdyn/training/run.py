@@ -25,6 +25,7 @@ from trl import GRPOConfig, get_dataset, get_peft_config, get_quantization_confi
 
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
+from promptdyn.prompts import AUTO
 from promptdyn.storage import check_target
 from promptdyn.training import policy, tasks
 from promptdyn.training.checkpoints import last_checkpoint, steps_done
@@ -38,7 +39,6 @@ from promptdyn.training.loading import (
     load_reward,
     load_rows,
 )
-from promptdyn.training.pool import AUTO
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer, wants_resume
 

@@ -40,17 +40,18 @@ from trl import GRPOConfig, GRPOTrainer
 
 from promptdyn.errors import InputError
 from promptdyn.features import PolicyReader
+from promptdyn.prompts import AUTO, POLICY, Prompts
 from promptdyn.selection import Observation, Selector
 from promptdyn.selection.selector import model_of
 from promptdyn.success import Rewards, Success, spread
 from promptdyn.training.checkpoints import is_checkpoint, last_checkpoint, locked, steps_done
 from promptdyn.training.dynamic_sampling import DynamicSampling, batch_advantages, gathered, join, take
 from promptdyn.training.interrupts import terminable
-from promptdyn.training.pool import AUTO, label_columns, labels, prompt_ids, prompt_rows
+from promptdyn.training.pool import distinct, prompts
 from promptdyn.training.recipes import Recipe, selector_recipe
 from promptdyn.training.recording import HistoryRecorder
 
-__all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "prompt_ids"]
+__all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "prompts"]
 
 SELECTOR_FILE = "selector.npz"
 FEATURES_FILE = "features.npz"
@@ -69,7 +70,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         args: as TRL's. Where `max_steps` is not set, it becomes what `num_train_epochs` make, said in a line.
         selector: chooses the prompts and learns from their rewards: "auto" (default), another of
             `promptdyn.training.recipes.SELECTORS`, a model as in "hmm:cluster=task", a `Recipe`, or a `Selector`, whose
-            pool must be `prompt_ids(train_dataset)`, its `num_generations` that of `args`. A line is logged that says
+            pool must be `prompts(train_dataset)`, its `num_generations` that of `args`. A line is logged that says
             what "auto" goes by.
         success: what a success is, see `promptdyn.success`: a number (threshold on the reward folded by
             `args.reward_weights`), the name of a reward function, "correct>=0.8", a function of the rewards by name, or
@@ -126,18 +127,15 @@ class SelectionGRPOTrainer(GRPOTrainer):
         # All is checked before TRL loads a model, which may take minutes.
         if args is None:
             raise InputError("args is not given: pass a GRPOConfig, with max_steps or num_train_epochs")
-        rows = prompt_rows(train_dataset, id_column)
-        ids = list(rows)
-        args = _with_steps(args, len(ids))
-        if len(ids) < len(train_dataset):
-            train_dataset = train_dataset.select(list(rows.values()))
-        _check_size(ids, args)
+        train_dataset, pool = distinct(train_dataset, id_column)
+        args = _with_steps(args, len(pool))
+        _check_size(len(pool), args)
         recipe = selector_recipe(selector) if isinstance(selector, str) else selector
         if isinstance(recipe, Selector):
-            _check_selector(ids, recipe, args, success)
+            _check_selector(pool.ids, recipe, args, success)
         else:
             recipe = recipe if success is None else replace(recipe, success=success)
-            plan = recipe.plan(ids, train_dataset, _generation_shape(args)[1], args.seed)
+            plan = recipe.plan(pool, _generation_shape(args)[1], args.seed)
             rule = DynamicSampling(recipe.max_rounds, cast(Any, recipe.at_cap), cast(Any, recipe.keep))
             if dynamic_sampling is None and recipe.max_rounds > 1:
                 dynamic_sampling = rule
@@ -145,10 +143,10 @@ class SelectionGRPOTrainer(GRPOTrainer):
             dynamic_sampling = DynamicSampling() if dynamic_sampling else None
         if dynamic_sampling is not None:
             _check_joins(train_dataset, args)
-        columns = label_columns(train_dataset) if cluster_columns is None else cluster_columns
+        columns = pool.label_columns if cluster_columns is None else cluster_columns
         recorder = HistoryRecorder(
             Path(str(args.output_dir), HISTORY_FILE) if history_path is None else history_path,
-            {column: dict(zip(ids, labels(train_dataset, column), strict=True)) for column in columns},
+            {column: dict(zip(pool.ids, pool.labels(column), strict=True)) for column in columns or ()},
         )
 
         super().__init__(model, reward_funcs, args, train_dataset, *positional, **named)
@@ -156,7 +154,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
             self.selector, self._like = recipe, None
         else:
             logger.warning("prompts are chosen %s", plan.choice)
-            self.selector = plan.selector(self._reading(recipe) if plan.reads_policy else None)
+            self.selector = plan.selector(self._read(pool, recipe.refresh_features) if plan.reads_policy else pool)
             self._like = plan.like
         self.selector.grader.check(self._functions)
         self.dynamic_sampling = dynamic_sampling
@@ -166,7 +164,7 @@ class SelectionGRPOTrainer(GRPOTrainer):
         self._generations = _generations(args)
         self._generations_to_come = self._generations - 1  # in this optimizer step, at most
         self._rows = self._remove_unused_columns(self.train_dataset, description="selection")
-        self._row_of = {prompt_id: row for row, prompt_id in enumerate(ids)}
+        self._row_of = {prompt_id: row for row, prompt_id in enumerate(pool.ids)}
         self._chosen: list[str] = []  # by the generations of the current optimizer step
         self._gone: list[str] = []  # prompts of a checkpoint that the dataset has no more
         self._rolling: list[str] | None = None  # those of the generation under way
@@ -176,9 +174,9 @@ class SelectionGRPOTrainer(GRPOTrainer):
         if self.accelerator.is_main_process:
             self.add_callback(_Recording(recorder))
 
-    def _reading(self, recipe: Recipe) -> Callable[[], NDArray[np.float32]]:
-        """What reads the prompts by the policy as it stands; a callback reads them anew where that is asked for."""
-        if is_deepspeed_zero3_enabled() or (self.is_fsdp_enabled and recipe.refresh_features):
+    def _read(self, pool: Prompts, refresh_every: int) -> Prompts:
+        """The pool with the policy's reading of it; a callback reads it anew where that is asked for."""
+        if is_deepspeed_zero3_enabled() or (self.is_fsdp_enabled and refresh_every):
             raise InputError(
                 "the policy cannot read prompts while its weights are sharded: let the dataset have label columns "
                 "(dynamics='rate:cluster=COLUMN') or features of its own ('features:features=COLUMN')"
@@ -191,10 +189,14 @@ class SelectionGRPOTrainer(GRPOTrainer):
             progress=None if main else lambda done, total: None,
         )
         dataset: Any = self.train_dataset
-        prompts = list(dataset.with_format(None)["prompt"])
-        if recipe.refresh_features:
-            self.add_callback(_Refreshing(self, lambda: reader.read(prompts), recipe.refresh_features))
-        return lambda: reader.read(prompts)
+        texts = list(dataset.with_format(None)["prompt"])
+
+        def read() -> Prompts:
+            return pool.with_column(POLICY, reader.read(texts))
+
+        if refresh_every:
+            self.add_callback(_Refreshing(self, read, refresh_every))
+        return read()
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         policy: Any = self.model
@@ -505,14 +507,14 @@ class _Recording(TrainerCallback):
 class _Refreshing(TrainerCallback):
     """Has the policy read the prompts anew, at the end of a step and before its checkpoint."""
 
-    def __init__(self, trainer: SelectionGRPOTrainer, read: Callable[[], NDArray[np.float32]], every: int) -> None:
+    def __init__(self, trainer: SelectionGRPOTrainer, read: Callable[[], Prompts], every: int) -> None:
         self.trainer, self.read, self.every = trainer, read, every
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step % self.every == 0:
-            features = self.read()
+            pool = self.read()
             if self.trainer.accelerator.is_main_process:
-                self.trainer.selector.online.refresh(features, list(self.trainer._row_of))
+                self.trainer.selector.online.refresh(pool)
 
 
 def _fetch(dataset: Dataset, rows: list[int]) -> list[dict[str, Any]]:
@@ -570,12 +572,12 @@ def _generations(args: Any) -> int:
     return math.ceil(args.gradient_accumulation_steps / (args.steps_per_generation * args.num_iterations))
 
 
-def _check_size(ids: list[str], args: Any) -> None:
+def _check_size(num_prompts: int, args: Any) -> None:
     num_chosen, _ = _generation_shape(args)
     needed = num_chosen * _generations(args)
-    if len(ids) < needed:
+    if num_prompts < needed:
         raise InputError(
-            f"the dataset has {len(ids)} prompts, and one optimizer step takes {needed} different ones: "
+            f"the dataset has {num_prompts} prompts, and one optimizer step takes {needed} different ones: "
             "add prompts, or lower generation_batch_size"
         )
 
@@ -592,7 +594,7 @@ def _check_joins(dataset: Dataset, args: Any) -> None:
         )
 
 
-def _check_selector(ids: list[str], selector: Selector, args: Any, success: Success | None) -> None:
+def _check_selector(ids: Sequence[str], selector: Selector, args: Any, success: Success | None) -> None:
     if success is not None:
         raise InputError("the selector says what a success is: give success to the Selector, not to the trainer")
     _, group_size = _generation_shape(args)
@@ -607,5 +609,5 @@ def _check_selector(ids: list[str], selector: Selector, args: Any, success: Succ
         where = "not in the dataset" if example in known else "not in the selector's pool"
         raise InputError(
             f"prompt {example!r} is {where} ({len(known)} prompts in the pool, {len(ids)} in the dataset): "
-            "build the selector from prompt_ids(train_dataset)"
+            "build the selector from prompts(train_dataset)"
         )
