@@ -33,9 +33,10 @@ PROMPTS_PER_CLUSTER = 8
 def cross(columns: Sequence[Sequence[Any] | NDArray]) -> NDArray[np.object_]:
     r"""(prompt,) labels of one column as strings, or of several joined by "|", where "\|" is one inside a label."""
     texts = [[str(label) for label in column] for column in columns]
-    if len(texts) > 1:
-        texts = [[label.replace("\\", r"\\").replace("|", r"\|") for label in column] for column in texts]
-    return np.fromiter(map("|".join, zip(*texts, strict=True)), object, len(texts[0]))
+    if len(texts) == 1:
+        return np.fromiter(texts[0], object, len(texts[0]))
+    escaped = [[label.replace("\\", r"\\").replace("|", r"\|") for label in column] for column in texts]
+    return np.fromiter(map("|".join, zip(*escaped, strict=True)), object, len(texts[0]))
 
 
 def uncross(label: str) -> list[str]:

@@ -73,8 +73,10 @@ class Prompts:
         return f"Prompts({len(self):,} ids, columns {', '.join(self.columns) or 'none'})"
 
     def with_column(self, name: str, values: Any) -> Prompts:
-        """The same pool with one more column, or with other values in one."""
-        return replace(self, columns=ChainMap({name: values}, cast("dict[str, Any]", self.columns)))
+        """The same pool with one more column, or with other values in one; raises as `column`."""
+        pool = replace(self, columns=ChainMap({name: values}, cast("dict[str, Any]", self.columns)))
+        pool.column(name)
+        return pool
 
     def select(self, rows: Iterable[int]) -> Prompts:
         """The pool of some rows, in their order, with all columns."""
@@ -126,7 +128,7 @@ class Prompts:
             InputError: as `column`.
         """
         names = [columns] if isinstance(columns, str) else columns
-        return cross([self.ids if name == PROMPT_ID else list(map(_label, self.column(name))) for name in names])
+        return cross([self.ids if name == PROMPT_ID else _labels(self.column(name)) for name in names])
 
     def features(self, columns: Columns | Sequence[str]) -> NDArray[np.float32]:
         """(prompt feature) of one column or of several, as by `promptdyn.features.from_columns`; "policy" as it stands.
@@ -142,7 +144,10 @@ class Prompts:
         return np.concatenate(parts, axis=1)
 
 
-def _label(value: Any) -> str:
-    if type(value) is str and value:  # most are
-        return value
-    return NO_LABEL if is_missing(value) or value == "" else str(value)
+def _labels(values: Iterable[Any]) -> list[str]:
+    """Values as text, "(none)" for those that are missing or empty."""
+    return [
+        # Most are text, and quickly told.
+        value if type(value) is str and value else NO_LABEL if is_missing(value) or value == "" else str(value)
+        for value in values
+    ]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,10 +82,11 @@ class OnlineFilter:
 
     def _new(self, prompts: Prompts) -> dict[str, int]:
         """Rows of prompts that join the pool; InputError names one that is in it."""
-        for prompt_id in prompts.ids:
-            if prompt_id in self._row:
-                raise InputError(f"prompt id {prompt_id!r} is in the pool twice: ids must be unique")
-        return {prompt_id: row for row, prompt_id in enumerate(prompts.ids, start=len(self._row))}
+        rows = dict(zip(prompts.ids, itertools.count(len(self._row)), strict=False))
+        if not rows.keys().isdisjoint(self._row):
+            twice = next(prompt_id for prompt_id in rows if prompt_id in self._row)
+            raise InputError(f"prompt id {twice!r} is in the pool twice: ids must be unique")
+        return rows
 
     def _enter(self, rows: dict[str, int], labels: list[str | None]) -> None:
         """Let new prompts join."""
