@@ -31,6 +31,7 @@ from promptdyn.models import DPS
 from promptdyn.selection import Observation, Selector
 from promptdyn.selection.groups import rewards_of
 from promptdyn.training.dynamic_sampling import DynamicSampling
+from promptdyn.training.run import CHECKPOINTING
 from promptdyn.training.trl import SelectionGRPOTrainer, prompts
 
 CHARACTERS = "0123456789abcdef"
@@ -149,7 +150,7 @@ def config(folder: Path, **settings: Any) -> GRPOConfig:
         "seed": 3,
         "use_cpu": True,
         "bf16": False,
-        "activation_checkpointing": False,
+        CHECKPOINTING: False,
         "dataloader_pin_memory": False,
         "report_to": "none",
         "disable_tqdm": True,

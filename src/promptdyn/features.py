@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,7 +126,7 @@ class PolicyReader:
         model: a causal language model of transformers, whole on each process (not sharded).
         tokenizer: its tokenizer.
         num_components: principal components of each hidden state; default 6.
-        batch_size: prompts at a time; default 64.
+        batch_tokens: tokens at a time, with what is padded; default 16,384. At least one prompt.
         cache: file that keeps the first pool's features and axes. Where it was written with the same weights and has
             prompts of the pool, its axes are taken, and only prompts that it has not are read. Default none.
         progress: called with prompts read and prompts in all. Default: a progress bar on stderr where it takes long.
@@ -136,12 +137,13 @@ class PolicyReader:
         model: Any,
         tokenizer: Any,
         num_components: int = 6,
-        batch_size: int = 64,
+        batch_tokens: int = 2**14,
         cache: str | Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.num_components, self.batch_size, self.cache, self.progress = num_components, batch_size, cache, progress
+        self.num_components, self.batch_tokens = num_components, batch_tokens
+        self.cache, self.progress = cache, progress
         self._axes: list[_Axes] = []  # of mean state, last state and the plain numbers
 
     def read(self, prompts: Sequence[Any]) -> Floats:
@@ -192,47 +194,51 @@ class PolicyReader:
         """(prompt dimension) mean and last hidden states; (prompt 3) entropy, largest log-probability, length."""
         import torch
 
-        model: Any = self.model
+        model, training = self.model, self.model.training
+        # Of the last token alone where the model can: logits of all would be (prompt token vocabulary).
+        last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        tokens: list[list[int]] = self.tokenizer(texts)["input_ids"]
         # Prompts of like length side by side, so that little is spent on padding.
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         mean: list[Any] = []
         last: list[Any] = []
         numbers: list[Any] = []
-        side, training = self.tokenizer.padding_side, model.training
-        self.tokenizer.padding_side = "left"
+        done = 0
         model.eval()
         try:
-            with torch.no_grad(), self._watched(len(texts)) as report:
-                for start in range(0, len(order), self.batch_size):
-                    batch = self.tokenizer(
-                        [texts[i] for i in order[start : start + self.batch_size]], return_tensors="pt", padding=True
-                    ).to(model.device)
+            with torch.no_grad(), self._watched(len(tokens)) as report:
+                for batch in _batches([tokens[i] for i in order], self.batch_tokens):
+                    longest = len(batch[-1])
+                    padded = [[self.tokenizer.pad_token_id or 0] * (longest - len(row)) + row for row in batch]
+                    seen = [[0] * (longest - len(row)) + [1] * len(row) for row in batch]
+                    attention_mask = torch.tensor(seen, device=model.device)
                     out = model(
-                        input_ids=batch["input_ids"],
-                        attention_mask=batch["attention_mask"],
+                        input_ids=torch.tensor(padded, device=model.device),
+                        attention_mask=attention_mask,
                         output_hidden_states=True,
                         use_cache=False,
+                        **last_only,
                     )
                     if not out.get("hidden_states"):
                         raise InputError(
                             f"{type(model).__name__} gives no hidden states: let features come from columns of the "
                             "dataset (features:features=COLUMN), or cluster the prompts by labels"
                         )
-                    states, mask = out["hidden_states"][-1].float(), batch["attention_mask"][..., None].float()
+                    states, mask = out["hidden_states"][-1].float(), attention_mask[..., None].float()
                     length = mask.sum(dim=1)
                     chances = torch.log_softmax(out["logits"][:, -1].float(), dim=-1)
                     entropy = -(chances.exp() * chances.clamp(min=-1e4)).sum(dim=-1, keepdim=True)
-                    mean.append((states * mask).sum(dim=1) / length)
-                    last.append(states[:, -1])
-                    numbers.append(torch.cat([entropy, chances.max(dim=-1, keepdim=True).values, length], dim=1))
-                    report(min(start + self.batch_size, len(order)), len(order))
+                    mean.append(((states * mask).sum(dim=1) / length).cpu())
+                    last.append(states[:, -1].cpu())
+                    numbers.append(torch.cat([entropy, chances.max(dim=-1, keepdim=True).values, length], dim=1).cpu())
+                    done += len(batch)
+                    report(done, len(order))
         finally:
-            self.tokenizer.padding_side = side
             model.train(training)
         place = np.argsort(order)
 
         def whole(parts: list[Any]) -> NDArray[np.float64]:
-            found: NDArray[np.float64] = torch.cat(parts).cpu().numpy().astype(np.float64)[place]
+            found: NDArray[np.float64] = torch.cat(parts).numpy().astype(np.float64)[place]
             for row in np.unique(np.argwhere(~np.isfinite(found))[:, 0])[:1]:
                 raise InputError(f"the policy's reading of prompt {row} is not finite: are its weights sound?")
             return found
@@ -275,6 +281,15 @@ class PolicyReader:
         arrays = {f"{field}_{i}": value for i, axes in enumerate(self._axes) for field, value in axes._asdict().items()}
         arrays |= {"marks": np.fromiter(known, np.uint64), "features": np.stack(list(known.values()))}
         write_state(self.cache, "features", {"key": key}, arrays)
+
+
+def _batches(rows: list[list[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
+    """Rows of tokens, which come shorter ones first, in batches of at most so many tokens once they are padded."""
+    start = 0
+    for stop in range(1, len(rows) + 1):
+        if stop == len(rows) or len(rows[stop]) * (stop + 1 - start) > batch_tokens:
+            yield rows[start:stop]
+            start = stop
 
 
 def _marks(texts: list[str]) -> list[int]:

@@ -49,6 +49,10 @@ FINAL_FOLDER = "final"
 ONLY_TO_RESUME = shutil.ignore_patterns("optimizer*", "scheduler*", "rng_state*", "selector.npz", "global_step*")
 EMBEDDED = "embedded"  # the default of `policy.EMBEDDED`
 EMBEDDED_DATASET = "arithmetic"
+# What transformers calls it from 5.23 on, and before.
+CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if name in GRPOConfig.__dataclass_fields__
+)
 # Fit for the embedded policies, which are tiny; TRL's own defaults are made for language models.
 EMBEDDED_DEFAULTS: dict[str, Any] = {
     "max_steps": 200,
@@ -58,7 +62,7 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {
     "save_strategy": "no",
     "save_total_limit": 2,
     "bf16": False,
-    "activation_checkpointing": False,
+    CHECKPOINTING: False,
 }
 EMBEDDED_PROMPTS_PER_STEP = 32
 
