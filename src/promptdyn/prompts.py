@@ -16,11 +16,16 @@ from promptdyn.clusters import cross, few_levels_first
 from promptdyn.errors import InputError
 from promptdyn.features import as_features, from_columns
 
-__all__ = ["AUTO", "POLICY", "PROMPT_ID", "Columns", "Prompts"]
+__all__ = ["AUTO", "POLICY", "PROMPT_ID", "Columns", "Prompts", "column_names"]
 
 Columns = str | tuple[str, ...]
 # Columns of no table: those that tell kinds of prompts, the policy's reading of each, and the ids themselves.
 AUTO, POLICY, PROMPT_ID = "auto", "policy", "prompt_id"
+
+
+def column_names(columns: Columns | Sequence[str] | None) -> tuple[str, ...]:
+    """Names of columns, of which a model may give none, one, or several."""
+    return (columns,) if isinstance(columns, str) else tuple(columns or ())
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -127,8 +132,7 @@ class Prompts:
         Raises:
             InputError: as `column`.
         """
-        names = [columns] if isinstance(columns, str) else columns
-        return cross([self.ids if name == PROMPT_ID else _labels(self.column(name)) for name in names])
+        return cross([self.ids if name == PROMPT_ID else _labels(self.column(name)) for name in column_names(columns)])
 
     def features(self, columns: Columns | Sequence[str]) -> NDArray[np.float32]:
         """(prompt feature) of one column or of several, as by `promptdyn.features.from_columns`; "policy" as it stands.
@@ -136,10 +140,9 @@ class Prompts:
         Raises:
             InputError: as `column`; or a column that no features can be made of.
         """
-        names = [columns] if isinstance(columns, str) else columns
         parts = [
             as_features(self.column(name), self.ids) if name == POLICY else from_columns({name: self.column(name)})
-            for name in names
+            for name in column_names(columns)
         ]
         return np.concatenate(parts, axis=1)
 

@@ -33,7 +33,7 @@ from promptdyn.inference.engine import Density, Values, load_density
 from promptdyn.models.base import DynamicsLike, Params, Statistics, as_dynamics, cluster_of, for_pool, lacks
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.ppl import BACKENDS, chain_at
-from promptdyn.prompts import POLICY, Prompts
+from promptdyn.prompts import POLICY, Prompts, column_names
 from promptdyn.registry import Registry, describe
 
 __all__ = ["check_model", "check_online"]
@@ -74,8 +74,7 @@ def check_model(
     if not backends:
         raise InputError("no backend is installed: pip install 'promptdyn[fit]' or 'promptdyn[pyro]'")
     if history is None:
-        columns = cluster_of(model) or ()
-        history = _history([columns] if isinstance(columns, str) else columns, seed)
+        history = _history(column_names(cluster_of(model)), seed)
     model = for_pool(model, history.prompts)
     dense = history.dense(cluster_of(model))
     densities = {name: load_density(name)(model, dense) for name in backends}
@@ -116,8 +115,8 @@ def check_online(model: OnlineModel, prompts: Prompts | None = None) -> None:
     """
     say = _teller(model)
     if prompts is None:
-        names = (model.cluster,) if isinstance(model.cluster, str) else model.cluster or ()
-        prompts = Prompts([f"p{i}" for i in range(MOST)], {name: list("ababab") for name in names})
+        columns = {name: list("ababab") for name in column_names(model.cluster)}
+        prompts = Prompts([f"p{i}" for i in range(MOST)], columns)
     if len(prompts) < 2:
         raise InputError(f"check_online: give two prompts or more, not {len(prompts)}")
     size = min(len(prompts), MOST)

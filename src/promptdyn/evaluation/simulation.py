@@ -17,6 +17,7 @@ from promptdyn.models.base import DynamicsLike, Pool, check_dynamics, cluster_of
 from promptdyn.online.chain import draw_states
 from promptdyn.online.filter import fresh_state
 from promptdyn.ppl import load_backend
+from promptdyn.prompts import column_names
 
 __all__ = ["Simulation", "simulate"]
 
@@ -123,9 +124,7 @@ def _drawn(model: DynamicsLike, like: RewardHistory, seed: int, backend: str) ->
 
 def _dealt(fit: Fit, num_prompts: int) -> dict[str, list[str]]:
     """The fit's cluster column(s), its clusters dealt out to prompts in turn."""
-    if fit.cluster is None:
-        return {}
-    columns = [fit.cluster] if isinstance(fit.cluster, str) else list(fit.cluster)
+    columns = column_names(fit.cluster)
     labels = [[name] if len(columns) == 1 else uncross(name) for name in fit.cluster_names]
     dealt = [labels[i % len(labels)] for i in range(num_prompts)]
     return {column: [label[place] for label in dealt] for place, column in enumerate(columns)}

@@ -18,7 +18,7 @@ from promptdyn.inference import Fit, Refitted
 from promptdyn.models import MODELS, FeatureRate, InformativeRate
 from promptdyn.models.base import check_forecaster
 from promptdyn.online import Forecaster, OnlineFilter
-from promptdyn.prompts import AUTO, POLICY, Prompts
+from promptdyn.prompts import AUTO, POLICY, Prompts, column_names
 from promptdyn.selection import Selector
 from promptdyn.selection.policies import POLICIES, Uniform
 from promptdyn.success import Success
@@ -75,7 +75,7 @@ class Recipe:
         """
         policy = POLICIES.parse_one(self.policy)
         model, words, by_kinds = self._forecaster(prompts)
-        features = (model.features,) if isinstance(model.features, str) else model.features or ()
+        features = column_names(model.features)
         reads = POLICY in features
         if self.refresh_features < 0 or (self.refresh_features and features != (POLICY,)):
             raise InputError(
