@@ -123,3 +123,20 @@ def test_a_refitted_model_is_compared_with_others():
     models = {"refitted": Refitted(BetaState(), every=40), "dps": DPS(1.0)}
     scores = {row.model: row for row in promptdyn.compare(models, history, fit_steps=50, observed="trained").scores}
     assert scores["refitted"].log_loss < scores["dps"].log_loss
+
+
+def test_prompts_may_join_before_and_after_a_fit():
+    settings = {"method": "em", "backend": "pyro", "max_iterations": 2}
+    online = Refitted(MODEL, every=6, lag=0, settings=settings).online(POOL)
+    online.add(Prompts(["early"], {"kind": [2]}))
+    drive(online, 0, 6)
+    assert online.fit is not None
+    online.add(Prompts(["late"], {"kind": ["2"]}))
+    # Neither was rolled out: one has idled since, the other is where prompts of its kind begin.
+    whole = online.fit.online(Prompts(["early"], {"cluster": [2]}))
+    begins = whole.belief[0].copy()
+    for _ in range(6):
+        whole.step([], [], 8)
+    np.testing.assert_allclose(online.belief[-2:], [whole.belief[0], begins], atol=1e-12)
+    with pytest.raises(InputError, match="'hmm', cluster='kind': there is no column 'kind'"):
+        online.add(["other"])
