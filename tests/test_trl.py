@@ -22,7 +22,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import DPS
 from promptdyn.selection import Observation, Selector
-from promptdyn.training.pool import prompts
+from promptdyn.training.pool import prompt_ids, prompts
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.recording import HistoryRecorder
 from promptdyn.training.trl import SelectionGRPOTrainer
@@ -272,7 +272,7 @@ def test_a_dataset_that_repeats_itself_is_trained_on_once(tmp_path: Path) -> Non
         processing_class=grpo_run.tokenizer(),
         selector="dps",
     )
-    assert tuple(trained.selector.prompt_ids) == prompts(POOL).ids == prompts(twice).ids
+    assert tuple(trained.selector.prompt_ids) == prompts(POOL).ids == prompts(twice).ids == tuple(prompt_ids(twice))
     assert len(trained.train_dataset) == len(POOL)
 
 

@@ -15,7 +15,7 @@ from promptdyn.errors import InputError
 from promptdyn.prompts import Prompts
 from promptdyn.training.content import content_ids, values
 
-__all__ = ["distinct", "prompt_rows", "prompts"]
+__all__ = ["distinct", "prompt_ids", "prompt_rows", "prompts"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,11 @@ def prompts(dataset: Any, id_column: str = "prompt_id") -> Prompts:
         InputError: as `prompt_rows`.
     """
     return distinct(dataset, id_column)[1]
+
+
+def prompt_ids(dataset: Any, id_column: str = "prompt_id") -> list[str]:
+    """The ids alone of a dataset's pool, which will do for models that go by no column; raises as `prompt_rows`."""
+    return list(prompt_rows(dataset, id_column))
 
 
 def distinct(dataset: Any, id_column: str = "prompt_id") -> tuple[Dataset, Prompts]:

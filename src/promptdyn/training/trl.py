@@ -47,11 +47,11 @@ from promptdyn.success import Rewards, Success, spread
 from promptdyn.training.checkpoints import is_checkpoint, last_checkpoint, locked, steps_done
 from promptdyn.training.dynamic_sampling import DynamicSampling, batch_advantages, gathered, join, take
 from promptdyn.training.interrupts import terminable
-from promptdyn.training.pool import distinct, prompts
+from promptdyn.training.pool import distinct, prompt_ids, prompts
 from promptdyn.training.recipes import Recipe, selector_recipe
 from promptdyn.training.recording import HistoryRecorder
 
-__all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "prompts"]
+__all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "prompt_ids", "prompts"]
 
 SELECTOR_FILE = "selector.npz"
 FEATURES_FILE = "features.npz"
