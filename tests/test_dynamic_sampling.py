@@ -19,7 +19,7 @@ from grpo_run import NUM_GENERATIONS, POOL, Grader, WatchedTrainer
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.selection import Selector
-from promptdyn.training.dynamic_sampling import DynamicSampling, join, take
+from promptdyn.training.dynamic_sampling import Batch, DynamicSampling
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import SelectionGRPOTrainer
 from test_trl import CONFIGS, assert_explained, settings
@@ -57,7 +57,7 @@ def test_batches_hold_what_varies_and_all_is_observed(runs: dict[str, WatchedTra
     for chosen, rewards, observation in observed:
         good = (rewards.min(axis=1) < rewards.max(axis=1)).tolist()
         trained = observation.trained.tolist()
-        size = run._num_chosen
+        size = run._generations.num_prompts
         assert sum(trained) == size <= len(chosen) <= size * RULE.max_rounds
         # Full of groups that vary, or out of rounds.
         assert sum(map(bool, np.logical_and(good, trained))) == min(sum(good), size)
@@ -75,7 +75,7 @@ def test_the_history_tells_what_was_trained_on(runs: dict[str, WatchedTrainer], 
     run = runs[name]
     history = history_of(run)
     assert len(history) == sum(len(chosen) for chosen, _, _ in run.selector.observed)
-    assert history.trained.sum() == run._num_chosen * CONFIGS[name]["generations"]
+    assert history.trained.sum() == run._generations.num_prompts * CONFIGS[name]["generations"]
     assert (~history.trained).any()
     steps = history.step.astype(np.int64) * history.num_prompts + history.prompt
     assert len(np.unique(steps)) == len(history)
@@ -126,7 +126,7 @@ def test_joined_generations_have_the_loss_of_one(tmp_path: Path, loss_type: str)
     run.current_gradient_accumulation_steps = 1
     rewards: list[torch.Tensor] = []
     for _ in range(6):
-        run._chosen = []
+        run.state.global_step += 1  # as if it were the next, so that prompts may be chosen again
         run._generations_to_come = 0
         batch = run._generate_and_score_completions([{}] * 8)
         if run.selector.observed[-1][0][2:]:
@@ -338,17 +338,45 @@ def test_mixed_outcomes_are_told_before_they_are_learned() -> None:
         by_name.mixed(["a"], {"y": [[0, 1]]})
 
 
-def test_rows_are_taken_and_joined_with_padding_on_their_own_side() -> None:
-    one = {
-        "prompt_ids": torch.tensor([[1, 2], [3, 4]]),
-        "completion_mask": torch.ones(2, 1),
-        "advantages": torch.ones(2),
-    }
-    other = {"prompt_ids": torch.tensor([[5]]), "completion_mask": torch.ones(1, 3), "advantages": torch.zeros(1)}
-    joined = join([take(one, [1], 1), other], pad_token_id=9)
-    assert joined["prompt_ids"].tolist() == [[3, 4], [9, 5]]
-    assert joined["completion_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
-    assert joined["advantages"].tolist() == [1, 0]
+ONE = {
+    "prompt_ids": torch.tensor([[1, 2], [3, 4], [6, 7]]),
+    "completion_mask": torch.ones(3, 1),
+    "advantages": torch.ones(3),
+    "old_logps": torch.ones(3),
+}
+OTHER = {
+    "prompt_ids": torch.tensor([[5]]),
+    "completion_mask": torch.ones(1, 3),
+    "advantages": torch.zeros(1),
+    "old_logps": torch.ones(1),
+}
+
+
+def test_groups_that_teach_are_joined_with_padding_on_their_own_side() -> None:
+    batch = Batch(size=2, group_size=1, pad_token_id=9)
+    batch.add(["a", "b", "c"], ONE, teaches=[False, True, False], varies=[False, True, False])
+    assert batch.missing == 1
+    batch.add(["d"], OTHER, teaches=[True], varies=[True])
+    tensors, trained = batch.whole("train")
+    assert trained == batch.prompt_ids == ["b", "d"]
+    assert (batch.missing, batch.rounds, batch.num_rolled_out) == (0, 2, 4)
+    assert tensors["prompt_ids"].tolist() == [[3, 4], [9, 5]]
+    assert tensors["completion_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
+    assert tensors["advantages"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("at_cap", "trained", "mask"), [("train", ["b", "c"], 1), ("drop", ["b"], 0)])
+def test_what_is_missing_comes_of_the_first_generation_and_what_varies_of_it_first(
+    at_cap: str, trained: list[str], mask: int
+) -> None:
+    batch = Batch(size=2, group_size=1, pad_token_id=9)
+    batch.add(["a", "b", "c"], ONE, teaches=[False, True, False], varies=[False, True, True])
+    batch.add(["d"], {**OTHER, "completion_mask": torch.ones(1, 1)}, teaches=[False], varies=[True])
+    tensors, ids = batch.whole(at_cap)
+    assert ids == trained
+    assert tensors["prompt_ids"].tolist() == [[3, 4], [6, 7]]
+    assert tensors["completion_mask"].tolist() == [[1], [mask]]
+    assert tensors["old_logps"].tolist() == [1, mask]
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_training_begins_anew_in_the_same_session(tmp_path: Path) -> None:
 
 def test_a_history_that_cannot_be_completed_hides_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = trainer(tmp_path, Stopping(RuntimeError("the judge is down"), 2), save_strategy="no")
-    run._recorder.path = tmp_path / "a file" / "history.parquet"
+    run.session.recorder.path = tmp_path / "a file" / "history.parquet"
     (tmp_path / "a file").write_text("")
     with pytest.raises(RuntimeError, match="the judge is down"):
         run.train()

@@ -21,10 +21,9 @@ from grpo_run import NUM_GENERATIONS, POOL, Grader, WatchedTrainer, history_of, 
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import DPS
-from promptdyn.selection import Observation, Selector
+from promptdyn.selection import Selector
 from promptdyn.training.pool import prompt_ids, prompts
 from promptdyn.training.recipes import Recipe
-from promptdyn.training.recording import HistoryRecorder
 from promptdyn.training.trl import SelectionGRPOTrainer
 
 # TRL 1.16 reads a property that transformers 5.17 renamed.
@@ -360,43 +359,6 @@ def test_checkpoint_of_another_pool_or_without_a_selector(
     assert "the history begins at step 4" in caplog.text
     assert [row[0] for row in rows(history_of(tmp_path / "run"))] == [4, 4]
     assert history_of(tmp_path / "run").pool_size == len(POOL)
-
-
-def observation(step: int, ids: list[str], num_rollouts: list[int], num_successes: list[int]) -> Observation:
-    n, k = np.array(num_rollouts), np.array(num_successes)
-    rate = (k / n).astype(np.float32)
-    return Observation(ids, n, k, (k > 0) & (k < n), np.ones(len(ids), bool), rate, 0 * rate, step)
-
-
-def test_recorder_writes_every_so_many_steps_and_sets_old_files_aside(tmp_path: Path) -> None:
-    path = tmp_path / "history.parquet"
-    recorder = HistoryRecorder(path, write_every=3)
-    for attempt in range(3):
-        recorder.start(0)
-        assert not path.exists()
-        for step in range(4):
-            recorder.record(observation(step, [f"{attempt}a", f"{attempt}b"], [4, 4], [step, 0]))
-        assert [row[0] for row in rows(RewardHistory.from_parquet(path))] == [0, 0, 1, 1, 2, 2, 3, 3]
-    kept = [RewardHistory.from_parquet(tmp_path / f"history.parquet.{i}") for i in (1, 2)]
-    assert [set(history.prompt_ids) for history in kept] == [{"0a", "0b"}, {"1a", "1b"}]
-
-
-def test_recorder_goes_on_with_a_file_that_knows_no_rewards(tmp_path: Path) -> None:
-    path = tmp_path / "history.parquet"
-    RewardHistory.from_columns([0, 1], ["a", "a"], [4, 4], [1, 1]).to_parquet(path)
-    recorder = HistoryRecorder(path)
-    recorder.start(1)
-    recorder.record(observation(1, ["b"], [4], [3]))
-    recorder.pool_size = 1  # of a dataset that has lost a prompt
-    recorder.write()
-    assert RewardHistory.from_parquet(path).pool_size == 2
-    np.testing.assert_array_equal(RewardHistory.from_parquet(path).reward_mean, np.float32([np.nan, 0.75]))
-
-
-def test_recorder_refuses_a_prompt_without_label(tmp_path: Path) -> None:
-    recorder = HistoryRecorder(tmp_path / "history.parquet", clusters={"task": {"a": "sum"}})
-    with pytest.raises(InputError, match=r"prompt 'b' has no label in cluster column 'task'"):
-        recorder.record(observation(0, ["a", "b"], [4, 4], [1, 2]))
 
 
 def test_auto_goes_by_label_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

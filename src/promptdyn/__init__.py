@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from promptdyn.ppl import program
     from promptdyn.prompts import Prompts
     from promptdyn.readers import read_history
-    from promptdyn.selection import Selector
+    from promptdyn.selection import Selector, Session
 
 __all__ = [
     "ConvergenceWarning",
@@ -29,6 +29,7 @@ __all__ = [
     "Refitted",
     "RewardHistory",
     "Selector",
+    "Session",
     "clusters",
     "compare",
     "features",
@@ -48,6 +49,7 @@ _HOME = {
     "Refitted": "inference",
     "RewardHistory": "history",
     "Selector": "selection",
+    "Session": "selection",
     "compare": "evaluation",
     "fit": "inference",
     "program": "ppl",

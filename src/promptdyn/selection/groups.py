@@ -13,6 +13,8 @@ from promptdyn.success import FOLDED, Grader, Rewards, moments
 
 __all__ = ["Groups", "Observation", "packed", "rewards_of", "unpacked"]
 
+NO_REWARDS = Rewards((), np.zeros(0), np.zeros((0, 0)))
+
 
 class Observation(NamedTuple):
     """What `Selector.observe` made of the rewards: the groups with at least one graded rollout.
@@ -73,6 +75,10 @@ def rewards_of(
             finite weight per function.
     """
     by_function = given if isinstance(given, Mapping) else {FOLDED: given}
+    if not len(prompt_ids):  # of no function, so that a step without groups fits among any others
+        for rows in by_function.values():
+            _flat(rows, prompt_ids)
+        return NO_REWARDS, np.zeros(0, np.intp)
     functions = tuple(map(str, by_function))
     if not functions:
         raise InputError("rewards of no function: give at least one")
@@ -141,14 +147,17 @@ def packed(steps: Sequence[Groups], rows: Callable[[list[str]], NDArray[np.intp]
         steps: what is to be packed.
         rows: gives the row of each id in the pool.
     """
-    functions = steps[0].rewards.functions if steps else ()
+    told = next((groups.rewards for groups in steps if groups.rewards.functions), NO_REWARDS)
+    functions = told.functions
     none = np.zeros(0, np.int64)
     return {
         "steps": [groups.step for groups in steps],
         "functions": list(functions),
         "arrays": {
-            "weights": steps[0].rewards.weights if steps else np.zeros(0),
-            "values": np.concatenate([np.zeros((0, len(functions))), *(groups.rewards.values for groups in steps)]),
+            "weights": told.weights,
+            "values": np.concatenate(
+                [np.zeros((0, len(functions))), *(groups.rewards.values for groups in steps if groups.prompt_ids)]
+            ),
             "group": np.concatenate([none, *(groups.group for groups in steps)]),
             "rollouts": np.array([len(groups.group) for groups in steps], np.int64),
             "prompt": np.concatenate([none, *(rows(groups.prompt_ids) for groups in steps)]),
@@ -181,5 +190,6 @@ def unpacked(state: Mapping[str, Any], prompt_ids: Sequence[str]) -> list[Groups
         ids = [prompt_ids[row] for row in prompt[these]]
         if len(np.unique(prompt[these])) < len(ids) or (group[own] >= len(ids)).any():
             raise ValueError("the groups that were told do not fit together")
-        steps.append(Groups(int(step), ids, Rewards(functions, weights, values[own]), group[own], trained[these]))
+        rewards = Rewards(functions, weights, values[own]) if ids else NO_REWARDS
+        steps.append(Groups(int(step), ids, rewards, group[own], trained[these]))
     return steps

@@ -16,15 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.online import OnlineFilter
 from promptdyn.prompts import Prompts
+from promptdyn.selection.files import read_selector, write_selector
 from promptdyn.selection.groups import Groups, Observation, packed, rewards_of, unpacked
 from promptdyn.selection.policies import POLICIES, Policy, Uniform, entropy
 from promptdyn.selection.policies import take as take_rows
 from promptdyn.selection.scores import SCORES, Score
 from promptdyn.selection.watch import SuccessWatch
-from promptdyn.storage import read_state, write_state
 from promptdyn.success import AUTO, Grader, Success
 
-__all__ = ["Observation", "Selector", "model_of"]
+__all__ = ["Observation", "Selector"]
 
 # Prompts that the pool's mean belief entropy is measured on, evenly spaced.
 ENTROPY_SAMPLE = 1_000
@@ -171,7 +171,7 @@ class Selector:
                 rolled out. Groups may differ in length.
             trained: (group,) or one flag: whether the group feeds the gradient. Default True.
             weights: (function,) of the reward functions in the folded reward; default 1 each.
-            step: the training step, for whoever records it; default the number of steps absorbed.
+            step: the training step, for whoever records it; default the number of steps told so far.
 
         Returns:
             The counts that were absorbed; no group while the rule of success cannot be told.
@@ -190,7 +190,7 @@ class Selector:
             raise InputError("trained is neither a flag nor a list of flags: give one flag per prompt") from None
         if flags.ndim and flags.shape != (len(ids),):
             raise InputError(f"trained has shape {flags.shape} for {len(ids)} prompts: give one flag per prompt")
-        number = self.online.steps if step is None else step
+        number = self.online.steps + len(self._unsettled) - self._absorbed if step is None else step
         if flags.size and flags.dtype.kind != "b":
             raise InputError(f"trained is of type {flags.dtype}: give booleans, one flag per prompt")
         groups = Groups(number, ids, given, group, np.broadcast_to(flags, (len(ids),)).astype(bool))
@@ -387,39 +387,12 @@ class Selector:
 
     def save(self, path: str | Path) -> None:
         """Write the state to one .npz file (versioned, no pickle), atomically."""
-        state = self.state_dict()
-        arrays = {
-            **{f"online/{name}": array for name, array in state["online"].pop("arrays").items()},
-            **{f"unsettled/{name}": array for name, array in state["unsettled"].pop("arrays").items()},
-            "times_seen": state.pop("times_seen"),
-        }
-        write_state(path, "selector", state, arrays)
+        write_selector(path, self.state_dict())
 
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote; InputError says what is wrong with the file or does not fit this selector."""
-        state, arrays = read_state(path, "selector")
-        parts: dict[str, dict[str, NDArray]] = {"online": {}, "unsettled": {}}
-        for name, array in arrays.items():
-            part, _, rest = name.partition("/")
-            if part in parts:
-                parts[part][rest] = array
-            else:
-                state[name] = array
+        state = read_selector(path)
         try:
-            for part, own in parts.items():
-                values = state.get(part, {})
-                if not isinstance(values, dict):
-                    raise InputError(f"the selector's state is not whole ({part}={values!r}): start without it")
-                state[part] = {**values, "arrays": own}
             self.load_state_dict(state)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-
-
-def model_of(path: str | Path) -> dict[str, Any]:
-    """What the model that the saved selector of a file goes by is described as; raises as `Selector.load`."""
-    state, _ = read_state(path, "selector")
-    try:
-        return dict(state["online"]["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: the selector's state is not whole ({error!r}): start without it") from None

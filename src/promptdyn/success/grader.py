@@ -87,6 +87,8 @@ class Grader:
         Raises:
             InputError: the rule names a function that is not there.
         """
+        if not rewards.functions:  # of a step without groups
+            return
         self.check(rewards.functions)
         if self.settled:
             return
@@ -122,6 +124,8 @@ class Grader:
         Raises:
             InputError: as `check`.
         """
+        if not rewards.functions:  # of a step without groups
+            return np.zeros(0)
         self.check(rewards.functions)
         return np.full(len(rewards.values), np.nan) if self.rule is None else self.rule.grades(rewards)
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from promptdyn.errors import InputError
 from promptdyn.storage import HOST, atomic
 
-__all__ = ["is_checkpoint", "last_checkpoint", "locked", "steps_done"]
+__all__ = ["checkpoint_to_resume", "is_checkpoint", "last_checkpoint", "locked", "steps_done", "wants_resume"]
 
 LOCK_FILE, HOLDER_FILE = ".lock", ".running.json"
 # As transformers names them; to import them from there takes seconds.
@@ -53,6 +53,43 @@ def last_checkpoint(output: Path) -> Path | None:
             return folder
         logger.warning("%s is not whole, as when a run dies while it is written: passed over", folder)
     return None
+
+
+def wants_resume(asked: str | Path | bool | None) -> str | bool:
+    """`resume_from_checkpoint` as it is meant: a checkpoint, True for the newest one, False for none.
+
+    A command line or settings file makes a word of true and false.
+    """
+    if isinstance(asked, bool | None):
+        return bool(asked)
+    return {"true": True, "false": False, "": False}.get(str(asked).lower(), str(asked))
+
+
+def checkpoint_to_resume(asked: str | Path | bool | None, output: Path, max_steps: int) -> str | None:
+    """The checkpoint that a run goes on from, None where it starts.
+
+    Args:
+        asked: as `wants_resume` reads it.
+        output: the run's folder.
+        max_steps: optimizer steps of the whole run.
+
+    Raises:
+        InputError: no checkpoint to resume from, one that is not whole, or of `max_steps` or more.
+    """
+    resume = wants_resume(asked)
+    if resume is False:
+        return None
+    checkpoint = last_checkpoint(output) if resume is True else Path(resume)
+    if checkpoint is None:
+        raise InputError(f"{output}: no whole checkpoint to resume from: train without resuming first")
+    steps = steps_done(checkpoint)
+    if steps is None:
+        raise InputError(f"{resume}: no whole checkpoint: resume from an earlier one")
+    if steps >= max_steps:
+        raise InputError(
+            f"{checkpoint}: is of step {steps}, and max_steps={max_steps}: nothing is left to train; raise max_steps"
+        )
+    return str(checkpoint)
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """Dynamic sampling (DAPO, Yu et al. 2025): groups that teach nothing are replaced by groups of further prompts.
 
-The settings of it, and how the tensors of several generations become one. `SelectionGRPOTrainer` runs the rounds.
+The settings of it, and how the tensors of several generations become one batch. A trainer runs the rounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from trl.trainer.utils import nanstd
 
 from promptdyn.errors import InputError
 
-__all__ = ["DynamicSampling", "batch_advantages", "gathered", "join", "take"]
+__all__ = ["Batch", "DynamicSampling", "batch_advantages", "gathered"]
 
 # Tensors with a row per rollout: on which side they are padded along the sequence, and with what; "pad" is the
 # tokenizer's token.
@@ -30,7 +30,7 @@ SEQUENCES: dict[str, tuple[str, float | str]] = {
     "sampling_per_token_logps": ("right", 0.0),
     "importance_sampling_ratio": ("right", 1.0),
 }
-PER_ROLLOUT = ("advantages", "rewards")
+PER_ROLLOUT = ("advantages", "old_logps", "rewards")
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,92 @@ class DynamicSampling:
                 raise InputError(f"{name}={getattr(self, name)!r} is none of {', '.join(map(repr, choices))}")
 
 
+class Batch:
+    """A batch that is filled, generation by generation, with groups that teach.
+
+    Args:
+        size: groups that it has room for.
+        group_size: rollouts of each.
+        pad_token_id: what sequences of tokens are padded with.
+
+    Attributes:
+        rounds: generations so far.
+        prompt_ids: of the groups that teach, in their order.
+        num_rolled_out: groups of all generations.
+    """
+
+    def __init__(self, size: int, group_size: int, pad_token_id: int) -> None:
+        self.size, self.group_size, self.pad_token_id = size, group_size, pad_token_id
+        self.rounds = self.num_rolled_out = 0
+        self.prompt_ids: list[str] = []
+        self._parts: list[dict[str, torch.Tensor]] = []
+        # The first generation is as large as the batch, so its other groups are enough to fill it.
+        self._others: dict[str, torch.Tensor] = {}
+        self._other_ids: list[str] = []
+
+    @property
+    def missing(self) -> int:
+        """Groups that there is room for."""
+        return self.size - len(self.prompt_ids)
+
+    def add(
+        self,
+        prompt_ids: Sequence[str],
+        rollouts: Mapping[str, torch.Tensor],
+        teaches: Sequence[bool],
+        varies: Sequence[bool],
+    ) -> None:
+        """Take a generation's groups that teach, as many as there is room for.
+
+        Args:
+            prompt_ids: (group,) ids.
+            rollouts: tensors of (rollout, ...).
+            teaches: (group,) which are to fill the batch.
+            varies: (group,) which are the better ones of those that do not teach.
+        """
+        own = [i for i, flag in enumerate(teaches) if flag][: self.missing]
+        if not self.rounds:
+            others = sorted((i for i, flag in enumerate(teaches) if not flag), key=lambda i: not varies[i])
+            self._others, self._other_ids = self._of(rollouts, others), [prompt_ids[i] for i in others]
+        self._parts.append(self._of(rollouts, own))
+        self.prompt_ids += [prompt_ids[i] for i in own]
+        self.num_rolled_out += len(prompt_ids)
+        self.rounds += 1
+
+    def whole(self, at_cap: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """The rollouts of the full batch, padded to the longest, and the ids of the groups that it trains on.
+
+        Args:
+            at_cap: what is in the room that is left: groups of the first generation to train on ("train"), or such
+                groups without tokens ("drop").
+        """
+        parts, trained = list(self._parts), list(self.prompt_ids)
+        if self.missing:
+            filling = self._of(self._others, list(range(self.missing)))
+            if at_cap == "drop":
+                for name in ("completion_mask", "old_logps"):  # the latter is of whole completions
+                    if name in filling:
+                        filling[name] = torch.zeros_like(filling[name])
+            else:
+                trained += self._other_ids[: self.missing]
+            parts.append(filling)
+        joined = {}
+        for name in parts[0]:
+            values = [part[name] for part in parts]
+            if name in SEQUENCES:
+                side, filler = SEQUENCES[name]
+                width = max(value.shape[1] for value in values)
+                values = [_padded(value, width, side, _filler(filler, self.pad_token_id)) for value in values]
+            joined[name] = torch.cat(values)
+        return joined, trained
+
+    def _of(self, rollouts: Mapping[str, torch.Tensor], groups: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The rollouts of some groups, in the order given."""
+        size = self.group_size
+        rows = torch.tensor([group * size + i for group in groups for i in range(size)], dtype=torch.long)
+        return {name: value[rows.to(value.device)] for name, value in rollouts.items()}
+
+
 def batch_advantages(rewards: torch.Tensor) -> torch.Tensor:
     """(rollout,) advantages of a joined batch of rewards (group, rollout) where TRL's `scale_rewards` is "batch"."""
     advantages = (rewards - torch.nanmean(rewards, dim=1, keepdim=True)) / (nanstd(rewards.flatten()) + 1e-4)
@@ -89,25 +175,6 @@ def gathered(outputs: Mapping[str, Any], accelerator: Accelerator, pad_token_id:
             )
         whole[name] = accelerator.gather(value)
     return whole
-
-
-def take(tensors: Mapping[str, torch.Tensor], groups: list[int], group_size: int) -> dict[str, torch.Tensor]:
-    """The rollouts of some groups, in the order given."""
-    rows = torch.tensor([group * group_size + i for group in groups for i in range(group_size)], dtype=torch.long)
-    return {name: value[rows.to(value.device)] for name, value in tensors.items()}
-
-
-def join(parts: list[dict[str, torch.Tensor]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """One batch of several, padded to the longest."""
-    joined = {}
-    for name in parts[0]:
-        values = [part[name] for part in parts]
-        if name in SEQUENCES:
-            side, filler = SEQUENCES[name]
-            width = max(value.shape[1] for value in values)
-            values = [_padded(value, width, side, _filler(filler, pad_token_id)) for value in values]
-        joined[name] = torch.cat(values)
-    return joined
 
 
 def _filler(filler: float | str, pad_token_id: int) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -460,15 +460,16 @@ class Racer(SelectionGRPOTrainer):
 
     def _roll_out(self, chosen: list[str]) -> dict[str, Any]:
         online = self.selector.online
-        forecast = online.informative(self._group_size, rows=online.rows(chosen))
+        forecast = online.informative(self._generations.group_size, rows=online.rows(chosen))
         self._forecast |= dict(zip(chosen, forecast.tolist(), strict=True))
         outputs = super()._roll_out(chosen)
-        self.rollouts += len(chosen) * self._group_size
+        self.rollouts += len(chosen) * self._generations.group_size
         self.tokens += int(outputs["completion_mask"].sum())
         return outputs
 
-    def _observe(self, chosen: list[str], per_func: torch.Tensor, trained: list[bool]) -> Observation:
-        seen = super()._observe(chosen, per_func, trained)
+    def _learn(self, trained: Collection[str]) -> Observation | None:
+        seen = super()._learn(trained)
+        assert seen is not None
         self.forecasts.append(np.array([self._forecast[prompt_id] for prompt_id in seen.prompt_ids]))
         self.outcomes.append(seen.informative)
         self._forecast = {}

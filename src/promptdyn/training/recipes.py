@@ -6,6 +6,7 @@ whether dynamic sampling goes with it.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from promptdyn.selection.policies import POLICIES, Uniform
 from promptdyn.success import Success
 
 __all__ = ["SELECTORS", "Plan", "Recipe", "selector_recipe"]
+
+logger = logging.getLogger(__name__)
 
 # Rounds of dynamic sampling in selectors that it is part of: where an eighth of the groups vary, batches get full.
 ROUNDS = 20
@@ -141,6 +144,23 @@ class Plan:
     reads_policy: bool
     selector: Callable[[Prompts], Selector]
     like: Callable[[Mapping[str, Any]], OnlineFilter | None] | None
+
+    def go_on(self, selector: Selector, model: Mapping[str, Any]) -> None:
+        """Let a selector go by the model that a run went by before, where the dataset as it is now suggests another.
+
+        Args:
+            selector: one that this plan made, and that will load that run's state.
+            model: what `describe` gave, see `promptdyn.selection.files.model_of`.
+
+        Raises:
+            InputError: it went by the policy's reading of the prompts, and does no more.
+        """
+        if self.like is None or model == selector.online.model.describe():
+            return
+        online = self.like(model)
+        if online is not None:
+            selector.online = online
+            logger.warning("prompts are chosen by %s, as before: the dataset would suggest others now", model)
 
 
 def _given(selector: Selector) -> Callable[[Prompts], Selector]:

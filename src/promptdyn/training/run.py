@@ -28,7 +28,7 @@ from promptdyn.history import RewardHistory
 from promptdyn.prompts import AUTO
 from promptdyn.storage import check_target
 from promptdyn.training import policy, tasks
-from promptdyn.training.checkpoints import last_checkpoint, steps_done
+from promptdyn.training.checkpoints import last_checkpoint, steps_done, wants_resume
 from promptdyn.training.config import script_settings
 from promptdyn.training.loading import (
     DEFAULT_REWARD,
@@ -40,7 +40,7 @@ from promptdyn.training.loading import (
     load_rows,
 )
 from promptdyn.training.recipes import Recipe
-from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer, wants_resume
+from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
 
 __all__ = ["RunResult", "RunSettings", "make_trainer", "run"]
 

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer, with the prompts of every generation chosen by a `Selector`.
+"""TRL's trainers, with the prompts of every generation chosen by a `Selector`.
 
 A GRPO script changes in two lines, the import and the trainer's class:
 
@@ -11,8 +11,8 @@ The choice is bound late: a generation asks the selector for its prompts at the 
 the rewards of the generation just before. A sampler could not do that, because dataloaders read ahead. TRL's own
 sampler and dataloader stay as the clock of when to generate; the rows that they bring are replaced.
 
-The main process alone asks and teaches its selector; the others receive the choice. The rest of GRPO (generation,
-vLLM, losses, evaluation, checkpoints) is TRL's, untouched.
+The main process alone asks and teaches its `Session`; the others receive the choice. The rest (generation, vLLM,
+losses, evaluation, checkpoints) is TRL's, untouched.
 """
 
 from __future__ import annotations
@@ -22,49 +22,71 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from copy import copy, deepcopy
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+import trl
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from promptdyn.errors import InputError
 from promptdyn.features import PolicyReader
 from promptdyn.prompts import AUTO, POLICY, Prompts
-from promptdyn.selection import Observation, Selector
-from promptdyn.selection.selector import model_of
+from promptdyn.selection import HistoryRecorder, Observation, Selector, Session
+from promptdyn.selection.files import model_of
 from promptdyn.success import Rewards, Success, spread
-from promptdyn.training.checkpoints import is_checkpoint, last_checkpoint, locked, steps_done
-from promptdyn.training.dynamic_sampling import DynamicSampling, batch_advantages, gathered, join, take
+from promptdyn.training.checkpoints import checkpoint_to_resume, is_checkpoint, last_checkpoint, locked
+from promptdyn.training.dynamic_sampling import Batch, DynamicSampling, batch_advantages, gathered
+from promptdyn.training.generations import Generations, check_joins, with_steps
 from promptdyn.training.interrupts import terminable
 from promptdyn.training.pool import distinct, prompt_ids, prompts
-from promptdyn.training.recipes import Recipe, selector_recipe
-from promptdyn.training.recording import HistoryRecorder
+from promptdyn.training.recipes import Plan, Recipe, selector_recipe
 
-__all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "prompt_ids", "prompts"]
+__all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "SelectionMixin", "SelectionRLOOTrainer", "prompt_ids", "prompts"]
 
 SELECTOR_FILE = "selector.npz"
 FEATURES_FILE = "features.npz"
 HISTORY_FILE = "history.parquet"
+# What TRL's trainers have and do not promise to keep: all that is used here of theirs.
+RELIED_ON = (
+    "_buffered_inputs",  # the rollouts that a trainer reuses
+    "_calculate_rewards",
+    "_generate_and_score_completions",
+    "_load_optimizer_and_scheduler",  # of transformers, as the next
+    "_remove_unused_columns",
+    "_metrics",
+    "_pending_extra_logs",
+    "_pending_metrics",
+    "_step",  # the clock of generations
+    "_tokenizer",
+    "reward_func_names",
+    "reward_weights",
+)
 
 logger = logging.getLogger(__name__)
 logger.addFilter(lambda _: os.environ.get("RANK", "0") == "0")  # one process speaks for all
 
+if TYPE_CHECKING:
+    Trainer = GRPOTrainer  # for what RLOOTrainer has as well
+else:
+    Trainer = object
 
-class SelectionGRPOTrainer(GRPOTrainer):
-    """A GRPOTrainer whose prompts are chosen by a selector, generation by generation.
 
-    Takes every argument of `trl.GRPOTrainer`, and:
+class SelectionMixin(Trainer):
+    """Lets a selector choose the prompts of a trainer of TRL's that rolls out groups, generation by generation.
+
+    Stands before the trainer's class, as in `class SelectionGRPOTrainer(SelectionMixin, GRPOTrainer)`. Takes every
+    argument of that trainer, and:
 
     Args:
         args: as TRL's. Where `max_steps` is not set, it becomes what `num_train_epochs` make, said in a line.
@@ -102,18 +124,24 @@ class SelectionGRPOTrainer(GRPOTrainer):
     sampling `selection/rounds`, `selection/groups` (rolled out for a batch), `selection/full` (the batch's share that
     is such as `keep` says).
 
+    Attributes:
+        selector: chooses the prompts.
+        session: what goes between the trainer and it; used on the main process alone.
+        dynamic_sampling: its settings, or None.
+
     Raises:
-        InputError: no `args`; training data that cannot be indexed, with an id empty or of two rows that differ, or
-            with fewer prompts than an optimizer step takes; a selector made for other prompts or another group size; a
-            recipe that cannot be followed; a `success` that is no rule, or names no reward function of the run; a
-            cluster column that is absent; when resuming, a checkpoint of another pool or model.
+        InputError: no `args`; a version of TRL that lacks what this relies on; training data that cannot be indexed,
+            with an id empty or of two rows that differ, or with fewer prompts than an optimizer step takes; a selector
+            made for other prompts or another group size; a recipe that cannot be followed; a `success` that is no rule,
+            or names no reward function of the run; a cluster column that is absent; when resuming, a checkpoint of
+            another pool or model.
     """
 
     def __init__(
         self,
         model: Any,
         reward_funcs: Any = None,
-        args: GRPOConfig | None = None,
+        args: GRPOConfig | RLOOConfig | None = None,
         train_dataset: Any = None,
         *positional: Any,
         selector: Selector | Recipe | str = AUTO,
@@ -126,53 +154,55 @@ class SelectionGRPOTrainer(GRPOTrainer):
     ) -> None:
         # All is checked before TRL loads a model, which may take minutes.
         if args is None:
-            raise InputError("args is not given: pass a GRPOConfig, with max_steps or num_train_epochs")
+            raise InputError(
+                "args is not given: pass TRL's GRPOConfig or RLOOConfig, with max_steps or num_train_epochs"
+            )
         train_dataset, pool = distinct(train_dataset, id_column)
-        args = _with_steps(args, len(pool))
-        _check_size(len(pool), args)
+        args = with_steps(args, len(pool))
+        generations = Generations.of(args)
+        generations.check(len(pool))
         recipe = selector_recipe(selector) if isinstance(selector, str) else selector
+        plan: Plan | None = None
         if isinstance(recipe, Selector):
-            _check_selector(pool.ids, recipe, args, success)
+            _check_selector(pool.ids, recipe, generations.group_size, success)
         else:
             recipe = recipe if success is None else replace(recipe, success=success)
-            plan = recipe.plan(pool, _generation_shape(args)[1], args.seed)
+            plan = recipe.plan(pool, generations.group_size, args.seed)
             rule = DynamicSampling(recipe.max_rounds, cast(Any, recipe.at_cap), cast(Any, recipe.keep))
             if dynamic_sampling is None and recipe.max_rounds > 1:
                 dynamic_sampling = rule
         if isinstance(dynamic_sampling, bool):
             dynamic_sampling = DynamicSampling() if dynamic_sampling else None
         if dynamic_sampling is not None:
-            _check_joins(train_dataset, args)
+            check_joins(train_dataset, args)
         columns = pool.label_columns if cluster_columns is None else cluster_columns
         recorder = HistoryRecorder(
             Path(str(args.output_dir), HISTORY_FILE) if history_path is None else history_path,
             {column: dict(zip(pool.ids, pool.labels(column), strict=True)) for column in columns or ()},
         )
 
-        super().__init__(model, reward_funcs, args, train_dataset, *positional, **named)
+        super().__init__(model, reward_funcs, cast(Any, args), train_dataset, *positional, **named)
+        _check_trainer(self)
         if isinstance(recipe, Selector):
-            self.selector, self._like = recipe, None
+            self.selector = recipe
         else:
+            assert plan is not None
             logger.warning("prompts are chosen %s", plan.choice)
             self.selector = plan.selector(self._read(pool, recipe.refresh_features) if plan.reads_policy else pool)
-            self._like = plan.like
         self.selector.grader.check(self._functions)
+        self.session = Session(self.selector, recorder)
         self.dynamic_sampling = dynamic_sampling
-        self._num_chosen, self._group_size = _generation_shape(args)
+        self._plan = plan
+        self._generations = generations
         # Prompts that a generation can have, so that its rollouts are shared out evenly.
-        self._multiple = self.accelerator.num_processes // math.gcd(self.accelerator.num_processes, self._group_size)
-        self._generations = _generations(args)
-        self._generations_to_come = self._generations - 1  # in this optimizer step, at most
+        processes = self.accelerator.num_processes
+        self._multiple = processes // math.gcd(processes, generations.group_size)
+        self._generations_to_come = generations.per_step - 1  # in this optimizer step, at most
         self._rows = self._remove_unused_columns(self.train_dataset, description="selection")
         self._row_of = {prompt_id: row for row, prompt_id in enumerate(pool.ids)}
-        self._chosen: list[str] = []  # by the generations of the current optimizer step
-        self._gone: list[str] = []  # prompts of a checkpoint that the dataset has no more
-        self._rolling: list[str] | None = None  # those of the generation under way
-        self._graded: list[tuple[list[str], torch.Tensor]] = []  # generations, and rewards, of which none has learned
+        self._rolling: list[str] | None = None  # prompts of the generation under way
+        self._graded: Rewards | None = None  # of the last generation
         self._selection_time = self._step_time = 0.0
-        self._recorder = recorder
-        if self.accelerator.is_main_process:
-            self.add_callback(_Recording(recorder))
 
     def _read(self, pool: Prompts, refresh_every: int) -> Prompts:
         """The pool with the policy's reading of it; a callback reads it anew where that is asked for."""
@@ -205,18 +235,37 @@ class SelectionGRPOTrainer(GRPOTrainer):
 
         if self.dynamic_sampling is not None:
             return self._sample_dynamically(self.dynamic_sampling)
-        chosen = self._choose(self._num_chosen)
+        chosen = self._choose(self._generations.num_prompts)
         outputs = self._roll_out(chosen)
-        self._learn([True] * len(chosen))
+        self._learn(chosen)
         return outputs
+
+    def _choose(self, k: int, enough: float | None = None, leave: int | None = None) -> list[str]:
+        """Ids of the next generation's prompts, the same on every process.
+
+        Args:
+            k: how many prompts.
+            enough: as that of `Selector.select`.
+            leave: prompts that must be left for later generations of this optimizer step; there may be fewer than k
+                then, or none. Default: k are chosen.
+        """
+
+        def take() -> list[str]:
+            self.session.begin(self.state.global_step)
+            size = k
+            if leave is not None:
+                size = min(k, self.session.num_available - leave) // self._multiple * self._multiple
+            return self.session.take(size, enough, self._multiple) if size or leave is None else []
+
+        with self._selecting():
+            return self._of_main(take)
 
     def _roll_out(self, chosen: list[str]) -> dict[str, Any]:
         """TRL's generation for some prompts: this process's share of it."""
-        started = time.perf_counter()
-        # The same flat order as TRL's sampler: groups in a row, cut into one contiguous share per process.
-        flat = [self._row_of[prompt_id] for prompt_id in chosen for _ in range(self._group_size)]
-        inputs = _fetch(self._rows, flat[self._share(len(flat))])
-        self._selection_time += time.perf_counter() - started
+        with self._selecting():
+            # The same flat order as TRL's sampler: groups in a row, cut into one contiguous share per process.
+            flat = [self._row_of[prompt_id] for prompt_id in chosen for _ in range(self._generations.group_size)]
+            inputs = _fetch(self._rows, flat[self._share(len(flat))])
         self._rolling = chosen
         try:
             return super()._generate_and_score_completions(inputs)
@@ -227,105 +276,86 @@ class SelectionGRPOTrainer(GRPOTrainer):
         size = num_rollouts // self.accelerator.num_processes
         return slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
 
-    def _choose(self, k: int, enough: float | None = None) -> list[str]:
-        """Ids of the next generation's prompts, the same on every process."""
-        started = time.perf_counter()
-        choice: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            choice = [
-                self.selector.select(k, exclude=[*self._chosen, *self._gone], enough=enough, multiple_of=self._multiple)
-            ]
-        chosen = broadcast_object_list(choice)[0]
-        self._chosen += chosen
-        self._selection_time += time.perf_counter() - started
-        return chosen
-
-    def _sample_dynamically(self, rule: DynamicSampling) -> dict[str, Any]:
-        """Roll out until a batch is full of groups that teach, or for as many rounds as there may be."""
-        size, group_size, pad = self._num_chosen, self._group_size, self._tokenizer.pad_token_id
-        chosen: list[str] = []
-        kept: list[int] = []  # places in `chosen`
-        parts: list[dict[str, torch.Tensor]] = []
-        rounds = 0
-        while len(kept) < size and rounds < rule.max_rounds:
-            missing = size - len(kept)
-            # Prompts that later generations of this optimizer step need stay there for them.
-            left = len(self._row_of) - len(self._chosen) - self._num_chosen * self._generations_to_come
-            k = min(size, left) // self._multiple * self._multiple
-            if k == 0:
-                break
-            ids = self._choose(k, enough=missing if rounds else None)
-            whole = gathered(self._roll_out(ids), self.accelerator, pad)
-            folded = self._rewards(self._graded[-1][1]).folded
-            whole["rewards"] = torch.as_tensor(folded, dtype=torch.float32, device=whole["advantages"].device)
-            varies = (spread(folded.reshape(len(ids), -1)) > 0).tolist()
-            mixed = self._mixed() if rule.keep == "success" else None
-            good = varies if mixed is None else mixed[len(chosen) :]
-            here = [i for i, keep in enumerate(good) if keep][:missing]
-            if not rounds:  # as large as the batch, so it has what may be needed to fill it
-                others = sorted((i for i, keep in enumerate(good) if not keep), key=lambda i: not varies[i])
-                filling = take(whole, others, group_size)
-            parts.append(take(whole, here, group_size))
-            kept += [len(chosen) + i for i in here]
-            chosen += ids
-            rounds += 1
-
-        missing = size - len(kept)
-        if missing and rule.at_cap == "raise":
-            what = "vary in their reward" if mixed is None else "have mixed outcomes"
-            raise InputError(
-                f"step {self.state.global_step}: {len(kept)} of {size} groups {what} after {rounds} rounds of dynamic "
-                "sampling: raise max_rounds, or set at_cap='train'"
-            )
-        trained = set(kept)
-        if missing:
-            filling = take(filling, list(range(missing)), group_size)
-            if rule.at_cap == "drop":
-                filling["completion_mask"] = torch.zeros_like(filling["completion_mask"])
-            else:
-                trained.update(others[:missing])
-            parts.append(filling)
-        batch = join(parts, pad)
-        merged = batch.pop("rewards").view(-1, group_size)
-        if self.scale_rewards == "batch":
-            batch["advantages"] = batch_advantages(merged)
-        self._learn([i in trained for i in range(len(chosen))])
-        measures = {"rounds": rounds, "groups": len(chosen), "full": len(kept) / size}
-        for name, value in measures.items():
-            self._metrics["train"][f"selection/{name}"].append(float(value))
-        share = self._share(len(batch["advantages"]))
-        mine: dict[str, Any] = {name: value[share] for name, value in batch.items()}
-        tokens = mine["completion_mask"] * mine.get("tool_mask", 1)
-        mine["num_items_in_batch"] = self.accelerator.gather(tokens.sum()).sum()
-        return mine
-
     def _calculate_rewards(self, *positional: Any, **named: Any) -> torch.Tensor:
         # The one place where TRL holds the rewards of every process: (rollout reward_func), NaN for None.
         rewards: torch.Tensor = super()._calculate_rewards(*positional, **named)
         if self._rolling is not None:  # not of an evaluation
-            self._graded.append((self._rolling, rewards))
+            weights = self.reward_weights.double().cpu().numpy()
+            self._graded = Rewards(tuple(self._functions), weights, rewards.double().cpu().numpy())
+            if self.accelerator.is_main_process:
+                with self._selecting():
+                    self._end(self._rolling, self._graded)
         return rewards
 
-    def _mixed(self) -> list[bool] | None:
-        """(group,) which of the groups that were graded, and not learned of, have successes and failures; None while
-        that is not told. The same on every process.
-        """
-        flags: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            chosen = [prompt_id for ids, _ in self._graded for prompt_id in ids]
-            given = self._rewards(torch.cat([rewards for _, rewards in self._graded]))
-            mixed = self.selector.mixed(chosen, self._by_function(given, len(chosen)), given.weights.tolist())
-            flags = [None if mixed is None else mixed.tolist()]
-        return broadcast_object_list(flags)[0]
+    def _end(self, chosen: list[str], graded: Rewards) -> None:
+        """Tell the session of a generation's groups; none is trained on until `_learn` says so."""
+        self.session.weights = graded.weights.tolist()
+        groups = {name: graded.of(name).reshape(len(chosen), -1) for name in graded.functions}
+        for i, prompt_id in enumerate(chosen):
+            self.session.end(prompt_id, {name: rows[i] for name, rows in groups.items()}, trained=False)
 
-    def _rewards(self, per_func: torch.Tensor) -> Rewards:
-        weights = self.reward_weights.double().cpu().numpy()
-        return Rewards(tuple(self._functions), weights, per_func.double().cpu().numpy())
+    def _learn(self, trained: Collection[str]) -> Observation | None:
+        """Teach the selector what the groups that were graded show; gives what it made of them, on the main process."""
+        self._generations_to_come = max(self._generations_to_come - 1, 0)
+        if not self.accelerator.is_main_process:
+            return None
+        with self._selecting():
+            seen = self.session.step(trained)
+            for name, value in self.session.metrics().items():
+                self._metrics["train"][name].append(value)
+        return seen
 
-    @staticmethod
-    def _by_function(given: Rewards, num_groups: int) -> dict[str, NDArray[np.float64]]:
-        """(group, rollout) rewards of each function."""
-        return {name: given.of(name).reshape(num_groups, -1) for name in given.functions}
+    def _sample_dynamically(self, rule: DynamicSampling) -> dict[str, Any]:
+        """Roll out until a batch is full of groups that teach, or for as many rounds as there may be."""
+        size, pad_token_id = self._generations.num_prompts, self._tokenizer.pad_token_id
+        batch = Batch(size, self._generations.group_size, pad_token_id)
+        by_success, counts_tokens = False, False
+        while batch.missing and batch.rounds < rule.max_rounds:
+            # Prompts that later generations of this optimizer step need stay there for them.
+            leave = size * self._generations_to_come
+            chosen = self._choose(size, enough=batch.missing if batch.rounds else None, leave=leave)
+            if not chosen:
+                break
+            outputs = self._roll_out(chosen)
+            counts_tokens = "num_items_in_batch" in outputs
+            rollouts = gathered(outputs, self.accelerator, pad_token_id)
+            folded = self._folded
+            rollouts["rewards"] = torch.as_tensor(folded, dtype=torch.float32, device=rollouts["advantages"].device)
+            varies = (spread(folded.reshape(len(chosen), -1)) > 0).tolist()
+            mixed = self._of_main(self.session.mixed) if rule.keep == "success" else None
+            by_success = mixed is not None
+            batch.add(chosen, rollouts, varies if mixed is None else [mixed[i] for i in chosen], varies)
+
+        if batch.missing and rule.at_cap == "raise":
+            raise InputError(
+                f"step {self.state.global_step}: {size - batch.missing} of {size} groups "
+                f"{'have mixed outcomes' if by_success else 'vary in their reward'} after {batch.rounds} rounds of "
+                "dynamic sampling: raise max_rounds, or set at_cap='train'"
+            )
+        tensors, trained = batch.whole(rule.at_cap)
+        self._learn(trained)
+        measures = {"rounds": batch.rounds, "groups": batch.num_rolled_out, "full": 1 - batch.missing / size}
+        for name, value in measures.items():
+            self._metrics["train"][f"selection/{name}"].append(float(value))
+        return self._own(tensors, counts_tokens)
+
+    def _own(self, tensors: dict[str, torch.Tensor], counts_tokens: bool) -> dict[str, Any]:
+        """This process's share of a batch, as TRL's own generation would give it."""
+        rewards = tensors.pop("rewards").view(-1, self._generations.group_size)
+        if getattr(self, "scale_rewards", None) == "batch":  # RLOO does not scale them
+            tensors["advantages"] = batch_advantages(rewards)
+        share = self._share(len(tensors["advantages"]))
+        own: dict[str, Any] = {name: value[share] for name, value in tensors.items()}
+        if counts_tokens:
+            tokens = own["completion_mask"] * own.get("tool_mask", 1)
+            own["num_items_in_batch"] = self.accelerator.gather(tokens.sum()).sum()
+        return own
+
+    @property
+    def _folded(self) -> NDArray[np.float64]:
+        """(rollout,) rewards of the last generation as the loss goes by them."""
+        assert self._graded is not None
+        return self._graded.folded
 
     @property
     def _functions(self) -> list[str]:
@@ -335,30 +365,17 @@ class SelectionGRPOTrainer(GRPOTrainer):
             names.append(name if name not in names else f"{name}_{len(names)}")
         return names
 
-    def _learn(self, trained: list[bool]) -> None:
-        """Teach the selector what the rewards of the groups that were graded show, and record it."""
-        self._generations_to_come = max(self._generations_to_come - 1, 0)
-        graded, self._graded = self._graded, []
-        if not self.accelerator.is_main_process:
-            return
-        started = time.perf_counter()
-        chosen = [prompt_id for ids, _ in graded for prompt_id in ids]
-        seen = self._observe(chosen, torch.cat([rewards for _, rewards in graded]), trained)
-        self._recorder.success, self._recorder.pool_size = self.selector.success, self.selector.num_prompts
-        self._recorder.record(seen)
-        for name, value in self.selector.metrics().items():
-            self._metrics["train"][f"selection/{name}"].append(value)
-        self._selection_time += time.perf_counter() - started
+    def _of_main(self, ask: Callable[[], Any]) -> Any:
+        """What the main process answers, on every process."""
+        answer = [ask() if self.accelerator.is_main_process else None]
+        return broadcast_object_list(answer)[0]
 
-    def _observe(self, chosen: list[str], per_func: torch.Tensor, trained: list[bool]) -> Observation:
-        given = self._rewards(per_func)
-        return self.selector.observe(
-            chosen,
-            self._by_function(given, len(chosen)),
-            trained,
-            weights=given.weights.tolist(),
-            step=self.state.global_step,
-        )
+    @contextmanager
+    def _selecting(self) -> Iterator[None]:
+        """Count the time as that of selection."""
+        started = time.perf_counter()
+        yield
+        self._selection_time += time.perf_counter() - started
 
     def training_step(self, *positional: Any, **named: Any) -> torch.Tensor:
         started = time.perf_counter()
@@ -367,10 +384,12 @@ class SelectionGRPOTrainer(GRPOTrainer):
         if self.accelerator.sync_gradients:
             self._metrics["train"]["selection/time_s"].append(self._selection_time)
             self._metrics["train"]["selection/overhead"].append(self._selection_time / self._step_time)
-            self._selection_time = self._step_time = 0.0
-            self._chosen = []
-            self._generations_to_come = self._generations - 1
+            self._begin_step()
         return loss
+
+    def _begin_step(self) -> None:
+        self._selection_time = self._step_time = 0.0
+        self._generations_to_come = self._generations.per_step - 1
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, *positional: Any, **named: Any) -> Any:
         """As TRL's. `resume_from_checkpoint=True` takes the newest whole checkpoint of `args.output_dir`.
@@ -386,69 +405,43 @@ class SelectionGRPOTrainer(GRPOTrainer):
                 that is training into the folder.
         """
         output = Path(str(self.args.output_dir))
-        if resume_from_checkpoint is None:
-            resume_from_checkpoint = self.args.resume_from_checkpoint
-        resume_from_checkpoint = wants_resume(resume_from_checkpoint)
-        if resume_from_checkpoint is True:
-            found = last_checkpoint(output)
-            if found is None:
-                raise InputError(f"{output}: no whole checkpoint to resume from: train without resuming first")
-            resume_from_checkpoint = str(found)
-        if resume_from_checkpoint:
-            steps = steps_done(Path(resume_from_checkpoint))
-            if steps is None:
-                raise InputError(f"{resume_from_checkpoint}: no whole checkpoint: resume from an earlier one")
-            if steps >= self.args.max_steps:
-                raise InputError(
-                    f"{resume_from_checkpoint}: is of step {steps}, and max_steps={self.args.max_steps}: nothing is "
-                    "left to train; raise max_steps"
-                )
+        asked = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+        checkpoint = checkpoint_to_resume(asked, output, self.args.max_steps)
         self._forget_aborted_step()
         with locked(output) if self.accelerator.is_main_process else nullcontext(), terminable():
             try:
-                result = super().train(resume_from_checkpoint, *positional, **named)
+                result = super().train(checkpoint, *positional, **named)
             except BaseException as error:
-                self._close_record_of_stopped_run(error)
+                self._close_stopped_run(error)
                 raise
-            self._close_record()
+            if self.accelerator.is_main_process:
+                self.session.close()
             return result
 
     def _forget_aborted_step(self) -> None:
         """Begin between two steps, whatever was under way when training stopped."""
-        self._step, self._buffered_inputs = 0, None  # TRL's clock of generations, and the rollouts that it reuses
+        self._step, self._buffered_inputs = 0, None
         for noted in (self._metrics["train"], self._pending_metrics, self._pending_extra_logs):
             noted.clear()
-        self._chosen, self._graded = [], []
-        self._generations_to_come = self._generations - 1
-        self._selection_time = self._step_time = 0.0
-        self._find_gone()
+        self._begin_step()
 
-    def _find_gone(self) -> None:
-        self._gone = [prompt_id for prompt_id in self.selector.prompt_ids if prompt_id not in self._row_of]
-
-    def _close_record(self) -> None:
-        """Complete the history."""
+    def _close_stopped_run(self, error: BaseException) -> None:
+        self.is_in_train = False
         if not self.accelerator.is_main_process:
             return
-        if self._graded:
-            self._learn([False for ids, _ in self._graded for _ in ids])
-        self._recorder.recount(self.selector.settle())
-        self._recorder.success, self._recorder.pool_size = self.selector.success, self.selector.num_prompts
-        self._recorder.write()
-
-    def _close_record_of_stopped_run(self, error: BaseException) -> None:
-        self.is_in_train = False
+        recorder = self.session.recorder
+        assert recorder is not None
         try:
-            self._close_record()
+            self.session.close()
         except Exception as failure:  # which must not hide why it stopped
-            logger.warning("%s could not be completed: %s", self._recorder.path, failure)
-        if isinstance(error, KeyboardInterrupt) and self.accelerator.is_main_process:
-            path, found = self._recorder.path, last_checkpoint(Path(str(self.args.output_dir)))
+            logger.warning("%s could not be completed: %s", recorder.path, failure)
+        if isinstance(error, KeyboardInterrupt):
+            last = last_checkpoint(Path(str(self.args.output_dir)))
             logger.warning(
                 "stopped in step %d: %s, and %s",
                 self.state.global_step,
-                f"what was rolled out is in {path}" if path.exists() else "no group was graded",
-                f"train(resume_from_checkpoint=True) goes on from {found.name}" if found else "no checkpoint is there",
+                f"what was rolled out is in {recorder.path}" if recorder.path.exists() else "no group was graded",
+                f"train(resume_from_checkpoint=True) goes on from {last.name}" if last else "no checkpoint is there",
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -465,49 +458,38 @@ class SelectionGRPOTrainer(GRPOTrainer):
         super().save_model(output_dir, _internal_call)
         # Before the trainer's state, which comes last and makes a checkpoint whole.
         if output_dir is not None and is_checkpoint(Path(output_dir)) and self.accelerator.is_main_process:
-            self.selector.save(Path(output_dir, SELECTOR_FILE))
-            self._recorder.write()
+            self.session.save(Path(output_dir, SELECTOR_FILE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.accelerator.is_main_process:
             return
         path = Path(checkpoint, SELECTOR_FILE)
-        if path.is_file():
-            before = model_of(path)
-            if self._like is not None and before != self.selector.online.model.describe():
-                online = self._like(before)
-                if online is not None:
-                    self.selector.online = online
-                    logger.warning("prompts are chosen by %s, as before: the dataset would suggest others now", before)
-            self.selector.load(path)
-            self._find_gone()
-            if self._gone:
-                logger.warning(
-                    "%d prompts of %s are not in the dataset any more, such as %r: they are not chosen; put them back "
-                    "to have them chosen again",
-                    len(self._gone),
-                    path.parent.name,
-                    self._gone[0],
-                )
-        else:
+        if not path.is_file():
             logger.warning("%s is not there: the selector starts from what it knows now", path)
+            return
+        if self._plan is not None:
+            self._plan.go_on(self.selector, model_of(path))
+        self.session.load(path)
 
 
-class _Recording(TrainerCallback):
-    """Opens the history where training starts or resumes."""
+class SelectionGRPOTrainer(SelectionMixin, GRPOTrainer):
+    """TRL's `GRPOTrainer`, whose prompts are chosen by a selector; arguments as of `SelectionMixin`."""
 
-    def __init__(self, recorder: HistoryRecorder) -> None:
-        self.recorder = recorder
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.recorder.start(state.global_step)
+class SelectionRLOOTrainer(SelectionMixin, RLOOTrainer):  # type: ignore[misc]  # checkers take the mixin for GRPO's
+    """TRL's `RLOOTrainer`, whose prompts are chosen by a selector; arguments as of `SelectionMixin`."""
+
+    @property
+    def _folded(self) -> NDArray[np.float64]:
+        folded = super()._folded
+        return folded if self.reward_clip_range is None else folded.clip(*self.reward_clip_range)
 
 
 class _Refreshing(TrainerCallback):
     """Has the policy read the prompts anew, at the end of a step and before its checkpoint."""
 
-    def __init__(self, trainer: SelectionGRPOTrainer, read: Callable[[], Prompts], every: int) -> None:
+    def __init__(self, trainer: SelectionMixin, read: Callable[[], Prompts], every: int) -> None:
         self.trainer, self.read, self.every = trainer, read, every
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -530,74 +512,19 @@ def _fetch(dataset: Dataset, rows: list[int]) -> list[dict[str, Any]]:
     ]
 
 
-def wants_resume(given: str | Path | bool | None) -> str | bool:
-    """`resume_from_checkpoint` as it is meant: a checkpoint, True for the newest one, False for none.
-
-    A command line or settings file makes a word of true and false.
-    """
-    if isinstance(given, bool | None):
-        return bool(given)
-    return {"true": True, "false": False, "": False}.get(str(given).lower(), str(given))
-
-
-def _with_steps(args: GRPOConfig, num_prompts: int) -> GRPOConfig:
-    """Settings with `max_steps`: where it is not set, what `num_train_epochs` make of a pool, counted as TRL does."""
-    if not args.shuffle_dataset:
-        logger.warning("shuffle_dataset=False has no effect: the selector says which prompts come when")
-    if args.max_steps > 0:
-        return args
-    num_chosen, _ = _generation_shape(args)
-    # Batches of one process, each of them a forward and a backward pass.
-    batches = num_prompts // num_chosen * cast(int, args.steps_per_generation) * args.num_iterations
-    steps = math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
-    args = copy(args)
-    args.max_steps = steps
-    logger.warning(
-        "num_train_epochs=%g: %d optimizer steps, as many as TRL takes for it with %d prompts; which prompts come, and "
-        "how often, is chosen",
-        args.num_train_epochs,
-        steps,
-        num_prompts,
-    )
-    return args
-
-
-def _generation_shape(args: Any) -> tuple[int, int]:
-    """Prompts of one generation over all processes, and rollouts of each."""
-    return args.generation_batch_size // args.num_generations, args.num_generations
-
-
-def _generations(args: Any) -> int:
-    """The most that fall in one optimizer step; 1 where rollouts serve several steps."""
-    return math.ceil(args.gradient_accumulation_steps / (args.steps_per_generation * args.num_iterations))
-
-
-def _check_size(num_prompts: int, args: Any) -> None:
-    num_chosen, _ = _generation_shape(args)
-    needed = num_chosen * _generations(args)
-    if num_prompts < needed:
+def _check_trainer(trainer: SelectionMixin) -> None:
+    """Raise InputError where TRL has changed what is relied on here."""
+    missing = [name for name in RELIED_ON if not hasattr(trainer, name)]
+    if missing:
         raise InputError(
-            f"the dataset has {num_prompts} prompts, and one optimizer step takes {needed} different ones: "
-            "add prompts, or lower generation_batch_size"
+            f"selection relies on {', '.join(missing)} of {type(trainer).__name__}, which TRL {trl.__version__} has "
+            "not: install the version that promptdyn is made for, pip install 'promptdyn[train]'"
         )
 
 
-def _check_joins(dataset: Dataset, args: Any) -> None:
-    """Raise InputError where generations cannot be joined into one."""
-    images = [column for column in ("image", "images") if column in dataset.column_names]
-    if images:
-        raise InputError(f"dynamic sampling cannot join generations with images (column {images[0]!r}): leave it out")
-    if args.multi_objective_aggregation != "sum_then_normalize":
-        raise InputError(
-            f"multi_objective_aggregation={args.multi_objective_aggregation!r} scales advantages over a generation, "
-            "and dynamic sampling joins several: set 'sum_then_normalize'"
-        )
-
-
-def _check_selector(ids: Sequence[str], selector: Selector, args: Any, success: Success | None) -> None:
+def _check_selector(ids: Sequence[str], selector: Selector, group_size: int, success: Success | None) -> None:
     if success is not None:
         raise InputError("the selector says what a success is: give success to the Selector, not to the trainer")
-    _, group_size = _generation_shape(args)
     if selector.num_generations != group_size:
         raise InputError(
             f"the selector forecasts groups of {selector.num_generations} rollouts, and the trainer makes "

@@ -1,7 +1,7 @@
-"""Recording of the groups that a run rolls out, as it goes, into a history file. Knows no trainer.
+"""Recording of the groups that a run rolls out, as it goes, into a history file.
 
-A trainer adapter says where training starts (`start`), what every generation showed (`record`), and when a
-checkpoint is taken or training ends (`write`).
+A `Session` says where training starts (`start`), what every step showed (`record`), and when a checkpoint is taken or
+training ends (`write`).
 """
 
 from __future__ import annotations

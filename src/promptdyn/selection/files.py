@@ -1,0 +1,59 @@
+"""The file of a selector's state, which a session's state goes into as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from promptdyn.errors import InputError
+from promptdyn.storage import read_state, write_state
+
+__all__ = ["model_of", "read_selector", "write_selector"]
+
+# Parts of the state that hold arrays of their own, under "arrays".
+PARTS = ("online", "unsettled")
+
+
+def write_selector(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write a state to one .npz file (versioned, no pickle), atomically."""
+    arrays = {"times_seen": state["times_seen"]}
+    values = {name: value for name, value in state.items() if name != "times_seen"}
+    for part in PARTS:
+        values[part] = {name: value for name, value in state[part].items() if name != "arrays"}
+        arrays |= {f"{part}/{name}": array for name, array in state[part]["arrays"].items()}
+    write_state(path, "selector", values, arrays)
+
+
+def read_selector(path: str | Path) -> dict[str, Any]:
+    """The state that `write_selector` wrote.
+
+    Raises:
+        InputError: no such file, one of another kind, or one that is damaged or not whole.
+    """
+    state, arrays = read_state(path, "selector")
+    parts: dict[str, dict[str, NDArray]] = {part: {} for part in PARTS}
+    for name, array in arrays.items():
+        part, _, rest = name.partition("/")
+        if part in parts:
+            parts[part][rest] = array
+        else:
+            state[name] = array
+    for part, own in parts.items():
+        values = state.get(part, {})
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: the selector's state is not whole ({part}={values!r}): start without it")
+        state[part] = {**values, "arrays": own}
+    return state
+
+
+def model_of(path: str | Path) -> dict[str, Any]:
+    """What the model that the saved selector of a file goes by is described as; raises as `read_selector`."""
+    try:
+        return dict(read_selector(path)["online"]["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: the selector's state is not whole ({error!r}): start without it") from None
