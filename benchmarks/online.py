@@ -14,7 +14,7 @@ from benchmarks.timing import timed
 from promptdyn.models import DPS, BetaBernoulli, InformativeRate, emissions
 from promptdyn.online import DiscountedBeta, FrozenChain
 from promptdyn.prompts import Prompts
-from promptdyn.selection import Selector
+from promptdyn.selection import Selector, Session
 
 NUM_PROMPTS, NUM_CLUSTERS, BATCH, NUM_GENERATIONS = 1_000_000, 1_000, 1_024, 8
 LOOP_PROMPTS = 10_000
@@ -57,6 +57,15 @@ def run() -> list[dict[str, object]]:
             chosen[:] = selector.select(BATCH)
 
         rows.append(_row(name, timed(step).median, selector.online.nbytes / NUM_PROMPTS))
+        if isinstance(model, DPS) and name in alone:
+            session = Session(selector, block=BATCH)
+
+            def one_by_one(session: Session = session, rewards: np.ndarray = rewards) -> None:
+                for group in rewards:
+                    session.end(session.take()[0], group)
+                session.step()
+
+            rows.append(_row("the same, prompt by prompt in a session", timed(one_by_one).median, float("nan")))
     rows.append(_row("DPS as a loop over prompts (scaled)", _loop_over_prompts(rng), float("nan")))
     return rows
 

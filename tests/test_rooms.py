@@ -90,15 +90,34 @@ for online in (DPS().online(["a", "b", "c"]), promptdyn.Fit.load(sys.argv[1]).on
     selector.metrics()
     selector.save(sys.argv[2])
     selector.load(sys.argv[2])
-loaded = {name.split(".")[0] for name in sys.modules}
-assert not loaded & {"jax", "torch", "numpyro", "pyro", "arviz", "transformers", "matplotlib", "pandas"}, loaded
+
+
+def play(session):
+    for prompt_id in session.take(2):
+        session.end(prompt_id, [0, 1, 1, 0])
+    session.step()
+    session.close()
+
+
+def check(*heavy):
+    loaded = {name.split(".")[0] for name in sys.modules}
+    assert not loaded & set(heavy), loaded & set(heavy)
+
+
+HEAVY = ("jax", "torch", "numpyro", "pyro", "arviz", "transformers", "matplotlib")
+play(promptdyn.Session(selector))
+check(*HEAVY, "pandas", "pyarrow")
+play(promptdyn.Session(selector, promptdyn.selection.HistoryRecorder(sys.argv[3])))  # pyarrow loads pandas, where it is
+check(*HEAVY)
+assert len(promptdyn.read_history(sys.argv[3])) == 2
 """
 
 
 def test_live_path_loads_neither_jax_nor_torch(tmp_path):
     history = promptdyn.RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
     promptdyn.fit(MODELS.create("hmm", {"num_states": 3}), history, max_iterations=2).save(tmp_path / "fit.npz")
-    subprocess.run([sys.executable, "-c", LIVE, str(tmp_path / "fit.npz"), str(tmp_path / "selector.npz")], check=True)
+    files = [str(tmp_path / name) for name in ("fit.npz", "selector.npz", "history.parquet")]
+    subprocess.run([sys.executable, "-c", LIVE, *files], check=True)
 
 
 ONE_BACKEND = """

@@ -307,7 +307,7 @@ def test_a_rule_that_changes_counts_the_steps_before_anew() -> None:
     assert selector.success == "0.5"
     assert [len(earlier.prompt_ids) for earlier in seen.earlier] == [2] * 24
     assert seen.earlier[0].num_successes.tolist() == [0, 0]
-    assert [earlier.step for earlier in seen.earlier[:3]] == [0, 1, 1]
+    assert [earlier.step for earlier in seen.earlier[:3]] == [0, 1, 2]
     known = Selector(DPS().online(IDS), success=0.5)
     known.observe(["p0", "p1"], [[-1, -1, 0, 0], [0, 0, 0, 0]])
     for _ in range(24):
