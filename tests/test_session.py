@@ -338,6 +338,8 @@ def test_what_cannot_be_is_told_and_changes_nothing(tmp_path: Path) -> None:
         (lambda: session.end("p1", {"y": [0, 1]}), "rewards of prompt 'p1' by y, of the groups before by x"),
         (lambda: session.end("p1", {"x": ["good"]}), "rewards of prompt 'p1' are not numbers"),
         (lambda: session.end("p1", 1.0), r"rewards of prompt 'p1' have shape \(\)"),
+        (lambda: session.end("p1", {"x": [1, 0], "y": [1]}), "rewards of prompt 'p1': 1 by 'y', 2 by 'x': give one of"),
+        (lambda: session.end("p1", {}), "rewards of no function"),
         (lambda: session.step(trained=["p1"]), "trained names prompt 'p1', whose group has not ended"),
         (lambda: session.take(0), "cannot take 0 of 60"),
         (lambda: Session(session.selector, block=0), "block=0: choose at least 1"),
@@ -346,6 +348,9 @@ def test_what_cannot_be_is_told_and_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             call()
         assert_same(session.state_dict(), before)
+    two = Session(selector(), weights=[1.0, 2.0])
+    with pytest.raises(InputError, match=r"weights \[1.0, 2.0\] for the reward functions x: give a number for each"):
+        two.end("p0", {"x": [0, 1]})
     other = Session(selector(success="x>=1"))
     other.end("p0", {"y": [0, 1]})
     with pytest.raises(InputError, match="no reward function is called 'x'"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 from promptdyn.storage import read_state, write_state
 
-__all__ = ["model_of", "read_selector", "write_selector"]
+__all__ = ["load_selector", "model_of", "write_selector"]
 
 # Parts of the state that hold arrays of their own, under "arrays".
 PARTS = ("online", "unsettled")
@@ -27,12 +27,8 @@ def write_selector(path: str | Path, state: Mapping[str, Any]) -> None:
     write_state(path, "selector", values, arrays)
 
 
-def read_selector(path: str | Path) -> dict[str, Any]:
-    """The state that `write_selector` wrote.
-
-    Raises:
-        InputError: no such file, one of another kind, or one that is damaged or not whole.
-    """
+def _read(path: str | Path) -> dict[str, Any]:
+    """The state that `write_selector` wrote."""
     state, arrays = read_state(path, "selector")
     parts: dict[str, dict[str, NDArray]] = {part: {} for part in PARTS}
     for name, array in arrays.items():
@@ -49,10 +45,24 @@ def read_selector(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def model_of(path: str | Path) -> dict[str, Any]:
-    """What the model that the saved selector of a file goes by is described as; raises as `read_selector`."""
+def load_selector(path: str | Path, load_state_dict: Callable[[Mapping[str, Any]], None]) -> None:
+    """Hand the state that `write_selector` wrote to what goes on with it.
+
+    Raises:
+        InputError: no such file, one of another kind, one that is damaged or not whole, or what `load_state_dict`
+            says, with the file's name.
+    """
+    state = _read(path)
     try:
-        return dict(read_selector(path)["online"]["model"])
+        load_state_dict(state)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def model_of(path: str | Path) -> dict[str, Any]:
+    """What the model that the saved selector of a file goes by is described as; raises as `load_selector`."""
+    try:
+        return dict(_read(path)["online"]["model"])
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 from promptdyn.success import FOLDED, Grader, Rewards, moments
 
-__all__ = ["Groups", "Observation", "packed", "rewards_of", "unpacked"]
+__all__ = ["Groups", "Observation", "group_rewards", "packed", "rewards_of", "unpacked"]
 
 NO_REWARDS = Rewards((), np.zeros(0), np.zeros((0, 0)))
 
@@ -79,9 +79,7 @@ def rewards_of(
         for rows in by_function.values():
             _flat(rows, prompt_ids)
         return NO_REWARDS, np.zeros(0, np.intp)
-    functions = tuple(map(str, by_function))
-    if not functions:
-        raise InputError("rewards of no function: give at least one")
+    functions = _functions(by_function)
     factors = np.ones(len(functions)) if weights is None else np.asarray(weights, np.float64)
     if factors.shape != (len(functions),) or not np.isfinite(factors).all():
         raise InputError(f"weights {weights} for the reward functions {', '.join(functions)}: give a number for each")
@@ -91,13 +89,41 @@ def rewards_of(
         values, lengths = _flat(rows, prompt_ids)
         if columns and not np.array_equal(lengths, sizes):
             i = int(np.flatnonzero(lengths != sizes)[0])
-            raise InputError(
-                f"rewards of prompt {prompt_ids[i]!r}: {lengths[i]} by {name!r}, {sizes[i]} by {functions[0]!r}: give "
-                "one of each function for every rollout"
-            )
+            raise _uneven(prompt_ids[i], {str(name): lengths[i], functions[0]: sizes[i]})
         columns.append(values)
         sizes = lengths
     return Rewards(functions, factors, np.stack(columns, axis=1)), np.repeat(np.arange(len(prompt_ids)), sizes)
+
+
+def group_rewards(given: Any, prompt_id: str) -> dict[str, NDArray[np.float64]]:
+    """{reward function: (rollout,) rewards} of one group, NaN for None; much cheaper than `rewards_of`.
+
+    Args:
+        given: (rollout,) rewards, or {reward function: (rollout,) rewards}.
+        prompt_id: whose group it is.
+
+    Raises:
+        InputError: rewards that are not numbers, or functions that graded other numbers of rollouts.
+    """
+    by_function = given if isinstance(given, Mapping) else {FOLDED: given}
+    functions = _functions(by_function)
+    rewards = {name: _row(row, prompt_id) for name, row in zip(functions, by_function.values(), strict=True)}
+    first = rewards[functions[0]]
+    for name, row in rewards.items():
+        if len(row) != len(first):
+            raise _uneven(prompt_id, {name: len(row), functions[0]: len(first)})
+    return rewards
+
+
+def _functions(by_function: Mapping[Any, Any]) -> tuple[str, ...]:
+    if not by_function:
+        raise InputError("rewards of no function: give at least one")
+    return tuple(map(str, by_function))
+
+
+def _uneven(prompt_id: str, sizes: Mapping[str, int]) -> InputError:
+    told = ", ".join(f"{size} by {name!r}" for name, size in sizes.items())
+    return InputError(f"rewards of prompt {prompt_id!r}: {told}: give one of each function for every rollout")
 
 
 def _flat(given: Any, prompt_ids: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

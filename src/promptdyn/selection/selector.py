@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.online import OnlineFilter
 from promptdyn.prompts import Prompts
-from promptdyn.selection.files import read_selector, write_selector
+from promptdyn.selection.files import load_selector, write_selector
 from promptdyn.selection.groups import Groups, Observation, packed, rewards_of, unpacked
 from promptdyn.selection.policies import POLICIES, Policy, Uniform, entropy
 from promptdyn.selection.policies import take as take_rows
@@ -391,8 +391,4 @@ class Selector:
 
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote; InputError says what is wrong with the file or does not fit this selector."""
-        state = read_selector(path)
-        try:
-            self.load_state_dict(state)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        load_selector(path, self.load_state_dict)

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.selection.files import read_selector, write_selector
-from promptdyn.selection.groups import Observation, rewards_of
+from promptdyn.selection.files import load_selector, write_selector
+from promptdyn.selection.groups import Observation, group_rewards
 from promptdyn.selection.recording import HistoryRecorder
 from promptdyn.selection.selector import Selector
-from promptdyn.success import Rewards
 
 __all__ = ["Session"]
 
@@ -169,16 +168,19 @@ class Session:
             raise InputError(
                 f"prompt {prompt_id!r} has ended twice in one step: tell of a group once, with all rewards"
             )
-        rows: Any = {name: [row] for name, row in rewards.items()} if isinstance(rewards, Mapping) else [rewards]
-        given, _ = rewards_of(rows, [prompt_id], self.weights)
-        before = next(iter(self._ended.values()), None)
-        if before is not None and before.rewards.functions != given.functions:
+        graded = group_rewards(rewards, prompt_id)
+        if self.weights is not None and len(self.weights) != len(graded):
             raise InputError(
-                f"rewards of prompt {prompt_id!r} by {', '.join(given.functions)}, of the groups before by "
-                f"{', '.join(before.rewards.functions)}: give those of the same functions for every group"
+                f"weights {self.weights} for the reward functions {', '.join(graded)}: give a number for each"
+            )
+        before = next(iter(self._ended.values()), None)
+        if before is not None and before.rewards.keys() != graded.keys():
+            raise InputError(
+                f"rewards of prompt {prompt_id!r} by {', '.join(graded)}, of the groups before by "
+                f"{', '.join(before.rewards)}: give those of the same functions for every group"
             )
         self._in_flight.pop(prompt_id, None)
-        self._ended[prompt_id] = _Ended(given, bool(trained))
+        self._ended[prompt_id] = _Ended(graded, bool(trained))
 
     def lost(self, prompt_ids: Iterable[str]) -> None:
         """Tell of prompts that are in flight and whose groups will never end: they may be taken again. Others stay."""
@@ -271,8 +273,7 @@ class Session:
         groups = list(self._ended.values())
         if not groups:
             return []
-        functions = groups[0].rewards.functions
-        return {name: [group.rewards.of(name) for group in groups] for name in functions}
+        return {name: [group.rewards[name] for group in groups] for name in groups[0].rewards}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on as if never stopped: the selector's state, and under "session" what is in flight,
@@ -281,7 +282,7 @@ class Session:
         ended = [
             {
                 "prompt_id": prompt_id,
-                "rewards": {name: _plain(group.rewards.of(name)) for name in group.rewards.functions},
+                "rewards": {name: _plain(row) for name, row in group.rewards.items()},
                 "trained": group.trained,
             }
             for prompt_id, group in self._ended.items()
@@ -331,8 +332,7 @@ class Session:
             ids = {part: list(own.get(part, ())) for part in ("taken", "waiting", "in_flight")}
             ended = {}
             for group in own.get("ended", ()):
-                rows = {str(name): [row] for name, row in group["rewards"].items()}
-                graded, _ = rewards_of(rows, [group["prompt_id"]], self.weights)
+                graded = group_rewards(group["rewards"], group["prompt_id"])
                 ended[group["prompt_id"]] = _Ended(graded, bool(group["trained"]))
             strangers = set(ended).union(*ids.values()) - known
             if strangers:
@@ -351,20 +351,16 @@ class Session:
 
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote, or a `Selector`'s file; InputError says what is wrong with it or does not fit."""
-        state = read_selector(path)
-        try:
-            self.load_state_dict(state)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        load_selector(path, self.load_state_dict)
 
 
 class _Ended(NamedTuple):
     """A group that has ended."""
 
-    rewards: Rewards
+    rewards: dict[str, NDArray[np.float64]]  # (rollout,) of each reward function
     trained: bool
 
 
-def _plain(rewards: np.ndarray) -> list[float | None]:
+def _plain(rewards: NDArray[np.float64]) -> list[float | None]:
     """(rollout,) rewards as JSON knows them, None where there is none."""
     return [None if np.isnan(reward) else reward for reward in rewards.tolist()]

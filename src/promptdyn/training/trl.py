@@ -255,7 +255,7 @@ class SelectionMixin(Trainer):
             size = k
             if leave is not None:
                 size = min(k, self.session.num_available - leave) // self._multiple * self._multiple
-            return self.session.take(size, enough, self._multiple) if size or leave is None else []
+            return self.session.take(size, enough, self._multiple) if size > 0 or leave is None else []
 
         with self._selecting():
             return self._of_main(take)
