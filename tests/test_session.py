@@ -117,6 +117,14 @@ def test_a_block_is_chosen_at_once_and_handed_out() -> None:
         session.take()
 
 
+def test_a_prompt_that_ends_before_it_is_taken_is_not_handed_out_in_that_step() -> None:
+    session = Session(selector(success=0.5), block=8)
+    session.take()
+    second, third = selector(success=0.5).select(8)[1:3]
+    session.end(second, [1, 0])
+    assert session.take() == [third]
+
+
 def test_a_choice_of_just_enough_is_made_for_itself() -> None:
     by_hand, session = selector(success=0.5), Session(selector(success=0.5), block=8)
     first = session.take(2)
@@ -136,6 +144,8 @@ def test_a_training_step_takes_a_prompt_once_however_often_it_learns(tmp_path: P
             session.begin(step)  # the same step goes on
             assert session.step().step == step
         taken = [prompt_id for part in parts for prompt_id in part]
+        with pytest.raises(InputError, match=f"prompt '{taken[0]}' has ended twice in one step"):
+            session.end(taken[0], [1, 0])
         assert len(set(taken)) == 36 == 60 - session.num_available
     assert session.selector.online.steps == 6
     session.close()

@@ -71,6 +71,7 @@ class Session:
         self._recording = False
         self._number: int | None = None  # of the training step under way, where the trainer numbers them
         self._taken: dict[str, None] = {}  # in it
+        self._recorded: set[str] = set()  # under its number
         self._waiting: list[str] = []  # chosen, not taken yet
         self._in_flight: dict[str, None] = {}
         self._ended: dict[str, _Ended] = {}  # not learned of yet
@@ -106,7 +107,7 @@ class Session:
             if self.recorder is not None:
                 self.recorder.start(self._steps if step is None else step)
         if step != self._number:
-            self._number, self._taken = step, {}
+            self._number, self._taken, self._recorded = step, {}, set()
 
     def _open(self) -> None:
         if not self._recording:
@@ -164,7 +165,7 @@ class Session:
         """
         prompt_id = str(prompt_id)
         self.selector.online.rows([prompt_id])
-        if prompt_id in self._ended:
+        if prompt_id in self._ended or prompt_id in self._recorded:
             raise InputError(
                 f"prompt {prompt_id!r} has ended twice in one step: tell of a group once, with all rewards"
             )
@@ -179,7 +180,10 @@ class Session:
                 f"rewards of prompt {prompt_id!r} by {', '.join(graded)}, of the groups before by "
                 f"{', '.join(before.rewards)}: give those of the same functions for every group"
             )
-        self._in_flight.pop(prompt_id, None)
+        if prompt_id in self._in_flight:
+            del self._in_flight[prompt_id]
+        elif prompt_id in self._waiting:
+            self._waiting.remove(prompt_id)
         self._ended[prompt_id] = _Ended(graded, bool(trained))
 
     def lost(self, prompt_ids: Iterable[str]) -> None:
@@ -229,6 +233,8 @@ class Session:
             weights=self.weights,
             step=self._steps if self._number is None else self._number,
         )
+        if self._number is not None:
+            self._recorded.update(self._ended)
         self._ended, self._waiting = {}, []
         self._steps += 1
         if self.recorder is not None:
@@ -253,6 +259,7 @@ class Session:
         finally:
             self._steps, self._recording, self._number = 0, False, None
             self._in_flight, self._taken, self._waiting, self._ended = {}, {}, [], {}
+            self._recorded = set()
 
     def write(self) -> None:
         """Bring the recorder's file up to date; the recorder does so by itself every so many steps."""
@@ -310,6 +317,7 @@ class Session:
         steps, number, ids, ended = self._parsed(state)
         self.selector.load_state_dict(state)
         self._recording, self._steps, self._number, self._ended = False, steps, number, ended
+        self._recorded = set()  # a resumed run records the step anew
         self._taken, self._in_flight = (dict.fromkeys(ids[part]) for part in ("taken", "in_flight"))
         self._waiting = [prompt_id for prompt_id in ids["waiting"] if prompt_id in pool]
         self._gone = [prompt_id for prompt_id in self.selector.prompt_ids if prompt_id not in pool]
