@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import trl
 from transformers import LlamaForCausalLM
-from trl import RLOOConfig
+from trl import GRPOTrainer, RLOOConfig
 
 import grpo_run
 from grpo_run import POOL, Grader, history_of, rows
@@ -106,6 +106,30 @@ def test_advantages_scaled_over_a_generation_are_refused(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"normalize_advantages=True scales advantages over a generation.*set False"):
         trainer(tmp_path, True, normalize_advantages=True)
     assert trainer(tmp_path, None, normalize_advantages=True).dynamic_sampling is None
+
+
+class Derived(GRPOTrainer):
+    """Takes its dataset by name alone, as TRL's GMPOTrainer does."""
+
+    def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, *, train_dataset: Any, **named: Any):
+        super().__init__(model, reward_funcs, args, train_dataset, **named)
+
+
+class SelectionDerived(SelectionMixin, Derived):
+    pass
+
+
+def test_the_mixin_makes_one_of_a_trainer_that_is_derived_from_trls(tmp_path: Path) -> None:
+    run = SelectionDerived(
+        grpo_run.model(),
+        Grader(),
+        grpo_run.config(tmp_path, max_steps=2),
+        POOL,
+        processing_class=grpo_run.tokenizer(),
+        selector=grpo_run.selector(),
+    )
+    run.train()
+    assert len(history_of(tmp_path)) == 4
 
 
 def names_of_self(tree: ast.AST) -> set[str]:

@@ -177,10 +177,27 @@ def test_everything_that_ends_is_recorded(tmp_path: Path) -> None:
     assert rows(history) == sorted([*expected, (4, late[0], int(rewards(late[0], 4).sum()), False)])
     assert (history.success, history.pool_size) == ("0.5", 60)
     assert {labels[i] for i in history.prompt_ids} == set(history.clusters["task"])
-    # The next run sets the file aside only when it is asked for a prompt at the step that it began with.
+    # What is taken afterwards belongs to the run; another run sets the file aside.
+    session.end(session.take()[0], [1, 0, 0, 0])
+    session.step()
+    session.close()
+    longer = RewardHistory.from_parquet(path)
+    assert rows(longer.before(5)) == rows(history)
+    assert len(longer) == len(history) + 1
     session.begin(0)
     assert not path.exists()
-    assert rows(RewardHistory.from_parquet(f"{path}.1")) == rows(history)
+    assert rows(RewardHistory.from_parquet(f"{path}.1")) == rows(longer)
+
+
+def test_a_record_that_cannot_be_gone_on_with_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "history.parquet"
+    path.write_text("of somebody else")
+    session = Session(selector(success=0.5), HistoryRecorder(path, write_every=1))
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"history\.parquet"):
+            session.begin(3)
+    session.close()
+    assert path.read_text() == "of somebody else"
 
 
 def test_a_rule_that_is_found_late_recounts_the_record(tmp_path: Path) -> None:
@@ -338,7 +355,8 @@ def test_a_state_that_is_not_whole_changes_nothing(own: object, message: str) ->
 
 
 def test_what_cannot_be_is_told_and_changes_nothing(tmp_path: Path) -> None:
-    session = Session(selector(success="x>=1"))
+    session, two = Session(selector(success="x>=1")), Session(selector())
+    two.end("p0", {"a": [0], "b": [1]})
     session.take(3)
     session.end("p0", {"x": [0, 1]})
     before = session.state_dict()
@@ -349,6 +367,7 @@ def test_what_cannot_be_is_told_and_changes_nothing(tmp_path: Path) -> None:
         (lambda: session.end("p1", {"x": ["good"]}), "rewards of prompt 'p1' are not numbers"),
         (lambda: session.end("p1", 1.0), r"rewards of prompt 'p1' have shape \(\)"),
         (lambda: session.end("p1", {"x": [1, 0], "y": [1]}), "rewards of prompt 'p1': 1 by 'y', 2 by 'x': give one of"),
+        (lambda: two.end("p1", {"b": [1], "a": [0]}), "by b, a, of the groups before by a, b: .* in one order"),
         (lambda: session.end("p1", {}), "rewards of no function"),
         (lambda: session.step(trained=["p1"]), "trained names prompt 'p1', whose group has not ended"),
         (lambda: session.take(0), "cannot take 0 of 60"),
@@ -358,9 +377,9 @@ def test_what_cannot_be_is_told_and_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             call()
         assert_same(session.state_dict(), before)
-    two = Session(selector(), weights=[1.0, 2.0])
+    weighted = Session(selector(), weights=[1.0, 2.0])
     with pytest.raises(InputError, match=r"weights \[1.0, 2.0\] for the reward functions x: give a number for each"):
-        two.end("p0", {"x": [0, 1]})
+        weighted.end("p0", {"x": [0, 1]})
     other = Session(selector(success="x>=1"))
     other.end("p0", {"y": [0, 1]})
     with pytest.raises(InputError, match="no reward function is called 'x'"):

@@ -103,9 +103,9 @@ class Session:
             InputError: the recorder's file is to be gone on with, and is no history.
         """
         if not self._recording:
-            self._recording = True
             if self.recorder is not None:
                 self.recorder.start(self._steps if step is None else step)
+            self._recording = True
         if step != self._number:
             self._number, self._taken, self._recorded = step, {}, set()
 
@@ -175,10 +175,10 @@ class Session:
                 f"weights {self.weights} for the reward functions {', '.join(graded)}: give a number for each"
             )
         before = next(iter(self._ended.values()), None)
-        if before is not None and before.rewards.keys() != graded.keys():
+        if before is not None and list(before.rewards) != list(graded):  # their order is that of the weights
             raise InputError(
                 f"rewards of prompt {prompt_id!r} by {', '.join(graded)}, of the groups before by "
-                f"{', '.join(before.rewards)}: give those of the same functions for every group"
+                f"{', '.join(before.rewards)}: give those of the same functions, in one order, for every group"
             )
         if prompt_id in self._in_flight:
             del self._in_flight[prompt_id]
@@ -245,8 +245,8 @@ class Session:
     def close(self) -> None:
         """The run is over, or has stopped: complete the history.
 
-        Groups that have ended and are not learned of count as not trained on; what is in flight is lost. The session
-        may go on afterwards, as a run that begins or resumes.
+        Groups that have ended and are not learned of count as not trained on; what is in flight is lost. Who takes
+        prompts afterwards goes on with the run; `begin(0)` starts another.
         """
         try:
             if self._ended:
@@ -257,7 +257,7 @@ class Session:
                 self.recorder.recount(settled)
             self.write()
         finally:
-            self._steps, self._recording, self._number = 0, False, None
+            self._recording, self._number = False, None
             self._in_flight, self._taken, self._waiting, self._ended = {}, {}, [], {}
             self._recorded = set()
 

@@ -119,7 +119,7 @@ class SelectionMixin(Trainer):
     Where the choice goes by the policy's reading of the prompts, the start policy reads them once, in one forward pass
     on every process, and `features.npz` in `args.output_dir` keeps what it read.
 
-    Logged: `selection/...` with everything of `selector.metrics()`; per optimizer step `selection/time_s` (seconds to
+    Logged: everything of `session.metrics()`; per optimizer step `selection/time_s` (seconds to
     choose, fetch rows, learn and record) and `selection/overhead` (their share of the step's time); with dynamic
     sampling `selection/rounds`, `selection/groups` (rolled out for a batch), `selection/full` (the batch's share that
     is such as `keep` says).
@@ -181,7 +181,11 @@ class SelectionMixin(Trainer):
             {column: dict(zip(pool.ids, pool.labels(column), strict=True)) for column in columns or ()},
         )
 
-        super().__init__(model, reward_funcs, cast(Any, args), train_dataset, *positional, **named)
+        own: Any = super().__init__
+        if positional:
+            own(model, reward_funcs, args, train_dataset, *positional, **named)
+        else:  # by name, since some trainers of TRL's take them no other way
+            own(model, reward_funcs, args=args, train_dataset=train_dataset, **named)
         _check_trainer(self)
         if isinstance(recipe, Selector):
             self.selector = recipe
