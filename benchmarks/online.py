@@ -46,8 +46,8 @@ def run() -> list[dict[str, object]]:
     }
     rows = []
     for name, model in {**pooled, **alone}.items():
-        policy = "proportional" if name in pooled else "top"
-        selector = Selector(model.online(pool), policy, num_generations=NUM_GENERATIONS)
+        strategy = "proportional" if name in pooled else "top"
+        selector = Selector(model.online(pool), strategy, num_generations=NUM_GENERATIONS)
         selector.online.step(ids, rng.integers(0, NUM_GENERATIONS + 1, NUM_PROMPTS), NUM_GENERATIONS)
         rewards = (rng.random((BATCH, NUM_GENERATIONS)) < rng.random((BATCH, 1))).astype(float)
         chosen = selector.select(BATCH)

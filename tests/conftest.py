@@ -31,9 +31,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # set by the first process, i
 def registries(monkeypatch):
     """What a test registers is gone after it."""
     from promptdyn.models import MODELS  # after the settings above
-    from promptdyn.selection import POLICIES
+    from promptdyn.selection import STRATEGIES
 
-    for registry in (MODELS, POLICIES):
+    for registry in (MODELS, STRATEGIES):
         monkeypatch.setattr(registry, "_classes", dict(registry._classes))
 
 

@@ -38,7 +38,7 @@ def test_thompson_on_informative_takes_the_draws_nearest_to_one_half():
     ids = [str(i) for i in range(200)]
     online = BetaBernoulli().online(ids)
     online.step(ids, np.arange(200) % 9, 8)
-    chosen = Selector(online, policy="thompson", seed=5).select(20)
+    chosen = Selector(online, strategy="thompson", seed=5).select(20)
     draws = np.random.default_rng(5).beta(*online.model.betas(online._state))
     nearest = np.argsort((draws - 0.5) ** 2)[:20]
     assert chosen == [ids[i] for i in nearest]

@@ -12,7 +12,7 @@ from promptdyn.models import DPS, MODELS, DiscreteHMM, DynamicsLike, Informative
 from promptdyn.models.base import as_dynamics
 from promptdyn.online import OnlineModel, Pool
 from promptdyn.registry import describe
-from promptdyn.selection import POLICIES, Policy
+from promptdyn.selection import STRATEGIES, Strategy
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -29,9 +29,9 @@ def test_every_model_meets_one_of_the_two_contracts(name):
         assert all(field.shape[-1] == 3 for name, field in state._asdict().items() if name not in model.shared)
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_meets_its_contract(name):
-    assert isinstance(POLICIES.create(name), Policy)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_meets_its_contract(name):
+    assert isinstance(STRATEGIES.create(name), Strategy)
 
 
 def test_what_an_online_model_lacks_is_named():

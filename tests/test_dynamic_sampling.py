@@ -230,7 +230,7 @@ def test_a_small_pool_ends_the_rounds(tmp_path: Path) -> None:
 
 
 def test_enough_prompts_for_what_is_forecast() -> None:
-    selector = Selector(grpo_run.DPS().online([str(i) for i in range(30)]), policy="top")
+    selector = Selector(grpo_run.DPS().online([str(i) for i in range(30)]), strategy="top")
     every = selector.select(30)
     assert len(every) == 30
     for _ in range(2):

@@ -23,7 +23,7 @@ import promptdyn
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.models import DPS, MODELS
-from promptdyn.selection import POLICIES
+from promptdyn.selection import STRATEGIES
 from promptdyn.storage import read_state, write_state
 from promptdyn.training.recipes import selector_recipe
 
@@ -421,7 +421,7 @@ def test_state_files_with_damage(folder, saved, data):
 
 WORDS = [
     *MODELS,
-    *POLICIES,
+    *STRATEGIES,
     "cluster",
     "decay",
     "num_states",
@@ -445,5 +445,5 @@ texts = st.one_of(
 @inputs(10_000)
 @given(texts)
 def test_names_with_settings(text):
-    for parse in (MODELS.parse_one, MODELS.parse, POLICIES.parse_one, selector_recipe):
+    for parse in (MODELS.parse_one, MODELS.parse, STRATEGIES.parse_one, selector_recipe):
         taken(parse, text)

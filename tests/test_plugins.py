@@ -1,4 +1,4 @@
-"""Models, policies and rewards of one's own, by file and class: on the command line, in code, saved and loaded."""
+"""Models, strategies and rewards of one's own, by file and class: on the command line, in code, saved and loaded."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from promptdyn.inference import Fit
 from promptdyn.models import MODELS, BetaBernoulli, DiscreteHMM
 from promptdyn.plugins import load_object, where
 from promptdyn.registry import Registry
-from promptdyn.selection import POLICIES
+from promptdyn.selection import STRATEGIES
 from test_cli import promptdyn_command, promptdyn_here
 
 HISTORY = small_history(1, num_prompts=12, num_steps=10)
@@ -29,6 +29,7 @@ import numpy as np
 
 from chance import START
 from promptdyn.models import Chain, emissions
+from promptdyn.selection import Strategy
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class OneRate:
 
 
 @dataclass(frozen=True)
-class Last:
+class Last(Strategy):
     name = "last"
 
-    def priorities(self, online, score, num_rollouts, rng):
-        return np.arange(float(online.num_prompts))
+    def priorities(self, state, outlook, rng):
+        return np.arange(float(outlook.num_prompts))
 
 
 def chars(prompts, completions, **_):
@@ -83,7 +84,7 @@ def test_a_file_of_ones_own_can_be_named(folder):
     assert MODELS.parse_one(f"{folder}/mine.py:OneRate,strength=3.5") == MODELS.parse_one("mine:strength=3.5")
     with pytest.raises(InputError, match="strength='much' is not a finite number"):
         MODELS.parse("mine.py:OneRate:strength=much")
-    assert POLICIES.parse_one("mine.py:Last").name == "last"
+    assert STRATEGIES.parse_one("mine.py:Last").name == "last"
     assert load_object("mine.py:chars", "reward")(None, ["a", "ab"]) == [0.0, 1.0]
     assert load_object("chance:START", "setting") == 0.4
     assert where(MODELS["mine"]) == f"{folder}/mine.py:OneRate"

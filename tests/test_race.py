@@ -45,14 +45,14 @@ def test_a_race_is_read(tmp_path):
     selectors = {
         "uniform": None,
         "dynamic_sampling": None,
-        "mine": {"selector": "dps:decay=0.5", "policy": "thompson", "budget": 128, "learning_rates": [1e-4, 3e-4]},
+        "mine": {"selector": "dps:decay=0.5", "strategy": "thompson", "budget": 128, "learning_rates": [1e-4, 3e-4]},
     }
     declared = read_race(written(tmp_path / "a.yaml", selectors=selectors, tuning_seeds=[0, 1], reference="mine"))
     assert declared.baseline == "uniform"
-    assert declared.entrants["uniform"].recipe == Recipe("rate", policy="uniform")
+    assert declared.entrants["uniform"].recipe == Recipe("rate", strategy="uniform")
     assert declared.entrants["dynamic_sampling"].recipe.max_rounds == ROUNDS
     mine = declared.entrants["mine"]
-    assert mine.recipe == Recipe("dps:decay=0.5", policy="thompson")
+    assert mine.recipe == Recipe("dps:decay=0.5", strategy="thompson")
     assert (mine.budget, mine.learning_rates) == (128, (1e-4, 3e-4))
     assert rollouts_to_come(declared) == 2 * 64 + 5 * 128
     for path in Path(promptdyn.__file__).parents[2].glob("races/*.yaml"):

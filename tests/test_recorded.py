@@ -18,7 +18,7 @@ from promptdyn.errors import ConvergenceWarning
 from promptdyn.history import RewardHistory
 from promptdyn.models import MODELS
 from promptdyn.prompts import Prompts
-from promptdyn.selection import POLICIES, Selector
+from promptdyn.selection import STRATEGIES, Selector
 
 FILES = Path(__file__).with_name("data") / "recorded"
 RECORD = FILES / "choices_and_fits.json"
@@ -28,13 +28,14 @@ FEATURES = np.random.default_rng(5).normal(size=(40, 4)).astype(np.float32)
 POOL = Prompts(IDS, {"kind": LABELS, "policy": FEATURES})
 STEPS, GROUPS, ROLLOUTS = 12, 6, 4
 
+BY_SCORE = [name for name in STRATEGIES if name not in ("greso", "history_resampling")]
 ONLINE = [name for name, cls in MODELS.items() if not hasattr(cls, "program")]
 SELECTORS = [
     *[(model, "proportional") for model in ONLINE],
     *[(f"{model}:cluster=kind", "proportional") for model in ("dps", "mopps", "rate")],
-    *[(model, policy) for model in ("mopps", "fit") for policy in POLICIES],
-    ("history_resampling", "top"),
-    ("greso", "proportional:power=1,uniform=0"),
+    *[(model, strategy) for model in ("mopps", "fit") for strategy in BY_SCORE],
+    ("rate", "history_resampling"),
+    ("rate", "greso"),
 ]
 FITS = [("hmm:num_states=3,cluster=kind", "em"), ("hierarchical:num_states=3,cluster=kind", "em")]
 FITS += [("beta:num_states=5,cluster=kind", "map:max_iterations=20"), ("hmm:num_states=2", "svi:num_steps=40")]
@@ -61,10 +62,10 @@ def fitted() -> promptdyn.Fit:
     return promptdyn.fit(MODELS.parse_one("hmm:num_states=3,cluster=kind"), history(), "em", backend="pyro")
 
 
-def choices(model: str, policy: str) -> list[str]:
+def choices(model: str, strategy: str) -> list[str]:
     """Of each step the prompts that a selector chose, while they are learned from what was chosen."""
     dynamics = fitted().frozen() if model == "fit" else MODELS.parse_one(model)
-    selector = Selector(dynamics.online(POOL), policy, num_generations=ROLLOUTS, success=1.0, seed=3)
+    selector = Selector(dynamics.online(POOL), strategy, num_generations=ROLLOUTS, success=1.0, seed=3)
     rng, chosen = np.random.default_rng(4), []
     level = rng.normal(0.0, 2.0, len(IDS))
     for t in range(STEPS):
@@ -92,9 +93,9 @@ def recorded():
     return json.loads(RECORD.read_text())
 
 
-@pytest.mark.parametrize(("model", "policy"), SELECTORS)
-def test_choices_are_those_recorded(recorded, model, policy):
-    assert choices(model, policy) == recorded["choices"][f"{policy} of {model}"]
+@pytest.mark.parametrize(("model", "strategy"), SELECTORS)
+def test_choices_are_those_recorded(recorded, model, strategy):
+    assert choices(model, strategy) == recorded["choices"][f"{strategy} of {model}"]
 
 
 @pytest.mark.parametrize(("model", "method"), FITS)
@@ -123,7 +124,7 @@ def test_files_of_then_can_be_read(recorded):
 
 if __name__ == "__main__":
     made = {
-        "choices": {f"{policy} of {model}": choices(model, policy) for model, policy in SELECTORS},
+        "choices": {f"{strategy} of {model}": choices(model, strategy) for model, strategy in SELECTORS},
         "fits": {f"{method} of {model}": numbers(model, method) for model, method in FITS},
     }
     fitted().save(FILES / "fit.npz")

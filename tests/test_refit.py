@@ -36,7 +36,7 @@ def test_a_refitted_model_takes_over_at_its_step_and_a_resumed_run_chooses_the_s
     refitted = Refitted(MODEL, every=6, lag=2, settings=settings)
 
     def fresh(order=slice(None)):
-        return Selector(refitted.online(Prompts(IDS[order], {"kind": LABELS[order]})), policy="proportional", seed=1)
+        return Selector(refitted.online(Prompts(IDS[order], {"kind": LABELS[order]})), strategy="proportional", seed=1)
 
     selector = fresh()
     online = selector.online
@@ -68,7 +68,7 @@ def test_a_refitted_model_takes_over_at_its_step_and_a_resumed_run_chooses_the_s
         drive(resumed.online, step, 11)
         assert [resumed.select(5) for _ in range(3)] == first
     with pytest.raises(InputError, match="saved by model"):
-        Selector(Refitted(MODEL, every=7).online(POOL), policy="proportional").load(tmp_path / "fitted.npz")
+        Selector(Refitted(MODEL, every=7).online(POOL), strategy="proportional").load(tmp_path / "fitted.npz")
 
 
 def test_a_fit_that_fails_is_told_and_the_run_goes_on():

@@ -83,7 +83,7 @@ import promptdyn.selection
 from promptdyn.models import DPS
 
 for online in (DPS().online(["a", "b", "c"]), promptdyn.Fit.load(sys.argv[1]).online(["a", "b", "c"])):
-    selector = promptdyn.Selector(online, policy="thompson")
+    selector = promptdyn.Selector(online, strategy="thompson")
     for _ in range(3):
         chosen = selector.select(2)
         selector.observe(chosen, [[0, 1, 1, 0]] * 2)

@@ -72,7 +72,7 @@ def test_a_run_without_any_reward_ends_and_says_so(tmp_path):
     assert not (out / "history.parquet").exists()
 
 
-@pytest.mark.parametrize("name", [name for name, recipe in SELECTORS.items() if recipe.policy == "uniform"])
+@pytest.mark.parametrize("name", [name for name, recipe in SELECTORS.items() if recipe.strategy == "uniform"])
 def test_uniform_selection_is_said_to_be_uniform(tmp_path, caplog, name):
     """Not chosen by the model that only forecasts how many teach."""
     make_trainer(RunSettings(tmp_path, selector=name, max_steps=1, **SMALL), lambda *_: None)
@@ -121,7 +121,7 @@ def test_any_model_dataset_and_reward_can_be_named(tmp_path, monkeypatch):
     )
     done = promptdyn_here(
         *("train", "--output-dir", "run", "--model", "model", "--dataset", "sums.jsonl"),
-        *("--reward", "grading.py:right_sum", "--selector", "dps:decay=0.5", "--policy", "gumbel:temperature=0.1"),
+        *("--reward", "grading.py:right_sum", "--selector", "dps:decay=0.5", "--strategy", "gumbel:temperature=0.1"),
         *("--max-steps", "2", "--prompts-per-step", "4", "--num-generations", "4", "--json", "out.json"),
     )
     assert done.returncode == 0, done.stderr
@@ -162,7 +162,7 @@ def test_the_demo_ends_with_its_table_and_report(tmp_path):
         ({"reward": "promptdyn.training.tasks:missing"}, "reward 'promptdyn.training.tasks:missing'"),
         ({"selector": "hmm"}, "must be fitted first"),
         ({"selector": "fit.npz"}, "fit.npz: no such file"),
-        ({"selector": Recipe(policy="best")}, "policy 'best' is none of"),
+        ({"selector": Recipe(strategy="best")}, "strategy 'best' is none of"),
         ({"selector": Recipe(max_rounds=0)}, "max_rounds=0: give at least 1"),
         ({"selector": Recipe(at_cap="stop")}, "at_cap='stop' is none of 'train', 'drop', 'raise'"),
         ({"prompts_per_step": 60}, "40 prompts"),

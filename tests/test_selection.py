@@ -12,8 +12,9 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.inference import Fit
 from promptdyn.models import DPS, BetaBernoulli, DiscreteHMM
-from promptdyn.selection import POLICIES, SCORES, Selector
-from promptdyn.selection.policies import entropy, take
+from promptdyn.selection import SCORES, STRATEGIES, Selector
+from promptdyn.selection.chooser import highest
+from promptdyn.selection.scores import entropy
 
 IDS = [f"p{i}" for i in range(12)]
 
@@ -27,43 +28,43 @@ def taught(model=None, **settings) -> Selector:
 
 
 def test_top_takes_the_prompts_most_likely_informative():
-    selector = taught(policy="top")
+    selector = taught(strategy="top")
     assert set(selector.select(4)) == set(IDS[:4])
     assert set(selector.select(8)) == set(IDS[:4]) | set(IDS[8:])
     assert set(selector.select(4)) == set(IDS[:4])
 
 
-@pytest.mark.parametrize("policy", ["top", "proportional"])
-def test_top_says_when_it_takes_the_same_prompts_again_and_again(policy):
+@pytest.mark.parametrize("strategy", ["top", "proportional"])
+def test_top_says_when_it_takes_the_same_prompts_again_and_again(strategy):
     rng = np.random.default_rng(0)
-    selector = Selector(DPS().online([f"q{i}" for i in range(60)]), policy=policy, seed=1)
+    selector = Selector(DPS().online([f"q{i}" for i in range(60)]), strategy=strategy, seed=1)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for _ in range(120):
             chosen = selector.select(4)
             selector.observe(chosen, (rng.random((4, 8)) < 0.5).astype(float))
-    if policy == "top":
+    if strategy == "top":
         (warning,) = told
         assert re.search("no new prompt for 50 steps, .* use 'proportional'", str(warning.message))
     else:
         assert not told
 
 
-def test_take_equals_a_full_sort_when_nothing_ties():
+def test_highest_equals_a_full_sort_when_nothing_ties():
     rng = np.random.default_rng(0)
     for _ in range(50):
         priorities = rng.normal(size=30)
         excluded = rng.choice(30, 5, replace=False)
         k = int(rng.integers(1, 26))
         order = [i for i in np.argsort(-priorities) if i not in set(excluded)]
-        assert take(priorities, k, excluded, rng).tolist() == order[:k]
+        assert highest(priorities, k, excluded, rng).tolist() == order[:k]
 
 
 def test_what_is_excluded_is_never_taken_whatever_the_scores():
     rng = np.random.default_rng(0)
-    assert take(np.array([3, 2, 1, 0]), 2, np.array([0]), rng).tolist() == [1, 2]  # whole numbers
+    assert highest(np.array([3, 2, 1, 0]), 2, np.array([0]), rng).tolist() == [1, 2]  # whole numbers
     lowest = np.full(4, -np.inf)
-    assert set(take(lowest, 2, np.array([0, 3]), rng)) == {1, 2}
+    assert set(highest(lowest, 2, np.array([0, 3]), rng)) == {1, 2}
 
 
 def test_ties_are_broken_evenly_at_random():
@@ -71,7 +72,7 @@ def test_ties_are_broken_evenly_at_random():
     priorities = np.array([2.0] + [1.0] * 6 + [0.0])
     taken = np.zeros(8)
     for _ in range(3000):
-        rows = take(priorities, 3, np.array([], dtype=int), rng)
+        rows = highest(priorities, 3, np.array([], dtype=int), rng)
         assert rows[0] == 0
         taken[rows] += 1
     assert taken[0] == 3000
@@ -82,7 +83,7 @@ def test_ties_are_broken_evenly_at_random():
 def test_uniform_goes_through_the_pool_in_shuffled_passes():
     firsts = np.zeros(12)
     for seed in range(300):
-        selector = Selector(DPS().online(IDS), policy="uniform", seed=seed)
+        selector = Selector(DPS().online(IDS), strategy="uniform", seed=seed)
         seen = []
         for _ in range(3):
             chosen = selector.select(8)
@@ -97,7 +98,7 @@ def test_uniform_goes_through_the_pool_in_shuffled_passes():
 
 
 def test_gumbel_first_choice_follows_the_softmax_of_the_score():
-    selector = taught(policy="gumbel:temperature=0.2")
+    selector = taught(strategy="gumbel:temperature=0.2")
     score = selector.online.informative(8)
     expected = np.exp(score / 0.2) / np.exp(score / 0.2).sum()
     first = np.zeros(12)
@@ -108,7 +109,7 @@ def test_gumbel_first_choice_follows_the_softmax_of_the_score():
 
 def test_proportional_first_choice_follows_the_power_of_the_score():
     for power, uniform in ((1.0, 0.0), (2.5, 0.0), (3.0, 0.0), (3.0, 0.25), (2.5, 1.0)):
-        selector = taught(BetaBernoulli(), policy=f"proportional:power={power},uniform={uniform}")
+        selector = taught(BetaBernoulli(), strategy=f"proportional:power={power},uniform={uniform}")
         score = selector.online.informative(8)
         first = np.zeros(12)
         for _ in range(1000):
@@ -121,20 +122,20 @@ def test_proportional_takes_prompts_that_score_nothing_last():
     def score(online, num_rollouts, rng):
         return (np.arange(online.num_prompts) < 4) * 1.0
 
-    selector = Selector(DPS().online(IDS), policy="proportional:uniform=0", score=score)
+    selector = Selector(DPS().online(IDS), strategy="proportional:uniform=0", score=score)
     for _ in range(20):
         assert set(selector.select(6)[:4]) == set(IDS[:4])
 
     def negative(online, num_rollouts, rng):
         return -np.ones(online.num_prompts)
 
-    selector = Selector(DPS().online(IDS), policy="proportional", score=negative)
+    selector = Selector(DPS().online(IDS), strategy="proportional", score=negative)
     with pytest.raises(InputError, match=r"'proportional' needs scores of at least 0, and score negative gave -1"):
         selector.select(1)
 
 
 def test_top_entropy_adds_the_weighted_entropy_of_the_forecast():
-    selector = taught(policy="top_entropy:weight=5.0")
+    selector = taught(strategy="top_entropy:weight=5.0")
     online = selector.online
     expected = online.informative(8) + 5.0 * entropy(online.outcome(8))
     chosen = [IDS.index(i) for i in selector.select(12)]
@@ -142,11 +143,11 @@ def test_top_entropy_adds_the_weighted_entropy_of_the_forecast():
     assert set(chosen[:4]) == set(range(8, 12))  # the never seen are the least certain
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("model", [DPS(), BetaBernoulli()], ids=lambda model: model.name)
-def test_every_policy_and_score_chooses_distinct_prompts_repeatably(policy, score, model):
-    first, second = (taught(model, policy=policy, score=score, seed=3) for _ in range(2))
+def test_every_strategy_and_score_chooses_distinct_prompts_repeatably(strategy, score, model):
+    first, second = (taught(model, strategy=strategy, score=score, seed=3) for _ in range(2))
     for _ in range(3):
         chosen = first.select(5, exclude=IDS[:2])
         assert chosen == second.select(5, exclude=IDS[:2])
@@ -186,7 +187,7 @@ def test_threshold_and_groups_of_different_length():
 
 
 def test_metrics_compare_the_forecast_with_what_came_true():
-    selector = taught(policy="top")
+    selector = taught(strategy="top")
     forecast = selector.online.informative(8)
     chosen = selector.select(4)
     selector.observe(chosen, [[0, 1]] * 3 + [[1, 1]])
@@ -207,8 +208,8 @@ def test_new_prompts_join_and_are_chosen():
     assert selector.metrics()["coverage"] == pytest.approx(9 / 13)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_saved_selector_goes_on_as_if_never_stopped(policy, tmp_path):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_saved_selector_goes_on_as_if_never_stopped(strategy, tmp_path):
     rng = np.random.default_rng(0)
     rewards = rng.random((20, 3, 8)).round()
 
@@ -219,14 +220,14 @@ def test_a_saved_selector_goes_on_as_if_never_stopped(policy, tmp_path):
             selector.observe(chosen[-1], rewards[step])
         return chosen
 
-    whole = taught(policy=policy)
+    whole = taught(strategy=strategy)
     whole.add(["late"])
     expected = run(whole, range(20))
-    stopped = taught(policy=policy)
+    stopped = taught(strategy=strategy)
     stopped.add(["late"])
     run(stopped, range(8))
     stopped.save(tmp_path / "selector.npz")
-    resumed = Selector(DPS().online(IDS), policy=policy, seed=99)
+    resumed = Selector(DPS().online(IDS), strategy=strategy, seed=99)
     resumed.load(tmp_path / "selector.npz")
     assert run(resumed, range(8, 20)) == expected[8:]
     timeless = [{k: v for k, v in s.metrics().items() if not k.endswith("time_s")} for s in (resumed, whole)]
@@ -249,7 +250,7 @@ def test_a_saved_selector_goes_on_as_if_never_stopped(policy, tmp_path):
         (lambda s: s.observe(["p0"], [["1", "0"]]), "rewards of prompt 'p0' are not numbers"),
         (lambda s: s.observe(["p0", "p0"], [[None], [1, 0]]), "'p0' appears twice"),
         (lambda s: Selector(s.online, success=float("nan")), "success=nan"),
-        (lambda s: Selector(s.online, policy="top_entropy:weight=nan"), "weight='nan' is not a finite number"),
+        (lambda s: Selector(s.online, strategy="top_entropy:weight=nan"), "weight='nan' is not a finite number"),
         (lambda s: Selector(s.online, score=lambda *_: np.zeros(3)).select(2), r"shape \(3,\) for 12 prompts"),
         (lambda s: Selector(s.online, score=lambda *_: np.full(12, np.nan)).select(2), "prompt 'p0' the priority NaN"),
         (lambda s: s.observe(["p0"], [1.0]), r"rewards of prompt 'p0' have shape \(\)"),
@@ -258,10 +259,10 @@ def test_a_saved_selector_goes_on_as_if_never_stopped(policy, tmp_path):
         (lambda s: Selector(DPS), "Selector is given a DPS: give it a filter"),
         (lambda s: Selector("dps"), "Selector is given a str: give it a filter"),
         (lambda s: Selector(Fit(DiscreteHMM(), {}, ("all",))), "Selector is given a Fit: give it a filter"),
-        (lambda s: Selector(s.online, policy="best"), "policy 'best' is none of proportional, top"),
-        (lambda s: Selector(s.online, policy="gumbel:heat=1"), "has no setting 'heat'; it has temperature"),
-        (lambda s: Selector(s.online, policy="gumbel:temperature=0"), "temperature=0"),
-        (lambda s: Selector(s.online, policy="gumbel:temperature=hot"), "policy 'gumbel': temperature='hot'"),
+        (lambda s: Selector(s.online, strategy="best"), "strategy 'best' is none of proportional, top"),
+        (lambda s: Selector(s.online, strategy="gumbel:heat=1"), "has no setting 'heat'; it has temperature"),
+        (lambda s: Selector(s.online, strategy="gumbel:temperature=0"), "temperature=0"),
+        (lambda s: Selector(s.online, strategy="gumbel:temperature=hot"), "strategy 'gumbel': temperature='hot'"),
         (lambda s: Selector(s.online, score="hard"), "score 'hard' is none of informative"),
         (lambda s: Selector(s.online, num_generations=1), "num_generations=1"),
     ],
@@ -287,8 +288,8 @@ def test_bad_state_files_are_named(tmp_path):
     with pytest.raises(InputError, match="damaged"):
         selector.load(path)
     selector.save(path)
-    with pytest.raises(InputError, match=r"saved with choice policy proportional.*, this one has policy thompson"):
-        taught(policy="thompson").load(path)
+    with pytest.raises(InputError, match=r"saved with choice proportional.*, this one has thompson"):
+        taught(strategy="thompson").load(path)
     with pytest.raises(InputError, match="saved with num_generations 8, this one has 4"):
         taught(num_generations=4).load(path)
     with pytest.raises(InputError, match=r"selector\.npz: the state was saved by model"):
@@ -330,7 +331,7 @@ def test_published_mopps_is_thompson_on_half_solved(num_generations):
     rng = np.random.default_rng(0)
     online = BetaBernoulli().online([f"p{i}" for i in range(200)])
     online.step(online.prompt_ids, rng.integers(0, 65, 200), 64)
-    selector = Selector(online, policy="thompson", score="half_solved", num_generations=num_generations, seed=4)
+    selector = Selector(online, strategy="thompson", score="half_solved", num_generations=num_generations, seed=4)
     draw = np.random.default_rng(4).beta(*online.model.betas(online._state))
     nearest = np.argsort(np.abs(draw - 0.5))[:20]
     assert selector.select(20) == [f"p{i}" for i in nearest]

@@ -413,7 +413,7 @@ def test_without_labels_auto_goes_by_what_the_policy_reads(tmp_path: Path, caplo
             "features='embedding': there is no column 'embedding': give one of",
         ),
         ("gp", "no selector is called 'gp'"),
-        (Recipe(policy="best"), "policy 'best' is none of"),
+        (Recipe(strategy="best"), "strategy 'best' is none of"),
         (Recipe("dps", refresh_features=3), "refresh_features=3: give 0"),
     ],
 )

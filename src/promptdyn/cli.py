@@ -362,9 +362,12 @@ def train(
             "rate:cluster=task, features, ..., a model (hmm:cluster=task, FILE.py:CLASS), or a fit (.npz).",
         ),
     ] = "auto",
-    policy: Annotated[
+    strategy: Annotated[
         str | None,
-        typer.Option(help="proportional, top, thompson, gumbel, top_entropy or uniform; default the selector's own."),
+        typer.Option(
+            help="Which prompts are taken: proportional, top, thompson, gumbel, top_entropy, uniform, greso, "
+            "history_resampling, or FILE.py:CLASS; default the selector's own."
+        ),
     ] = None,
     score: Annotated[
         str | None, typer.Option(help="What a prompt is worth, informative, ...; default the selector's own.")

@@ -1,4 +1,4 @@
-"""Names for things that people choose by name, with settings: models and policies, in code and on the command line."""
+"""Names for things that people choose by name, with settings, in code and on the command line: models, strategies."""
 
 from __future__ import annotations
 
@@ -164,16 +164,16 @@ class Registry(Mapping[str, type[Any]]):
         for part in filter(None, (part.strip() for part in text.split(","))):
             if "=" in part and ":" not in part.split("=", 1)[0]:  # a further setting of the item before it
                 if not items:
-                    raise InputError(f"{self.kind}s {text!r}: {part!r} comes before any name")
+                    raise InputError(f"{self.kind} {text!r}: {part!r} comes before any name")
                 items[-1] += ("," if ":" in items[-1] else ":") + part
             else:
                 items.append(part)
         if not items:
-            raise InputError(f"{self.kind}s {text!r}: name at least one of {', '.join(self._classes)}")
+            raise InputError(f"{self.kind} {text!r}: name at least one of {', '.join(self._classes)}")
         made: dict[str, Any] = {}
         for item in items:
             if item in made:
-                raise InputError(f"{self.kind}s {text!r}: {item!r} is given twice")
+                raise InputError(f"{self.kind} {text!r}: {item!r} is given twice")
             saved = _SAVED.fullmatch(item)
             if load and saved:
                 made[item] = load(saved["path"], self._find(self._named(saved["of"])[0]) if saved["of"] else None)

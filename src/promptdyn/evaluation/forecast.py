@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
-from promptdyn.models.emissions import outcome_of
-from promptdyn.online import OnlineFilter
+from promptdyn.online import OnlineFilter, outcome_of
 from promptdyn.progress import Report
 
 __all__ = ["Forecast", "Track", "forecast", "split", "track", "walk"]
@@ -124,7 +123,7 @@ def track(
     visible = history.observed_rows(observed)
     place = online.rows(list(history.prompt_ids))
     followed = online.rows(follow)
-    outcome = outcome_of(history.num_rollouts, history.num_successes)
+    outcome = outcome_of(history.num_successes, history.num_rollouts)
     records = []
     for _, rows in walk(online, history, observed, progress):
         seen = rows[visible[rows]]

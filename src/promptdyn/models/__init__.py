@@ -7,9 +7,7 @@ from promptdyn.models.beta_state import BetaState
 from promptdyn.models.discrete_hmm import DiscreteHMM
 from promptdyn.models.dps import DPS
 from promptdyn.models.feature_rate import FeatureRate
-from promptdyn.models.greso import GRESO
 from promptdyn.models.hierarchical_hmm import HierarchicalHMM
-from promptdyn.models.history_resampling import HistoryResampling
 from promptdyn.models.informative_rate import InformativeRate
 from promptdyn.models.logit_kalman import LogitKalman
 from promptdyn.online import Pool
@@ -17,7 +15,6 @@ from promptdyn.registry import Registry
 
 __all__ = [
     "DPS",
-    "GRESO",
     "MODELS",
     "PPL",
     "BetaBernoulli",
@@ -29,7 +26,6 @@ __all__ = [
     "Emission",
     "FeatureRate",
     "HierarchicalHMM",
-    "HistoryResampling",
     "InformativeRate",
     "LogitKalman",
     "Params",
@@ -45,8 +41,6 @@ MODELS = Registry(
     InformativeRate,
     FeatureRate,
     LogitKalman,
-    GRESO,
-    HistoryResampling,
     DiscreteHMM,
     HierarchicalHMM,
     BetaState,

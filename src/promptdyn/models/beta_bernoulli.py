@@ -6,7 +6,7 @@ Each prompt has a success rate r ~ Beta(alpha, beta). When its group of n rollou
     beta  <- d * beta  + (1 - d) * beta_0  + n - k
 
 and prompts that were not rolled out keep theirs. Published selection takes the prompts whose Thompson draw of r is
-nearest to 1/2: policy "thompson" on the score "half_solved". (The score "informative" of a draw, 1 - r^n - (1 - r)^n,
+nearest to 1/2: strategy "thompson" on the score "half_solved". (The score "informative" of a draw, 1 - r^n - (1 - r)^n,
 falls with |r - 1/2| too, but with large n it is 1 to machine precision over much of the pool.)
 
 With clusters a prompt's prior is what its cluster shows: Beta(s m, s (1 - m)), where m is the success rate of all the

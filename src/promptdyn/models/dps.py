@@ -22,8 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.models.base import check_decay, probability_vector
-from promptdyn.models.emissions import outcome_of
-from promptdyn.online import OnlineModel, Pool
+from promptdyn.online import OnlineModel, Pool, outcome_of
 
 __all__ = ["DPS", "DPSState"]
 
@@ -142,7 +141,7 @@ class DPS(OnlineModel):
         """One step of the paper's recursion (posterior, counts, forecast), in place; `trained` is not used."""
         learned, weight, posterior, belief, pooled, cluster = state
         prior = self._shrunk_to(pooled)
-        observed = outcome_of(num_rollouts, num_successes)
+        observed = outcome_of(num_successes, num_rollouts)
 
         # xi(current, next) ∝ posterior_{t-1}(current) E[Phi](current, next) 1[next = observed]
         alpha = prior[:, :, cluster[rows]] + weight[rows] * learned[:, :, rows]

@@ -12,12 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-__all__ = ["BetaBinomial", "Binomial", "Ternary", "outcome_of"]
+from promptdyn.online import outcome_of
 
-
-def outcome_of(num_rollouts: NDArray, num_successes: NDArray) -> NDArray[np.intp]:
-    """Outcome of each group: 0 where none of n >= 1 rollouts succeeded, 1 some, 2 all."""
-    return np.where(num_successes == 0, 0, np.where(num_successes == num_rollouts, 2, 1))
+__all__ = ["BetaBinomial", "Binomial", "Ternary"]
 
 
 def _log_choose(counts: NDArray) -> NDArray[np.float64]:
@@ -89,10 +86,10 @@ class Ternary:
 
     def log_prob(self, counts: NDArray[np.integer], xp: Any = np) -> Any:
         """(symbol, 2) num_rollouts, num_successes -> (state symbol)."""
-        num_rollouts = counts[:, 0]
+        num_rollouts, num_successes = counts.T
         several = np.where(np.eye(3, dtype=bool), 1.0 - self.noise, self.noise / 2.0)
         single = np.array([[1.0 - self.noise, 0.0, self.noise], [0.5, 0.0, 0.5], [self.noise, 0.0, 1.0 - self.noise]])
-        outcome = outcome_of(*counts.T)
+        outcome = outcome_of(num_successes, num_rollouts)
         chance = np.where(num_rollouts == 1, single[:, outcome], several[:, outcome])
         chance = chance / np.where(outcome == 1, np.maximum(num_rollouts - 1, 1), 1)
         with np.errstate(divide="ignore"):

@@ -24,8 +24,7 @@ from scipy.special import expit
 
 from promptdyn.errors import InputError
 from promptdyn.models.base import check_decay, check_whole
-from promptdyn.models.emissions import outcome_of
-from promptdyn.online import OnlineModel, Pool
+from promptdyn.online import OnlineModel, Pool, outcome_of
 
 __all__ = ["FeatureRate", "FeatureWeights"]
 
@@ -110,7 +109,7 @@ class FeatureRate(OnlineModel):
         mean *= np.sqrt(self.decay)
         covariance *= self.decay
         covariance[:, np.arange(len(basis)), np.arange(len(basis))] += (1.0 - self.decay) * self._prior
-        outcome = outcome_of(num_rollouts, num_successes)
+        outcome = outcome_of(num_successes, num_rollouts)
         for which, (kept, shown) in enumerate(((outcome >= 0, outcome == 1), (outcome != 1, outcome == 2))):
             chosen, label = rows[kept], shown[kept].astype(float)
             for start in range(0, len(chosen), GROUPS):

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.models.base import check_decay
-from promptdyn.models.emissions import outcome_of
-from promptdyn.online import OnlineModel, Pool
+from promptdyn.online import OnlineModel, Pool, outcome_of
 
 __all__ = ["InformativeRate", "OutcomeCounts"]
 
@@ -70,7 +69,7 @@ class InformativeRate(OnlineModel):
         """Decay, and count the groups, in place; `trained` is not used."""
         outcomes, solved, cluster = state
         outcomes *= self.decay
-        np.add.at(outcomes, (outcome_of(num_rollouts, num_successes), cluster[rows]), 1.0)
+        np.add.at(outcomes, (outcome_of(num_successes, num_rollouts), cluster[rows]), 1.0)
         solved *= self.decay
         np.add.at(solved, cluster[rows], num_successes / num_rollouts)
         return state

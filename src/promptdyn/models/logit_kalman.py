@@ -7,8 +7,8 @@ with k successes is absorbed by Laplace's approximation: the posterior's mode m,
 
 KGPS lets the noise of the walk go with the size of the policy's update. A model here is not told it, so what stands
 for it is the share of the step's trained groups that had variance and so moved the policy. Its choice is by expected
-utility: policy "top" on this model's forecast, the mean of 1 - p^n - (1 - p)^n. No code or settings of its authors were
-found; the defaults are this library's.
+utility: strategy "top" on this model's forecast, the mean of 1 - p^n - (1 - p)^n. No code or settings of its authors
+were found; the defaults are this library's.
 """
 
 from __future__ import annotations

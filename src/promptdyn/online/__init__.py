@@ -6,6 +6,7 @@ from promptdyn.online.filter import OnlineFilter
 from promptdyn.online.forecaster import Forecaster
 from promptdyn.online.mixture import FrozenMixture
 from promptdyn.online.model import OnlineModel
+from promptdyn.online.outcome import Outcome, outcome_of
 from promptdyn.online.pool import Pool
 
 __all__ = [
@@ -16,5 +17,7 @@ __all__ = [
     "FrozenMixture",
     "OnlineFilter",
     "OnlineModel",
+    "Outcome",
     "Pool",
+    "outcome_of",
 ]

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.features import as_features
 from promptdyn.online.pool import Pool
+from promptdyn.online.state import check_axes, extended, restored
 from promptdyn.prompts import POLICY, Columns, Prompts
 
 if TYPE_CHECKING:
@@ -151,10 +152,7 @@ class OnlineFilter:
         """
         features = None if joining is None else np.concatenate([state.features.T, self._as_many(joining)])
         fresh = fresh_state(self.model, ids, labels, features)
-        # Those here already, and their clusters, come first.
-        for field, old in zip(fresh, state, strict=True):
-            field[..., : old.shape[-1]] = old
-        return fresh
+        return extended(state, fresh)  # those here already, and their clusters, come first
 
     def refresh(self, prompts: Prompts) -> None:
         """Read the features of prompts anew; what was learned of features stays.
@@ -332,7 +330,7 @@ class OnlineFilter:
                 if saved
                 else "the state has no prompts: it is not whole, start without it"
             )
-        clusters, fields = list(state["clusters"]), {}
+        clusters = list(state["clusters"])
         if len(clusters) != len(saved):
             raise InputError(f"the state has {len(clusters)} clusters for {len(saved)} prompts: start without it")
         given = None
@@ -342,16 +340,9 @@ class OnlineFilter:
                 raise InputError("the state's 'features' are not one column per prompt: start without it")
             given = as_features(features.T, saved)
         fresh = fresh_state(self.model, saved, clusters, given)
-        for name, field in fresh._asdict().items():
-            array = field if name in self.model.derived else state["arrays"].get(name)
-            if array is None or array.shape != field.shape or array.dtype != field.dtype:
-                raise InputError(f"the state's {name!r} is not the {field.shape} array it should be: start without it")
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise InputError(f"the state's {name!r} holds numbers that are not finite: start without it")
-            if name == "cluster" and not np.array_equal(array, field):
-                raise InputError("the state's clusters and its labels differ: start without it")
-            fields[name] = array.copy()
-        loaded = type(fresh)(**fields)
+        loaded = restored(fresh, state["arrays"], self.model.derived)
+        if "cluster" in fresh._fields and not np.array_equal(loaded.cluster, fresh.cluster):
+            raise InputError("the state's clusters and its labels differ: start without it")
         chances = self.model.outcome(loaded, TRIED)
         if not (np.abs(chances.sum(axis=0) - 1.0) < TOLERANCE).all() or not (chances > -TOLERANCE).all():
             raise InputError("the state's numbers give forecasts that are no probabilities: start without it")
@@ -419,10 +410,5 @@ def fresh_state(
     else:
         pool = Pool.from_labels([str(label) for label in labels], features)
     state = model.init(pool)
-    for name, field in state._asdict().items():
-        if name not in model.shared and field.shape[-1:] != (len(ids),):
-            raise InputError(
-                f"model {model.name!r}: field {name!r} of its state has shape {field.shape} for {len(ids)} prompts: "
-                f"its last axis must be prompt, or the class must name it, shared = ({name!r},)"
-            )
+    check_axes(f"model {model.name!r}", state, len(ids), model.shared)
     return state

@@ -1,25 +1,40 @@
-"""Selection: what a prompt is worth (scores), which to take (policies), the `Selector` that chooses and learns, and the
-`Session` that a trainer holds.
+"""Selection: what a prompt is worth (scores), which to take (strategies), the `Selector` that chooses and learns, and
+the `Session` that a trainer holds.
 """
 
 from promptdyn.selection.groups import Observation
-from promptdyn.selection.policies import POLICIES, Gumbel, Policy, Proportional, Thompson, Top, TopEntropy, Uniform
 from promptdyn.selection.recording import HistoryRecorder
 from promptdyn.selection.scores import SCORES, Score
 from promptdyn.selection.selector import Selector
 from promptdyn.selection.session import Session
+from promptdyn.selection.strategies import (
+    GRESO,
+    STRATEGIES,
+    Gumbel,
+    HistoryResampling,
+    Outlook,
+    Proportional,
+    Strategy,
+    Thompson,
+    Top,
+    TopEntropy,
+    Uniform,
+)
 
 __all__ = [
-    "POLICIES",
+    "GRESO",
     "SCORES",
+    "STRATEGIES",
     "Gumbel",
     "HistoryRecorder",
+    "HistoryResampling",
     "Observation",
-    "Policy",
+    "Outlook",
     "Proportional",
     "Score",
     "Selector",
     "Session",
+    "Strategy",
     "Thompson",
     "Top",
     "TopEntropy",

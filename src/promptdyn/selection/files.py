@@ -14,7 +14,7 @@ from promptdyn.storage import read_state, write_state
 __all__ = ["load_selector", "model_of", "write_selector"]
 
 # Parts of the state that hold arrays of their own, under "arrays".
-PARTS = ("online", "unsettled")
+PARTS = ("online", "strategy", "unsettled")
 
 
 def write_selector(path: str | Path, state: Mapping[str, Any]) -> None:

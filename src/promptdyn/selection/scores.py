@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from promptdyn.online import OnlineFilter
 
-__all__ = ["SCORES", "Score", "half_solved", "informative", "reward_variance"]
+__all__ = ["SCORES", "Score", "entropy", "half_solved", "informative", "reward_variance"]
 
 Score = Callable[[OnlineFilter, int, np.random.Generator | None], NDArray[np.float64]]
 """(online, num_rollouts, rng) -> (prompt,). With an rng, the score at one posterior draw per prompt (Thompson)."""
@@ -33,3 +33,8 @@ def half_solved(online: OnlineFilter, num_rollouts: int, rng: np.random.Generato
 
 
 SCORES: dict[str, Score] = {score.__name__: score for score in (informative, reward_variance, half_solved)}
+
+
+def entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(prompt,) entropy in nats of (prompt, outcome) probabilities."""
+    return -np.sum(probability * np.log(np.maximum(probability, 1e-300)), axis=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -13,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from promptdyn.errors import InputError, PromptdynWarning
+from promptdyn.errors import InputError
 from promptdyn.online import OnlineFilter
 from promptdyn.prompts import Prompts
+from promptdyn.selection.chooser import Chooser
 from promptdyn.selection.files import load_selector, write_selector
 from promptdyn.selection.groups import Groups, Observation, packed, rewards_of, unpacked
-from promptdyn.selection.policies import POLICIES, Policy, Uniform, entropy
-from promptdyn.selection.policies import take as take_rows
-from promptdyn.selection.scores import SCORES, Score
+from promptdyn.selection.scores import SCORES, Score, entropy
+from promptdyn.selection.strategies import STRATEGIES, Outlook, Strategy
 from promptdyn.selection.watch import SuccessWatch
 from promptdyn.success import AUTO, Grader, Success
 
@@ -28,8 +27,6 @@ __all__ = ["Observation", "Selector"]
 
 # Prompts that the pool's mean belief entropy is measured on, evenly spaced.
 ENTROPY_SAMPLE = 1_000
-# Steps without a prompt that is new after which the choice has got stuck.
-STALLED = 50
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +36,9 @@ class Selector:
 
     Args:
         online: filter over the pool (`model.online(prompts)`, `fit.online(prompts)`).
-        policy: which prompts to take: "proportional" (default), "thompson", "gumbel", "top", "top_entropy", "uniform",
-            with settings as in "gumbel:temperature=0.05", or a `Policy`.
+        strategy: which prompts to take: "proportional" (default), "thompson", "gumbel", "top", "top_entropy",
+            "uniform", "greso", "history_resampling", with settings as in "gumbel:temperature=0.05", one of a file,
+            "FILE.py:CLASS", or a `Strategy`.
         score: what a prompt is worth: "informative" (default), "reward_variance", "half_solved", or a function.
         num_generations: rollouts per prompt that forecasts are made for; default 8.
         success: what a success is: a number (threshold on the reward), a reward function's name, "FUNCTION>=NUMBER", a
@@ -49,14 +47,14 @@ class Selector:
         seed: of the selector's own generator, which draws samples and breaks ties.
 
     Raises:
-        InputError: no filter (a model or a fit makes one, `.online(prompts)`), an unknown policy or score, a setting
+        InputError: no filter (a model or a fit makes one, `.online(prompts)`), an unknown strategy or score, a setting
             out of range, or a `success` that is no rule.
     """
 
     def __init__(
         self,
         online: OnlineFilter,
-        policy: str | Policy = "proportional",
+        strategy: str | Strategy = "proportional",
         score: str | Score = "informative",
         num_generations: int = 8,
         success: Success = AUTO,
@@ -75,14 +73,12 @@ class Selector:
         if isinstance(score, str) and score not in SCORES:
             raise InputError(f"score {score!r} is none of {', '.join(SCORES)}")
         self.online = online
-        self.policy: Policy = POLICIES.parse_one(policy) if isinstance(policy, str) else policy
         self.score: Score = SCORES[score] if isinstance(score, str) else score
         self.num_generations = num_generations
         self.grader = Grader(success)
         self._rng = np.random.default_rng(seed)
-        self._times_seen = np.zeros(online.num_prompts, np.int32)
+        self._chooser = Chooser(_made(strategy), online.num_prompts)
         self._metrics: dict[str, float] = {}
-        self._steps_without_new = 0
         self._watch = SuccessWatch()
         # All steps, while the rule of success may still change, and how many of them the filter has absorbed.
         self._unsettled: list[Groups] = []
@@ -98,6 +94,11 @@ class Selector:
         return self.online.num_prompts
 
     @property
+    def strategy(self) -> Strategy:
+        """Which prompts are taken."""
+        return self._chooser.strategy
+
+    @property
     def success(self) -> str | None:
         """The rule of success in force, as `promptdyn.success` writes it; None while it cannot be told."""
         return None if self.grader.rule is None else str(self.grader.rule)
@@ -105,8 +106,7 @@ class Selector:
     def add(self, prompts: Prompts | Sequence[str]) -> None:
         """Let new prompts join the pool; raises as `OnlineFilter.add`."""
         self.online.add(prompts)
-        joined = np.zeros(self.num_prompts - len(self._times_seen), np.int32)
-        self._times_seen = np.concatenate([self._times_seen, joined])
+        self._chooser.add(self.num_prompts - len(self._chooser.times_seen))
 
     def select(
         self, k: int, exclude: Iterable[str] = (), enough: float | None = None, multiple_of: int = 1
@@ -134,17 +134,8 @@ class Selector:
             raise InputError(
                 f"cannot select k={k} of {self.num_prompts} prompts{left_out}: k must be from 1 to {available}"
             )
-        policy = Uniform() if self.grader.rule is None else self.policy
-        given = policy.priorities(self.online, self.score, self.num_generations, self._rng)
-        priorities = np.asarray(given, dtype=float)
-        if priorities.shape != (self.num_prompts,):
-            raise InputError(
-                f"{self._choice()} gave priorities of shape {priorities.shape} for {self.num_prompts} prompts"
-            )
-        unknown = np.flatnonzero(np.isnan(priorities))
-        if unknown.size:
-            raise InputError(f"{self._choice()} gave prompt {self.online.ids(unknown[:1])[0]!r} the priority NaN")
-        rows = take_rows(priorities, k, excluded, self._rng, self._times_seen)
+        known = Outlook(self.online, self.score, self.num_generations, self._chooser.times_seen)
+        rows = self._chooser.take(k, excluded, self._rng, None if self.grader.rule is None else known)
         forecast = self.online.informative(self.num_generations, rows=rows)
         if enough is not None:
             needed = int(np.searchsorted(np.cumsum(forecast), enough - 1e-9)) + 1
@@ -196,9 +187,7 @@ class Selector:
         groups = Groups(number, ids, given, group, np.broadcast_to(flags, (len(ids),)).astype(bool))
         seen = self._learn(groups)
 
-        rows = self.online.rows(groups.rolled_out)
-        self._watch_coverage(bool(np.any(self._times_seen[rows] == 0)))
-        self._times_seen[rows] += 1
+        self._chooser.see(self.online.rows(groups.rolled_out), self.online.steps)
         if self.grader.rule is not None:
             self._watch.see(groups, seen, self.grader.rule)
         self._metrics["informative"] = float(seen.informative.mean()) if len(seen.prompt_ids) else float("nan")
@@ -252,14 +241,14 @@ class Selector:
     def _learn(self, groups: Groups) -> Observation:
         """Absorb a step, and the steps before it where this one changes the rule of success."""
         if self.grader.settled:
-            return self._absorb(groups)
+            return self._absorb(groups.counted(self.grader))
         before = self.grader.rule
         self.grader.see(groups.rewards)
         self._unsettled.append(groups)
         if self.grader.rule is None:
             seen = groups.counted(self.grader)
         elif self.grader.rule == before and self._absorbed == len(self._unsettled) - 1:
-            seen = self._absorb(groups)
+            seen = self._absorb(groups.counted(self.grader))
             self._absorbed += 1
         else:
             *earlier, seen = self._relearn()
@@ -269,38 +258,34 @@ class Selector:
         return seen
 
     def _relearn(self) -> tuple[Observation, ...]:
-        """Absorb all steps by the rule in force now, in place of what the filter absorbed by another rule."""
+        """Absorb all steps by the rule in force now, in place of what was absorbed by another rule."""
         if self.online.steps == self._absorbed:  # a filter that knew something before keeps all that it has absorbed
             self.online.reset()
             self._absorbed = 0
-        seen = tuple(groups.counted(self.grader) for groups in self._unsettled)
-        for groups in self._unsettled[self._absorbed :]:
-            self._absorb(groups)
-        self._absorbed = len(self._unsettled)
+        self._chooser.forget()
+        steps = tuple(groups.counted(self.grader) for groups in self._unsettled)
+        for seen in steps[: self._absorbed]:
+            self._show(seen)
+        for seen in steps[self._absorbed :]:
+            self._absorb(seen)
+        self._absorbed = len(steps)
+        return steps
+
+    def _absorb(self, seen: Observation) -> Observation:
+        self.online.step(seen.prompt_ids, seen.num_successes, seen.num_rollouts, seen.trained)
+        self._show(seen)
         return seen
 
-    def _absorb(self, groups: Groups) -> Observation:
-        seen = groups.counted(self.grader)
-        self.online.step(seen.prompt_ids, seen.num_successes, seen.num_rollouts, seen.trained)
-        return seen
+    def _show(self, seen: Observation) -> None:
+        """Let the strategy see a step."""
+        rows = self.online.rows(seen.prompt_ids)
+        self._chooser.learn(rows, seen.num_successes, seen.num_rollouts, seen.trained)
 
     def _forget(self) -> None:
         """Let go of the steps that were kept, since the rule stays."""
         self._unsettled, self._absorbed = [], 0
         if self.grader.words:
             logger.warning("%s", self.grader.words)
-
-    def _watch_coverage(self, new: bool) -> None:
-        """Warn once where `top` keeps to a few prompts: others are never learned of, and the policy forgets them."""
-        self._steps_without_new = 0 if new else self._steps_without_new + 1
-        coverage = np.count_nonzero(self._times_seen) / self.num_prompts
-        if self._steps_without_new == STALLED and self.policy.name == "top" and coverage < 0.5:
-            warnings.warn(
-                f"step {self.online.steps}: no new prompt for {STALLED} steps, {coverage:.0%} of the pool ever rolled "
-                "out: policy 'top' takes the same prompts again and again; use 'proportional'",
-                PromptdynWarning,
-                stacklevel=3,
-            )
 
     def metrics(self) -> dict[str, float]:
         """What happened in the last step, for a trainer's log.
@@ -312,17 +297,17 @@ class Selector:
         every = max(1, self.num_prompts // ENTROPY_SAMPLE)
         return {
             **self._metrics,
-            "coverage": float(np.count_nonzero(self._times_seen) / self.num_prompts),
+            "coverage": float(self._chooser.coverage),
             "belief_entropy": float(
                 entropy(self.online.outcome(self.num_generations, slice(None, None, every))).mean()
             ),
         }
 
     def _choice(self) -> str:
-        """Policy and score in words, the same in every process."""
-        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self.policy).items())
+        """Strategy and score in words, the same in every process."""
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self.strategy).items())
         score = getattr(self.score, "__name__", type(self.score).__name__)
-        return f"policy {self.policy.name}({settings}) on score {score}"
+        return f"{self.strategy.name}({settings}) on score {score}"
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -332,12 +317,13 @@ class Selector:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on choosing as if never stopped: beliefs, generator, coverage, rule of success."""
+        """Everything needed to go on choosing as if never stopped."""
         return {
             **self._settings(),
             "online": self.online.state_dict(),
             "rng": self._rng.bit_generator.state,
-            "times_seen": self._times_seen.copy(),
+            "times_seen": self._chooser.times_seen.copy(),
+            "strategy": {"arrays": self._chooser.state_dict()},
             "metrics": dict(self._metrics),
             "grader": self.grader.state_dict(),
             "unsettled": packed(self._unsettled, self.online.rows),
@@ -350,11 +336,12 @@ class Selector:
         Prompts go by their ids, see `OnlineFilter.load_state_dict`. A line says how many of the pool the state has not.
 
         Raises:
-            InputError: saved with another model, another pool (no prompt in common), policy, score, num_generations or
-                success, or not whole; the selector is as it was then.
+            InputError: saved with another model, another pool (no prompt in common), strategy, score, num_generations
+                or success, or not whole; the selector is as it was then.
         """
         for setting, value in self._settings().items():
-            if setting in state and state[setting] != value:
+            # A strategy was called a policy once.
+            if setting in state and state[setting] not in (value, f"policy {value}"):
                 raise InputError(
                     f"the selector was saved with {setting} {state[setting]}, this one has {value}: "
                     "use the saved setting, or start without the saved state"
@@ -373,6 +360,9 @@ class Selector:
             if not isinstance(absorbed, int) or not 0 <= absorbed <= len(unsettled):
                 raise InputError(f"the selector's state is not whole (absorbed={absorbed!r}): start without it")
             grader = self.grader.loaded(state["grader"], [groups.rewards for groups in unsettled])
+            chooser = Chooser.loaded(
+                self.strategy, times_seen.astype(np.int32), state.get("strategy", {"arrays": {}})["arrays"]
+            )
             self.online.load_state_dict(state["online"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             if isinstance(error, InputError):
@@ -381,7 +371,8 @@ class Selector:
         joined = self.num_prompts - len(times_seen)
         if joined:
             logger.warning("%d prompts were not there when the selector was saved: they join the pool", joined)
-        self._times_seen = np.concatenate([times_seen.astype(np.int32), np.zeros(joined, np.int32)])
+            chooser.add(joined)
+        self._chooser = chooser
         self._rng, self._metrics = rng, metrics
         self.grader, self._unsettled, self._absorbed = grader, unsettled, absorbed
 
@@ -392,3 +383,16 @@ class Selector:
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote; InputError says what is wrong with the file or does not fit this selector."""
         load_selector(path, self.load_state_dict)
+
+
+def _made(strategy: str | Strategy) -> Strategy:
+    """The strategy that a text names, or the one given; InputError where it is none."""
+    if isinstance(strategy, str):
+        return STRATEGIES.parse_one(strategy)
+    if not isinstance(strategy, Strategy):
+        what = f"the class {strategy.__name__}" if isinstance(strategy, type) else repr(strategy)
+        raise InputError(
+            f"strategy={what}: give a name ({', '.join(STRATEGIES)}), or an object of a class that inherits from "
+            "promptdyn.selection.Strategy"
+        )
+    return strategy

@@ -64,7 +64,7 @@ class Race:
 
     Attributes:
         selectors: who races: name -> what differs from the selector of that name. That may be another `selector`, parts
-            of its `Recipe` (`policy`, `score`, `max_rounds`, ...), its `budget`, and its `learning_rates`.
+            of its `Recipe` (`strategy`, `score`, `max_rounds`, ...), its `budget`, and its `learning_rates`.
         dataset: an embedded family, or a file or Hugging Face dataset with a column "prompt".
         held_out: prompts of each kind in the family's test split; of other datasets, a file or dataset of prompts to
             measure on.

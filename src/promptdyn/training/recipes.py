@@ -1,6 +1,6 @@
 """How a run chooses its prompts, before there is a pool to choose from: what forecasts, and which are taken.
 
-`SELECTORS` holds what is published and what is offered here, by name, each as a `Recipe`: a model, a policy, and
+`SELECTORS` holds what is published and what is offered here, by name, each as a `Recipe`: a model, a strategy, and
 whether dynamic sampling goes with it.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -21,7 +21,7 @@ from promptdyn.models.base import check_forecaster
 from promptdyn.online import Forecaster, OnlineFilter
 from promptdyn.prompts import AUTO, POLICY, Prompts, column_names
 from promptdyn.selection import Selector
-from promptdyn.selection.policies import POLICIES, Uniform
+from promptdyn.selection.strategies import STRATEGIES
 from promptdyn.success import Success
 
 __all__ = ["SELECTORS", "Plan", "Recipe", "selector_recipe"]
@@ -40,7 +40,8 @@ class Recipe:
         dynamics: what forecasts: "auto" (default: label columns such as "task" and "difficulty" where the dataset has
             them, else the policy's own reading of each prompt), a model as in "dps:decay=0.7", or a fit (.npz; of a
             model of your own "FILE.py:CLASS@FIT.npz").
-        policy: which prompts are taken, as in "proportional" (default) or "uniform".
+        strategy: which prompts are taken, as in "proportional" (default) or "uniform"; see
+            `promptdyn.selection.strategies`.
         score: what a prompt is worth, see `promptdyn.selection.scores`; default "informative".
         success: what a success is: a number (threshold on the folded reward), a reward function's name, "correct>=0.8",
             a function of the rewards by name (or "FILE.py:FUNCTION"), or "auto" (default): see `promptdyn.success`.
@@ -55,7 +56,7 @@ class Recipe:
     """
 
     dynamics: str = AUTO
-    policy: str = "proportional"
+    strategy: str = "proportional"
     score: str = "informative"
     success: Success = "auto"
     refit_every: int = 0
@@ -73,10 +74,10 @@ class Recipe:
             seed: of the selector.
 
         Raises:
-            InputError: an unknown model, policy or score, a setting out of range, or a column that the pool has not or
-                that cannot be used.
+            InputError: an unknown model, strategy or score, a setting out of range, or a column that the pool has not
+                or that cannot be used.
         """
-        policy = POLICIES.parse_one(self.policy)
+        strategy = STRATEGIES.parse_one(self.strategy)
         model, words, by_kinds = self._forecaster(prompts)
         features = column_names(model.features)
         reads = POLICY in features
@@ -89,7 +90,7 @@ class Recipe:
         def selector(prompts: Prompts) -> Selector:
             return Selector(
                 model.online(prompts),
-                policy=self.policy,
+                strategy=strategy,
                 score=self.score,
                 num_generations=num_generations,
                 success=self.success,
@@ -108,8 +109,12 @@ class Recipe:
             return before.online(prompts) if before.describe() == described else None
 
         keeps = by_kinds and not self.refit_every
-        choice = "uniformly, in shuffled passes through the pool" if isinstance(policy, Uniform) else f"by {words}"
-        return Plan(choice, reads, selector if reads else _given(selector(prompts)), like if keeps else None)
+        return Plan(
+            strategy.rule or f"by {words}",
+            reads,
+            selector if reads else _given(selector(prompts)),
+            like if keeps else None,
+        )
 
     def _forecaster(self, prompts: Prompts) -> tuple[Forecaster, str, bool]:
         """What forecasts, what it goes by in words, and whether those are the pool's own kinds or the lack of them."""
@@ -169,16 +174,17 @@ def _given(selector: Selector) -> Callable[[Prompts], Selector]:
 
 SELECTORS: dict[str, Recipe] = {
     "auto": Recipe(),
-    # Published. "rate", of the whole pool, tells how many prompts a round of dynamic sampling needs.
-    "uniform": Recipe("rate", policy="uniform"),
-    "dynamic_sampling": Recipe("rate", policy="uniform", max_rounds=ROUNDS),
-    "history_resampling": Recipe("history_resampling", policy="top"),
-    "greso": Recipe("greso", policy="proportional:power=1,uniform=0", max_rounds=ROUNDS),
-    "mopps": Recipe("mopps", policy="thompson", score="half_solved"),
-    "dps": Recipe("dps", policy="top"),
-    "kgps": Recipe("kgps", policy="top"),
+    # Published. What goes by no forecast has the rate of the whole pool, which tells how many prompts a round of
+    # dynamic sampling needs.
+    "uniform": Recipe("rate", strategy="uniform"),
+    "dynamic_sampling": Recipe("rate", strategy="uniform", max_rounds=ROUNDS),
+    "history_resampling": Recipe("rate", strategy="history_resampling"),
+    "greso": Recipe("rate", strategy="greso", max_rounds=ROUNDS),
+    "mopps": Recipe("mopps", strategy="thompson", score="half_solved"),
+    "dps": Recipe("dps", strategy="top"),
+    "kgps": Recipe("kgps", strategy="top"),
     # Ours: what one prompt shows tells of others.
-    "pooled": Recipe("mopps:cluster=auto,step_decay=0.95", policy="thompson"),
+    "pooled": Recipe("mopps:cluster=auto,step_decay=0.95", strategy="thompson"),
     "rate": Recipe("rate:cluster=auto"),
     "features": Recipe("features"),
     "refitted": Recipe("hierarchical:num_states=6", refit_every=50),
@@ -190,8 +196,9 @@ def selector_recipe(text: str, **changes: Any) -> Recipe:
     """The recipe that a text names.
 
     Args:
-        text: one of `SELECTORS`, with settings of its model where that has the same name ("dps:decay=0.5"), or a model,
-            which is chosen from as the default recipe does: "hmm:cluster=task", "FILE.py:CLASS", a fit (.npz).
+        text: one of `SELECTORS`, with settings of its model or strategy where that has the same name ("dps:decay=0.5",
+            "greso:change=0.02"), or a model, which is chosen from as the default recipe does: "hmm:cluster=task",
+            "FILE.py:CLASS", a fit (.npz).
         **changes: parts of the recipe that are to be others; those that are None stay.
 
     Raises:
@@ -209,9 +216,12 @@ def selector_recipe(text: str, **changes: Any) -> Recipe:
         )
     recipe = SELECTORS.get(name, Recipe(text))
     if name in SELECTORS and settings:
-        if name not in MODELS:
+        if name in MODELS:
+            recipe = replace(recipe, dynamics=text)
+        elif name in STRATEGIES and fields(STRATEGIES[name]):
+            recipe = replace(recipe, strategy=text)
+        else:
             raise InputError(
                 f"selector {text!r}: {name!r} has no settings; those of a model are given as in 'rate:decay=0.9'"
             )
-        recipe = replace(recipe, dynamics=text)
     return replace(recipe, **{part: value for part, value in changes.items() if value is not None})

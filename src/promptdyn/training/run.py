@@ -154,7 +154,7 @@ def run(settings: RunSettings, progress: Progress | None = None) -> RunResult:
             progress bar.
 
     Raises:
-        InputError: a model, dataset, reward function, dynamics or policy that cannot be used, and what
+        InputError: a model, dataset, reward function, dynamics or strategy that cannot be used, and what
             `SelectionGRPOTrainer` refuses.
     """
     output = Path(settings.output_dir)

@@ -60,7 +60,7 @@ class Standing:
         curves: measure -> (seed, point) accuracies, interpolated between measurements.
         final: measure -> (seed,) accuracy at the end.
         choices: quantity -> mean over seeds: effective-sample ratio (share of the groups rolled out with 0 < k < n),
-            coverage, mean forecast and calibration error of the forecasts acted on, steps, rollouts, generated
+            coverage, mean and calibration error of what was forecast for the prompts taken, steps, rollouts, generated
             tokens, seconds of training, and the share of it that selection takes.
         from_baseline: measure -> difference of the final accuracy from the baseline's, paired by seed (Student's t).
         area_from_baseline: measure -> that of the mean accuracy over the run, where the budgets are the same (bootstrap
@@ -241,7 +241,8 @@ def write_standings(out: str | Path, title: str, declared: Race, found: list[Sta
         "At the end": "Mean accuracy over seeds with its standard error, and paired differences with 95 % intervals "
         "(Student's t).",
         "What was chosen, and its cost": "Effective-sample ratio: share of the groups rolled out with 0 < k < n. "
-        "Calibration error: of the forecasts acted on. Tokens: generated. Overhead: selection's share of a step.",
+        "Calibration error: of what was forecast for the prompts taken. Tokens: generated. Overhead: selection's share "
+        "of a step.",
     }
     sections = [
         Section(

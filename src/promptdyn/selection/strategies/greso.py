@@ -6,8 +6,8 @@ prompts were rolled out, both p move by `change` a step: down where the share of
 target or above, up where it is below, within [0.05, 0.95].
 
 The authors go through the pool in random order and skip each prompt by a coin. That is a draw with odds in proportion
-to the chance to be kept: policy "proportional:power=1,uniform=0" on this model's forecast. With it goes dynamic
-sampling, each of whose rounds asks for as many prompts as are needed.
+to the chance to be kept. With it goes dynamic sampling, each of whose rounds asks for as many prompts as are needed,
+by how often groups had variance lately.
 """
 
 from __future__ import annotations
@@ -19,25 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.emissions import outcome_of
-from promptdyn.online import OnlineModel, Pool
+from promptdyn.online import Outcome, outcome_of
+from promptdyn.selection.strategies.base import Outlook, Strategy, draw
 
 __all__ = ["GRESO", "Streaks"]
 
 LEAST_KEPT, MOST_KEPT = 0.05, 0.95
-SOME = 1
 
 
 class Streaks(NamedTuple):
     streak: NDArray[np.int32]  # (prompt,) groups without variance since the last that had some
-    last: NDArray[np.int8]  # (prompt,) outcome (none, some, all) of the last group; some where there was none
+    last: NDArray[np.int8]  # (prompt,) outcome of the last group; SOME where there was none
     keep: NDArray[np.float64]  # (2,) p of hard prompts and of easy ones
     groups: NDArray[np.int64]  # (1,) rolled out so far
 
 
 @dataclass(frozen=True)
-class GRESO(OnlineModel):
-    """Chance that a prompt is kept, by its streak of groups without variance.
+class GRESO(Strategy):
+    """Draw with the odds that a prompt is kept, by its streak of groups without variance.
 
     Attributes:
         keep_easy, keep_hard: p at the start, from 0.05 to 0.95; default 0.5.
@@ -56,6 +55,7 @@ class GRESO(OnlineModel):
     change: float = 0.01
 
     name = "greso"
+    rule = "by chance, the less the longer a prompt's groups had no variance"
     shared = ("keep", "groups")
 
     def __post_init__(self) -> None:
@@ -67,52 +67,39 @@ class GRESO(OnlineModel):
             if not least <= getattr(self, setting) <= most:
                 raise InputError(f"GRESO: {setting}={getattr(self, setting)} is outside [{least:g}, {most:g}]")
 
-    def init(self, pool: Pool) -> Streaks:
+    def init(self, num_prompts: int) -> Streaks:
         """No streaks yet."""
-        size = pool.num_prompts
-        keep = np.array([self.keep_hard, self.keep_easy])
-        return Streaks(np.zeros(size, np.int32), np.full(size, SOME, np.int8), keep, np.zeros(1, np.int64))
+        return Streaks(
+            np.zeros(num_prompts, np.int32),
+            np.full(num_prompts, Outcome.SOME, np.int8),
+            np.array([self.keep_hard, self.keep_easy]),
+            np.zeros(1, np.int64),
+        )
 
     def step(
         self,
         state: Streaks,
         rows: NDArray[np.intp],
-        num_successes: NDArray,
-        num_rollouts: NDArray,
+        num_successes: NDArray[np.int64],
+        num_rollouts: NDArray[np.int64],
         trained: NDArray[np.bool_],
     ) -> Streaks:
-        """Lengthen or end the prompts' streaks, and move p, in place; `trained` is not used."""
+        """Lengthen or end the prompts' streaks, and move p; `trained` is not used."""
         streak, last, keep, groups = state
-        outcome = outcome_of(num_rollouts, num_successes)
-        streak[rows] = np.where(outcome == SOME, 0, streak[rows] + 1)
+        outcome = outcome_of(num_successes, num_rollouts)
+        streak[rows] = np.where(outcome == Outcome.SOME, 0, streak[rows] + 1)
         last[rows] = outcome
         groups += len(rows)
         if len(rows) and groups[0] >= len(streak):
-            shares = np.array([np.mean(outcome == 0), np.mean(outcome == 2)])
+            shares = np.array([np.mean(outcome == Outcome.NONE), np.mean(outcome == Outcome.ALL)])
             keep += np.where(shares >= (self.target_hard, self.target_easy), -self.change, self.change)
             np.clip(keep, LEAST_KEPT, MOST_KEPT, out=keep)
         return state
 
-    def belief(self, state: Streaks) -> NDArray[np.float64]:
-        """(2, prompt): chances that the prompt is skipped, and kept."""
-        kept = self._kept(state)
-        return np.stack([1.0 - kept, kept])
-
-    def _kept(self, state: Streaks) -> NDArray[np.float64]:
+    def kept(self, state: Streaks) -> NDArray[np.float64]:
+        """(prompt,) chances that a prompt is kept, p^z."""
         hard, easy = state.keep
-        return np.power(np.where(state.last == 0, hard, easy), state.streak, dtype=float)
+        return np.power(np.where(state.last == Outcome.NONE, hard, easy), state.streak, dtype=float)
 
-    def outcome(self, state: Streaks, num_rollouts: int | NDArray) -> NDArray[np.float64]:
-        """(outcome prompt): some succeed with the chance to be kept, else none or all, as in the streak."""
-        kept = self._kept(state)
-        return np.stack([(1.0 - kept) * (state.last == 0), kept, (1.0 - kept) * (state.last != 0)])
-
-    def informative(
-        self, state: Streaks, num_rollouts: int | NDArray, rng: np.random.Generator | None = None
-    ) -> NDArray[np.float64]:
-        """(prompt,) chance that the prompt is kept; nothing is drawn."""
-        return self._kept(state)
-
-    def success_rate(self, state: Streaks, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-        """(prompt,) 0 or 1, as in the streak, with the chance to be skipped, and a half; nothing is drawn."""
-        return 0.5 * self._kept(state) + (1.0 - self._kept(state)) * (state.last != 0)
+    def priorities(self, state: Streaks, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
+        return draw(self.kept(state), rng)

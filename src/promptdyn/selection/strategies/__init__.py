@@ -1,0 +1,27 @@
+"""Which prompts to take: a new strategy is a file here, its export, and its place in `STRATEGIES`."""
+
+from promptdyn.registry import Registry
+from promptdyn.selection.strategies.base import Outlook, Strategy, draw, lacks
+from promptdyn.selection.strategies.by_score import Gumbel, Proportional, Thompson, Top, TopEntropy
+from promptdyn.selection.strategies.greso import GRESO
+from promptdyn.selection.strategies.history_resampling import HistoryResampling
+from promptdyn.selection.strategies.uniform import Uniform
+
+__all__ = [
+    "GRESO",
+    "STRATEGIES",
+    "Gumbel",
+    "HistoryResampling",
+    "Outlook",
+    "Proportional",
+    "Strategy",
+    "Thompson",
+    "Top",
+    "TopEntropy",
+    "Uniform",
+    "draw",
+]
+
+STRATEGIES = Registry(
+    "strategy", Proportional, Top, Thompson, Gumbel, TopEntropy, Uniform, GRESO, HistoryResampling, lacks=lacks
+)

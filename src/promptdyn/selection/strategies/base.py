@@ -1,0 +1,123 @@
+"""The base class of whatever decides which prompts are taken. Knows no model and no trainer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promptdyn.online import OnlineFilter
+from promptdyn.selection.scores import Score
+
+__all__ = ["Outlook", "Strategy", "draw", "lacks"]
+
+# Odds of a prompt that has none: the least that can be divided by.
+LEAST_ODDS = 1e-300
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a strategy may know of the prompts of a pool before it takes some.
+
+    Attributes:
+        online: the filter, whose forecasts are about the next step.
+        score: what a prompt is worth.
+        num_rollouts: rollouts per prompt that forecasts are made for.
+        times_seen: (prompt,) groups that were rolled out of each so far.
+    """
+
+    online: OnlineFilter
+    score: Score
+    num_rollouts: int
+    times_seen: NDArray[np.int32]
+
+    @property
+    def num_prompts(self) -> int:
+        return self.online.num_prompts
+
+    def worth(self, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
+        """(prompt,) scores; given `rng`, each at one draw from the prompt's posterior."""
+        return self.score(self.online, self.num_rollouts, rng)
+
+    def outcome(self) -> NDArray[np.float64]:
+        """(prompt outcome) forecast chances that none, some, all of a prompt's rollouts succeed."""
+        return self.online.outcome(self.num_rollouts)
+
+
+class Stateless(NamedTuple):
+    """The state of a strategy that remembers nothing."""
+
+
+class Strategy(ABC):
+    """Which prompts to take: `priorities` ranks them, and the highest are taken.
+
+    Of equal priorities those of the prompts seen least are taken, and of these some at random, never by position in the
+    pool. A strategy that goes by what was observed has a state, which `init` makes and `step` moves: a NamedTuple of
+    arrays whose last axis is `prompt`. It sees what the rule of success makes of the rewards, all of it anew where that
+    rule changes, and its state is saved with the selector's.
+
+        @dataclass(frozen=True)
+        class LeastSeen(Strategy):
+            weight: float = 0.1  # settings are fields
+
+            name = "least_seen"
+
+            def priorities(self, state, outlook, rng):
+                return outlook.worth() - self.weight * outlook.times_seen
+
+    Attributes:
+        name: what the strategy is called in texts and files.
+        rule: how it chooses, in words, where it goes by no forecast. Default "": it goes by the score.
+        shared: fields of the state whose last axis is not `prompt`.
+    """
+
+    name: str
+    rule: ClassVar[str] = ""
+    shared: ClassVar[tuple[str, ...]] = ()
+
+    def init(self, num_prompts: int) -> Any:
+        """State of a pool of which nothing was seen; that of a longer pool begins alike. Default: no fields."""
+        return Stateless()
+
+    def step(
+        self,
+        state: Any,
+        rows: NDArray[np.intp],
+        num_successes: NDArray[np.int64],
+        num_rollouts: NDArray[np.int64],
+        trained: NDArray[np.bool_],
+    ) -> Any:
+        """See one training step's counts for the prompts `rows`, none where no group ended; default: learn nothing.
+
+        The state may be changed in place.
+        """
+        return state
+
+    @abstractmethod
+    def priorities(self, state: Any, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
+        """(prompt,) priorities for the next step, higher first, in an array of their own."""
+
+
+def draw(odds: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """(prompt,) priorities whose order is a draw without replacement.
+
+    It is an exponential race, equal to Gumbel top-k on log(odds) (Efraimidis and Spirakis 2006).
+
+    Args:
+        odds: (prompt,) at least 0; those of 0 come last.
+        rng: draws.
+    """
+    race = rng.standard_exponential(odds.shape)
+    race /= np.maximum(odds, LEAST_ODDS)
+    return np.negative(race, out=race)
+
+
+def lacks(cls: type[Any]) -> str:
+    """What a class has not that a strategy needs, in words; "" where nothing is missing."""
+    if not issubclass(cls, Strategy):
+        return "is no strategy: let it inherit from promptdyn.selection.Strategy"
+    missing = sorted(cls.__abstractmethods__)
+    return f"is no strategy yet: of the methods of Strategy it lacks {', '.join(missing)}" if missing else ""

@@ -1,0 +1,274 @@
+"""Strategies: what each takes by its formula, what it sees of a run, and what a stranger's own needs."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import chisquare
+
+from promptdyn.errors import InputError, PromptdynWarning
+from promptdyn.models import DPS, InformativeRate
+from promptdyn.selection import GRESO, STRATEGIES, HistoryResampling, Proportional, Selector, Strategy
+from promptdyn.selection.chooser import Chooser
+
+IDS = [f"p{i}" for i in range(8)]
+SUCCESSES, FAILURES, BOTH = [1.0] * 4, [0.0] * 4, [1.0, 0.0, 0.0, 1.0]
+
+
+class Surprises(NamedTuple):
+    surprise: NDArray[np.float64]  # (prompt,) how far the last group was from the mean of all
+    mean: NDArray[np.float64]  # (2,) successes and rollouts so far
+
+
+@dataclass(frozen=True)
+class Surprising(Strategy):
+    """A stranger's: prompts whose last group was far from the mean of all groups so far."""
+
+    weight: float = 1.0
+
+    name = "surprising"
+    shared = ("mean",)
+
+    def init(self, num_prompts):
+        return Surprises(np.zeros(num_prompts), np.array([1.0, 2.0]))
+
+    def step(self, state, rows, num_successes, num_rollouts, trained):
+        mean = state.mean + np.array([num_successes.sum(), num_rollouts.sum()])
+        surprise = 0.9 * state.surprise
+        surprise[rows] = np.abs(num_successes / num_rollouts - mean[0] / mean[1])
+        return Surprises(surprise, mean)
+
+    def priorities(self, state, outlook, rng):
+        return outlook.worth() + self.weight * state.surprise - 0.1 * outlook.times_seen
+
+
+STATEFUL = ["greso", "history_resampling", "surprising"]
+
+
+@pytest.fixture(autouse=True)
+def _registered(registries):
+    STRATEGIES.register(Surprising)
+
+
+def play(selector: Selector, steps: range, seed: int = 0) -> list[list[str]]:
+    """Of each step what is chosen, where a third of the prompts are solved and a third are not."""
+    chosen = []
+    for step in steps:
+        chosen.append(selector.select(3))
+        draws = np.random.default_rng([seed, step]).random((3, 4)) < 0.5
+        kind = np.array([int(i[1:]) % 3 for i in chosen[-1]])[:, None]
+        selector.observe(chosen[-1], np.where(kind == 0, 1.0, np.where(kind == 1, 0.0, draws)))
+    return chosen
+
+
+def arrays(selector: Selector) -> dict[str, NDArray]:
+    return selector.state_dict()["strategy"]["arrays"]
+
+
+def test_history_resampling_leaves_out_for_one_pass_what_was_solved():
+    selector = Selector(InformativeRate().online(IDS), strategy="history_resampling", success=1.0, seed=3)
+    solved = {"p1", "p4"}
+    passes = []
+    for size in (8, 6, 8, 6):
+        seen = []
+        while len(seen) < size:
+            chosen = selector.select(2)
+            selector.observe(chosen, [[1, 1] if i in solved else [0, 1] if i < "p6" else [0, 0] for i in chosen])
+            seen += chosen
+        passes.append(seen)
+    for whole in passes[::2]:
+        assert sorted(whole) == IDS
+    for without in passes[1::2]:
+        assert sorted(without) == sorted(set(IDS) - solved)
+    strategy, every = HistoryResampling(), np.full(8, 8)
+    state = strategy.step(strategy.init(8), np.arange(8), every, every, every > 0)
+    assert state.waiting.all()  # all solved: none is left out
+
+
+def test_greso_keeps_by_streak_and_moves_its_chances_towards_their_targets():
+    strategy = GRESO(keep_easy=0.6, keep_hard=0.4, target_easy=0.25, target_hard=0.5, change=0.1)
+    state = strategy.init(8)
+
+    def kept(rows, num_successes):
+        nonlocal state
+        successes = np.array(num_successes)
+        state = strategy.step(state, np.array(rows), successes, np.full(len(rows), 4), np.ones(len(rows), bool))
+        return strategy.kept(state)
+
+    assert strategy.kept(state).tolist() == [1.0] * 8
+    kept([0, 1, 2], [0, 4, 2])
+    np.testing.assert_allclose(kept([0, 1], [0, 4])[:4], [0.4**2, 0.6**2, 1, 1])
+    # With these four the first pass is over. One of them is easy (at its target: less), none hard (more).
+    np.testing.assert_allclose(kept([0, 1, 2, 3], [1, 4, 3, 2])[:4], [1, 0.5**3, 1, 1])
+    np.testing.assert_allclose(kept([4, 5], [0, 0])[[1, 4]], [0.6**3, 0.4])
+    for _ in range(20):
+        kept([6], [0])
+    assert state.keep.tolist() == [0.05, 0.95]
+
+
+def test_greso_draws_with_odds_of_the_chance_to_be_kept():
+    selector = Selector(InformativeRate().online(IDS), strategy="greso", success=1.0, seed=1)
+    selector.observe(IDS[:4], [FAILURES, SUCCESSES, SUCCESSES, BOTH])
+    selector.observe(IDS[2:4], [SUCCESSES, SUCCESSES])
+    kept = np.array([0.5, 0.5, 0.25, 0.5, 1, 1, 1, 1])
+    first = np.zeros(8)
+    for _ in range(3000):
+        first[IDS.index(selector.select(3)[0])] += 1
+    assert chisquare(first, 3000 * kept / kept.sum()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"keep_easy": 0.99}, r"GRESO: keep_easy=0.99 is outside \[0.05, 0.95\]"),
+        ({"change": -0.1}, r"GRESO: change=-0.1 is outside \[0, 1\]"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        GRESO(**settings)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_state_of_a_longer_pool_begins_alike(name):
+    strategy = STRATEGIES.create(name)
+    short, long = strategy.init(3), strategy.init(5)
+    assert type(short) is type(long)
+    for field, few, more in zip(short._fields, short, long, strict=True):
+        assert few.dtype == more.dtype
+        if field in strategy.shared:
+            np.testing.assert_array_equal(few, more)
+        else:
+            assert (few.shape[-1], more.shape[-1]) == (3, 5)
+            np.testing.assert_array_equal(few, more[..., :3])
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_a_strategy_goes_on_from_its_file_and_prompts_join(name, tmp_path):
+    whole = Selector(DPS().online(IDS), strategy=name, success=1.0, seed=1)
+    play(whole, range(10))
+    whole.add(["p8", "p9"])
+    whole.save(tmp_path / "selector.npz")
+    expected, at_the_end = play(whole, range(10, 30)), arrays(whole)
+    again = Selector(DPS().online([*reversed(IDS), "p8", "p9"]), strategy=name, success=1.0, seed=5)
+    again.load(tmp_path / "selector.npz")
+    assert play(again, range(10, 30)) == expected
+    for field, array in arrays(again).items():
+        np.testing.assert_array_equal(array, at_the_end[field])
+    # Of what joins when a state is loaded nothing was seen.
+    later = Selector(DPS().online([*IDS, "p8", "p9", "p10"]), strategy=name, success=1.0)
+    later.load(tmp_path / "selector.npz")
+    fresh = STRATEGIES.create(name).init(1)
+    for field, array in arrays(later).items():
+        if field not in STRATEGIES[name].shared:
+            np.testing.assert_array_equal(array[..., -1:], getattr(fresh, field))
+
+
+def observe(selector: Selector, steps: list[tuple[list[str], list]]) -> list[str | None]:
+    """The rule of success after each step."""
+    rules = []
+    for prompts, rewards in steps:
+        selector.observe(prompts, rewards)
+        rules.append(selector.success)
+    selector.settle()
+    return [*rules, selector.success]
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_strategy_sees_all_steps_by_the_rule_that_is_found(name, warm):
+    """Also where the filter knew something before, of which the strategy saw nothing."""
+    online = DPS().online(IDS)
+    if warm:
+        online.step(IDS, 2, 4)
+    found = Selector(online, strategy=name, seed=1)
+    kinds = [[0.0, 0.5]] * 3 + [[0.0, 0.5, 1.5]] * 9
+    steps = [
+        (IDS[step % 6 : step % 6 + 3], np.random.default_rng(step).choice(kinds[step], (3, 4)).tolist())
+        for step in range(12)
+    ]
+    rules = observe(found, [*steps[:1], ([], []), *steps[1:]])
+    assert len(set(rules)) > 1
+    told = Selector(DPS().online(IDS), strategy=name, success=rules[-1], seed=1)
+    observe(told, steps)
+    for field, array in arrays(found).items():
+        np.testing.assert_array_equal(array, arrays(told)[field])
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_a_strategys_state_that_is_not_whole_is_told_and_changes_nothing(name):
+    selector = Selector(DPS().online(IDS), strategy=name, success=1.0)
+    play(selector, range(4))
+    state, before = selector.state_dict(), selector.state_dict()
+    field = next(iter(state["strategy"]["arrays"]))
+    for broken in ({}, {**state["strategy"]["arrays"], field: np.zeros((2, 2))}):
+        with pytest.raises(InputError, match=f"the state's '{field}' is not the"):
+            selector.load_state_dict({**state, "strategy": {"arrays": broken}})
+    np.testing.assert_array_equal(arrays(selector)[field], before["strategy"]["arrays"][field])
+    assert selector.online.steps == before["online"]["steps"]
+
+
+@pytest.mark.parametrize("strategy", ["top", "gumbel:temperature=0.001", "proportional:power=40,uniform=0"])
+def test_a_choice_that_keeps_to_a_few_prompts_is_told_once(strategy):
+    draws = np.random.default_rng(0)
+    selector = Selector(DPS().online([f"q{i}" for i in range(60)]), strategy=strategy, success=1.0, seed=1)
+
+    def choose_and_observe():
+        for _ in range(120):
+            selector.observe(selector.select(4), (draws.random((4, 8)) < 0.5).astype(float))
+
+    with pytest.warns(PromptdynWarning) as told:
+        choose_and_observe()
+    (warning,) = (str(warning.message) for warning in told)
+    assert "no new prompt for 50 steps, " in warning
+    assert f"strategy '{selector.strategy.name}' takes the same prompts again and again; use 'proportional'" in warning
+
+
+def test_steps_without_groups_are_no_sign_of_a_choice_that_is_stuck():
+    selector = Selector(DPS().online(IDS), strategy="top", success=1.0)
+    selector.observe(selector.select(2), [BOTH, BOTH])
+    for _ in range(120):
+        selector.observe([], [])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Proportional, "strategy=the class Proportional: give a name"),
+        (3, r"strategy=3: give a name \(proportional, top, .*\), or an object of a class that inherits from"),
+        ("tops", "strategy 'tops' is none of proportional, top"),
+        ("top,uniform", "strategy 'top,uniform': name one strategy, not 2"),
+        ("", "strategy '': name at least one of proportional"),
+    ],
+)
+def test_what_is_no_strategy_is_told(given, message):
+    with pytest.raises(InputError, match=message):
+        Selector(DPS().online(IDS), strategy=given)
+
+
+def test_what_a_strategy_lacks_is_named():
+    @dataclass(frozen=True)
+    class Idle(Strategy):
+        name = "idle"
+
+    @dataclass(frozen=True)
+    class Stranger:
+        name = "stranger"
+
+        def priorities(self, state, outlook, rng): ...
+
+    with pytest.raises(InputError, match=r"Idle is no strategy yet: of the methods of Strategy it lacks priorities$"):
+        STRATEGIES.register(Idle)
+    with pytest.raises(InputError, match=r"Stranger is no strategy: let it inherit from promptdyn.selection.Strategy"):
+        STRATEGIES.register(Stranger)
+
+
+def test_a_state_with_a_field_of_another_length_is_told():
+    @dataclass(frozen=True)
+    class Short(Surprising):
+        shared = ()
+
+    with pytest.raises(InputError, match=r"strategy 'surprising': field 'mean' of its state has shape \(2,\) for 8 pr"):
+        Chooser(Short(), 8)
