@@ -376,7 +376,7 @@ plain = st.recursive(
 
 @pytest.fixture(scope="module")
 def saved(folder):
-    selector = promptdyn.Selector(DPS().online(["a", "b", "c"]))
+    selector = promptdyn.Selector(DPS().online(["a", "b", "c"]), "greso")
     selector.observe(["a", "b"], [[1, 0, 1, 0], [1, 1, 1, 1]])
     selector.save(folder / "selector.npz")
     return folder / "selector.npz"
@@ -384,7 +384,7 @@ def saved(folder):
 
 def loaded(path):
     """The selector goes on as a whole one, whether it could load the file or not."""
-    selector = promptdyn.Selector(DPS().online(["a", "b", "c"]))
+    selector = promptdyn.Selector(DPS().online(["a", "b", "c"]), "greso")
     taken(selector.load, path)
     chances = selector.online.informative(8)
     assert ((chances >= 0) & (chances <= 1)).all()
