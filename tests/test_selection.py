@@ -1,8 +1,5 @@
 """Selection: which prompts are taken, what rewards teach, and what is refused."""
 
-import re
-import warnings
-
 import numpy as np
 import pytest
 from scipy.stats import chisquare
@@ -32,22 +29,6 @@ def test_top_takes_the_prompts_most_likely_informative():
     assert set(selector.select(4)) == set(IDS[:4])
     assert set(selector.select(8)) == set(IDS[:4]) | set(IDS[8:])
     assert set(selector.select(4)) == set(IDS[:4])
-
-
-@pytest.mark.parametrize("strategy", ["top", "proportional"])
-def test_top_says_when_it_takes_the_same_prompts_again_and_again(strategy):
-    rng = np.random.default_rng(0)
-    selector = Selector(DPS().online([f"q{i}" for i in range(60)]), strategy=strategy, seed=1)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        for _ in range(120):
-            chosen = selector.select(4)
-            selector.observe(chosen, (rng.random((4, 8)) < 0.5).astype(float))
-    if strategy == "top":
-        (warning,) = told
-        assert re.search("no new prompt for 50 steps, .* use 'proportional'", str(warning.message))
-    else:
-        assert not told
 
 
 def test_highest_equals_a_full_sort_when_nothing_ties():

@@ -210,20 +210,27 @@ def test_a_strategys_state_that_is_not_whole_is_told_and_changes_nothing(name):
     assert selector.online.steps == before["online"]["steps"]
 
 
-@pytest.mark.parametrize("strategy", ["top", "gumbel:temperature=0.001", "proportional:power=40,uniform=0"])
-def test_a_choice_that_keeps_to_a_few_prompts_is_told_once(strategy):
+def choose_and_observe(strategy: str) -> None:
+    """120 steps of 4 out of 60 prompts, all half solved."""
     draws = np.random.default_rng(0)
     selector = Selector(DPS().online([f"q{i}" for i in range(60)]), strategy=strategy, success=1.0, seed=1)
+    for _ in range(120):
+        selector.observe(selector.select(4), (draws.random((4, 8)) < 0.5).astype(float))
 
-    def choose_and_observe():
-        for _ in range(120):
-            selector.observe(selector.select(4), (draws.random((4, 8)) < 0.5).astype(float))
 
+@pytest.mark.parametrize("strategy", ["top", "gumbel:temperature=0.001", "proportional:power=40,uniform=0"])
+def test_a_choice_that_keeps_to_a_few_prompts_is_told_once(strategy):
     with pytest.warns(PromptdynWarning) as told:
-        choose_and_observe()
+        choose_and_observe(strategy)
     (warning,) = (str(warning.message) for warning in told)
+    name = strategy.partition(":")[0]
     assert "no new prompt for 50 steps, " in warning
-    assert f"strategy '{selector.strategy.name}' takes the same prompts again and again; use 'proportional'" in warning
+    assert f"strategy '{name}' takes the same prompts again and again; use 'proportional'" in warning
+
+
+@pytest.mark.parametrize("strategy", ["proportional", "thompson", "uniform", "greso", "history_resampling"])
+def test_nothing_is_told_of_a_choice_that_goes_on_to_others(strategy):
+    choose_and_observe(strategy)
 
 
 def test_steps_without_groups_are_no_sign_of_a_choice_that_is_stuck():
@@ -272,3 +279,43 @@ def test_a_state_with_a_field_of_another_length_is_told():
 
     with pytest.raises(InputError, match=r"strategy 'surprising': field 'mean' of its state has shape \(2,\) for 8 pr"):
         Chooser(Short(), 8)
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        (None, "its step made a NoneType of a Surprises: let it return the state"),
+        (Surprises(np.zeros(8, np.float32), np.zeros(2)), r"'surprise' from float64 \(8,\) to float32 \(8,\)"),
+        (
+            Surprises(np.zeros(2), np.zeros(2)),
+            r"'surprise' from float64 \(8,\) to float64 \(2,\): let it stay as `init`",
+        ),
+    ],
+)
+def test_a_step_that_makes_another_kind_of_state_is_told_at_once(after, message):
+    """Not when a run is to go on from its file."""
+
+    @dataclass(frozen=True)
+    class Careless(Surprising):
+        def step(self, state, rows, num_successes, num_rollouts, trained):
+            return after
+
+    selector = Selector(DPS().online(IDS), strategy=Careless(), success=1.0)
+    with pytest.raises(InputError, match="strategy 'surprising': .*" + message):
+        selector.observe(IDS[:2], [BOTH, BOTH])
+    assert selector.online.steps == 0
+
+
+def test_a_state_may_hold_numbers_that_are_not_finite(tmp_path):
+    @dataclass(frozen=True)
+    class Never(Surprising):
+        def init(self, num_prompts):
+            return Surprises(np.full(num_prompts, -np.inf), np.array([np.nan, 0.0]))
+
+        def priorities(self, state, outlook, rng):
+            return state.surprise
+
+    selector = Selector(DPS().online(IDS), strategy=Never(), success=1.0)
+    selector.save(tmp_path / "selector.npz")
+    selector.load(tmp_path / "selector.npz")
+    assert arrays(selector)["surprise"].tolist() == [-np.inf] * 8

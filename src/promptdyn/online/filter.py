@@ -341,6 +341,9 @@ class OnlineFilter:
             given = as_features(features.T, saved)
         fresh = fresh_state(self.model, saved, clusters, given)
         loaded = restored(fresh, state["arrays"], self.model.derived)
+        for name, array in loaded._asdict().items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise InputError(f"the state's {name!r} holds numbers that are not finite: start without it")
         if "cluster" in fresh._fields and not np.array_equal(loaded.cluster, fresh.cluster):
             raise InputError("the state's clusters and its labels differ: start without it")
         chances = self.model.outcome(loaded, TRIED)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
@@ -51,14 +50,12 @@ def restored(fresh: Any, arrays: Mapping[str, NDArray], derived: Collection[str]
         derived: fields that were not saved, and are as in `fresh`.
 
     Raises:
-        InputError: an array is missing, or has another shape or type, or numbers that are not finite.
+        InputError: an array is missing, or has another shape or type.
     """
     fields = {}
     for name, field in fresh._asdict().items():
         array = field if name in derived else arrays.get(name)
         if array is None or array.shape != field.shape or array.dtype != field.dtype:
             raise InputError(f"the state's {name!r} is not the {field.shape} array it should be: start without it")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise InputError(f"the state's {name!r} holds numbers that are not finite: start without it")
         fields[name] = array.copy()
     return type(fresh)(**fields)

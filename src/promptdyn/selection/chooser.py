@@ -112,8 +112,22 @@ class Chooser:
         num_rollouts: NDArray[np.int64],
         trained: NDArray[np.bool_],
     ) -> None:
-        """Let the strategy see a step's counts."""
-        self._state = self.strategy.step(self._state, rows, num_successes, num_rollouts, trained)
+        """Let the strategy see a step's counts.
+
+        Raises:
+            InputError: its `step` makes a state of other fields, shapes or types, which no saved run could go on from.
+        """
+        before = _kinds(self._state)
+        state = self.strategy.step(self._state, rows, num_successes, num_rollouts, trained)
+        what = f"strategy {self.strategy.name!r}: its step made"
+        if not isinstance(state, type(self._state)):
+            raise InputError(
+                f"{what} a {type(state).__name__} of a {type(self._state).__name__}: let it return the state"
+            )
+        for name, kind in _kinds(state).items():
+            if kind != before[name]:
+                raise InputError(f"{what} field {name!r} from {before[name]} to {kind}: let it stay as `init` makes it")
+        self._state = state
 
     def forget(self) -> None:
         """Take the strategy back to before the first step; how often prompts were seen stays."""
@@ -138,6 +152,11 @@ class Chooser:
         chooser = cls(strategy, len(times_seen))
         chooser.times_seen, chooser._state = times_seen, restored(chooser._state, arrays)
         return chooser
+
+
+def _kinds(state: Any) -> dict[str, str]:
+    """Type and shape of each field, in words."""
+    return {name: f"{array.dtype} {array.shape}" for name, array in state._asdict().items()}
 
 
 def highest(

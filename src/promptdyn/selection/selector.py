@@ -272,8 +272,8 @@ class Selector:
         return steps
 
     def _absorb(self, seen: Observation) -> Observation:
+        self._show(seen)  # first: a strategy of one's own may fail
         self.online.step(seen.prompt_ids, seen.num_successes, seen.num_rollouts, seen.trained)
-        self._show(seen)
         return seen
 
     def _show(self, seen: Observation) -> None:
