@@ -34,7 +34,7 @@ def registries(monkeypatch):
     from promptdyn.selection import STRATEGIES
 
     for registry in (MODELS, STRATEGIES):
-        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
 def pytest_collection_finish():

@@ -18,7 +18,7 @@ from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
 from promptdyn.evaluation.forecast import walk
 from promptdyn.history import RewardHistory
 from promptdyn.inference import EM, MAP, NUTS, SVI
-from promptdyn.inference.engine import load_density
+from promptdyn.inference.densities import load_density
 from promptdyn.inference.nuts import judged
 from promptdyn.models import DPS, DiscreteHMM, HierarchicalHMM
 from promptdyn.models.base import cluster_of
@@ -118,7 +118,7 @@ def test_mini_batches_stand_for_the_whole_pool(backend):
 def test_long_histories_are_summed_chunk_by_chunk(monkeypatch):
     model = CONFIGS["hmm with clusters"]
     whole = density(model, HISTORY, "numpyro")
-    monkeypatch.setattr("promptdyn.inference.engine.LARGEST_CHUNK", 100)
+    monkeypatch.setattr("promptdyn.inference.densities.LARGEST_CHUNK", 100)
     parts = density(model, HISTORY, "numpyro")
     values = somewhere(whole)
     joint, slope = whole.joint(values)

@@ -9,7 +9,7 @@ from scipy.stats import binom, norm
 import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
-from promptdyn.inference.engine import load_density
+from promptdyn.inference.densities import load_density
 from promptdyn.models import MODELS, DiscreteHMM, HierarchicalHMM, Pool
 from promptdyn.models.discrete_hmm import sticky_walk
 from promptdyn.models.hierarchical_hmm import SCALE, _pooled

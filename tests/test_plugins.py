@@ -129,7 +129,7 @@ def test_files_that_cannot_be_used_are_told_with_their_line(folder, name):
     [
         ("nowhere.py:Mine", "nowhere.py: no such file"),
         ("no_module:Mine", "no module 'no_module' is installed or in the current folder"),
-        ("mine.py", "'mine.py' is none of .*, nor FILE.py:CLASS"),
+        ("mine.py", "'mine.py' is none of .*, nor FILE.py:NAME"),
         ("mine.py:OneRate@fit", "model 'mine.py' is none of"),
     ],
 )

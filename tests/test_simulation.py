@@ -12,7 +12,7 @@ from promptdyn.errors import InputError
 from promptdyn.evaluation import simulate
 from promptdyn.history import RewardHistory
 from promptdyn.inference import Fit
-from promptdyn.inference.engine import load_density
+from promptdyn.inference.densities import load_density
 from promptdyn.models import DPS, DiscreteHMM, HierarchicalHMM
 from test_cli import promptdyn_here
 

@@ -143,7 +143,7 @@ def fit(
     history_path: HistoryPath,
     out: Annotated[Path, typer.Option(help="Where to write the fit (.npz).")],
     model: Annotated[
-        str, typer.Option(help="Model and settings: hmm:num_states=6,cluster=task; yours: FILE.py:CLASS.")
+        str, typer.Option(help="Model and settings: hmm:num_states=6,cluster=task; yours: FILE.py:NAME.")
     ] = "hmm",
     fit_steps: Annotated[int | None, typer.Option(help="Fit on this many first steps only; default all.")] = None,
     observed: Observed = "all",
@@ -222,7 +222,7 @@ def simulate(
 def compare(
     history_path: HistoryPath,
     models: Annotated[
-        str, typer.Option(help="Models, settings after a colon; FILE.py:CLASS for yours; fits (.npz).")
+        str, typer.Option(help="Models, settings after a colon; FILE.py:NAME for yours; fits (.npz).")
     ] = "dps,mopps,hmm",
     fit_steps: Annotated[int | None, typer.Option(help="First steps, for fitting only; default half.")] = None,
     observed: Observed = "trained",
@@ -359,18 +359,22 @@ def train(
             "--selector",
             "--dynamics",
             help="auto (label columns, else the policy's reading), uniform, dynamic_sampling, greso, mopps, dps, kgps, "
-            "rate:cluster=task, features, ..., a model (hmm:cluster=task, FILE.py:CLASS), or a fit (.npz).",
+            "rate:cluster=task, features, ..., a model (hmm:cluster=task, FILE.py:NAME), or a fit (.npz).",
         ),
     ] = "auto",
     strategy: Annotated[
         str | None,
         typer.Option(
             help="Which prompts are taken: proportional, top, thompson, gumbel, top_entropy, uniform, greso, "
-            "history_resampling, or FILE.py:CLASS; default the selector's own."
+            "history_resampling, or FILE.py:NAME; default the selector's own."
         ),
     ] = None,
     score: Annotated[
-        str | None, typer.Option(help="What a prompt is worth, informative, ...; default the selector's own.")
+        str | None,
+        typer.Option(
+            help="What a prompt is worth: informative, reward_variance, half_solved, or FILE.py:NAME; default the "
+            "selector's own."
+        ),
     ] = None,
     refit_every: Annotated[
         int | None,

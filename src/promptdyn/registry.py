@@ -1,4 +1,4 @@
-"""Names for things that people choose by name, with settings, in code and on the command line: models, strategies."""
+"""What people choose by name, with settings, in code and on the command line: models, methods, strategies, ..."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import Field, fields, is_dataclass
+from inspect import isfunction
 from math import isfinite
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from promptdyn.errors import InputError
 from promptdyn.plugins import load_object, same_text, where
 
-__all__ = ["Registry", "describe"]
+__all__ = ["Registry", "describe", "inherits", "settings_of", "text_of"]
 
 _LITERALS = {"true": True, "false": False, "none": None}
 
@@ -34,10 +35,16 @@ _PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-# What stands in a text: a file's or module's class, then settings; and a file saved of such a thing.
+# What stands in a text: a name in a file or module, then settings; and a file saved of such a thing.
 _DECLARED = re.compile(r"(?P<place>[^:]+\.py|[\w.]+):(?P<name>[A-Za-z_]\w*)(?:[:,](?P<settings>.*))?")
 _SAVED = re.compile(r"(?:(?P<of>.+)@)?(?P<path>[^@]+\.npz)")
-Class = TypeVar("Class", bound=type[Any])
+Entry = TypeVar("Entry")
+Made = TypeVar("Made")
+
+
+def settings_of(thing: Any) -> dict[str, Field[Any]]:
+    """The settings of a dataclass, or of what one makes: name -> field. None for all else."""
+    return {field.name: field for field in fields(thing) if field.init} if is_dataclass(thing) else {}
 
 
 def describe(thing: Any, exact: bool = False) -> dict[str, Any]:
@@ -50,7 +57,7 @@ def describe(thing: Any, exact: bool = False) -> dict[str, Any]:
     if exact and not is_dataclass(thing):
         raise InputError(f"{type(thing).__name__} is no dataclass, so its settings cannot be kept: make it one")
     described = {"name": thing.name}
-    for setting in getattr(thing, "__dataclass_fields__", ()):
+    for setting in settings_of(thing):
 
         def plain(value: Any, setting: str = setting) -> Any:
             if isinstance(value, np.generic):
@@ -66,90 +73,175 @@ def describe(thing: Any, exact: bool = False) -> dict[str, Any]:
     return described
 
 
+def text_of(thing: Any) -> str:
+    """Name and settings, the same in every process: "gumbel(temperature=0.1)"; of a function "informative"."""
+    name = _name_of(thing)
+    if isfunction(thing) or name is None:
+        return name or type(thing).__name__
+    values = {name: getattr(thing, name) for name in settings_of(thing)} or getattr(thing, "__dict__", {})
+    return f"{name}({', '.join(f'{setting}={value!r}' for setting, value in values.items())})"
+
+
+def inherits(noun: str, base: type[Any], home: str) -> Callable[[Any], str]:
+    """A check for `Registry`: that an entry inherits from a base class and has all of its abstract methods.
+
+    Args:
+        noun: what such a class makes ("strategy"), for messages.
+        base: the base class.
+        home: the module where people find it.
+    """
+
+    def lacks(entry: Any) -> str:
+        if not (isinstance(entry, type) and issubclass(entry, base)):
+            return f"is no {noun}: let it inherit from {home}.{base.__name__}"
+        missing = sorted(getattr(entry, "__abstractmethods__", ()))
+        return f"is no {noun} yet: of the methods of {base.__name__} it lacks {', '.join(missing)}" if missing else ""
+
+    return lacks
+
+
 def _tuples(value: Any) -> Any:
     """Lists as tuples, within one another too."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-class Registry(Mapping[str, type[Any]]):
-    """Dataclasses by their `name`.
+def _name_of(entry: Any) -> Any:
+    """What an entry is called: a class by its attribute `name`, a function as it was defined."""
+    return entry.__name__ if isfunction(entry) else getattr(entry, "name", None)
+
+
+class Registry(Mapping[str, Any], Generic[Made]):
+    """Things to choose from, by name: frozen dataclasses, whose fields are settings, or functions, which have none.
+
+        @STRATEGIES.register
+        @dataclass(frozen=True)
+        class Mine(Strategy):
+            rest: int = 5
+
+            name = "mine"
+            ...
+
+        STRATEGIES.parse_one("mine:rest=10")  # Mine(rest=10), and so does --strategy mine.py:Mine:rest=10
 
     Args:
         kind: what they are ("model"), for messages.
-        *classes: dataclasses with a class attribute `name`.
-        lacks: what a class has not that it needs, in words; "" where nothing is missing.
+        *entries: dataclasses with a class attribute `name`, or functions.
+        lacks: what an entry has not that it needs, in words; "" where nothing is missing. Default: nothing ever is.
+        functions: whether a function will do for an entry; default False.
     """
 
-    def __init__(self, kind: str, *classes: type[Any], lacks: Callable[[type[Any]], str] = lambda cls: "") -> None:
+    def __init__(
+        self, kind: str, *entries: Any, lacks: Callable[[Any], str] = lambda entry: "", functions: bool = False
+    ) -> None:
         self.kind = kind
         self._lacks = lacks
-        self._classes = {cls.name: cls for cls in classes}
+        self._functions = functions
+        self._entries = {_name_of(entry): entry for entry in entries}
 
-    def __getitem__(self, name: str) -> type[Any]:
-        return self._classes[name]
+    def __getitem__(self, name: str) -> Any:
+        return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._classes)
+        return iter(self._entries)
 
     def __len__(self) -> int:
-        return len(self._classes)
+        return len(self._entries)
 
-    def register(self, cls: Class) -> Class:
-        """Enter a class of your own, also as a decorator. Declared anew, as in a notebook, it replaces itself.
+    def register(self, entry: Entry) -> Entry:
+        """Enter a class or function, also as a decorator. Declared anew, as in a notebook, it replaces itself.
 
         Raises:
-            InputError: it is no dataclass, has no name that can be written in a text, lacks what is needed, or another
-                class has its name.
+            InputError: it is neither a dataclass nor, where these will do, a function; it has no name that can be
+                written in a text; it lacks what is needed; or another has its name.
         """
-        label = f"{self.kind} {getattr(cls, '__qualname__', repr(cls))}"
-        if not isinstance(cls, type):
-            raise InputError(f"{label} is a {type(cls).__name__}: register the class, not what it makes")
-        if not is_dataclass(cls):
+        label = f"{self.kind} {getattr(entry, '__qualname__', repr(entry))}"
+        is_function = isfunction(entry)
+        if is_function and not self._functions:
+            raise InputError(f"{label} is a function: register a class")
+        if not is_function and not isinstance(entry, type):
+            what = "the class, not what it makes" + (", or a function" if self._functions else "")
+            raise InputError(f"{label} is a {type(entry).__name__}: register {what}")
+        if not is_function and not is_dataclass(entry):
             raise InputError(f"{label} is no dataclass: put @dataclass(frozen=True) above it")
-        name = getattr(cls, "name", None)
+        name = _name_of(entry)
         if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
             raise InputError(f"{label} has name {name!r}: give it one of letters, digits, _ and -, as in name = 'mine'")
-        if missing := self._lacks(cls):
+        if missing := self._lacks(entry):
             raise InputError(f"{label} {missing}")
-        there = self._classes.get(name, cls)
-        if not same_text(there, cls):
+        there = self._entries.get(name, entry)
+        if not same_text(there, entry):
             raise InputError(f"{label} has the name of {where(there)}, {name!r}: give it another")
-        self._classes[name] = cls
-        return cls
+        self._entries[name] = entry
+        return entry
 
-    def _find(self, name: str) -> type[Any]:
-        if name not in self._classes:
-            raise InputError(f"{self.kind} {name!r} is none of {', '.join(self._classes)}, nor FILE.py:CLASS")
-        return self._classes[name]
+    def _find(self, name: str) -> Any:
+        if name not in self._entries:
+            raise InputError(f"{self.kind} {name!r} is none of {', '.join(self._entries)}, nor FILE.py:NAME")
+        return self._entries[name]
 
-    def create(self, name: str, settings: Mapping[str, Any] | None = None) -> Any:
+    def create(self, name: str, settings: Mapping[str, Any] | None = None) -> Made:
         """Make one from its name and settings; InputError lists what there is, or says which value is off."""
-        known = self._find(name).__dataclass_fields__
-        for setting, value in (settings or {}).items():
+        return self._create(self._find(name), settings or {})
+
+    def _create(self, entry: Any, settings: Mapping[str, Any]) -> Made:
+        name, known = _name_of(entry), settings_of(entry)
+        for setting, value in settings.items():
             if setting not in known:
                 there = f"it has {', '.join(known)}" if known else "it has none"
                 raise InputError(f"{self.kind} {name!r} has no setting {setting!r}; {there}")
             word, fits = _PLAIN.get(_annotation(known[setting]), ("", None))
             if fits and not fits(value):
                 raise InputError(f"{self.kind} {name!r}: {setting}={value!r} is not {word}")
+        if isfunction(entry):
+            return entry  # type: ignore[return-value]
         try:
-            return self[name](**(settings or {}))
+            made: Made = entry(**settings)
         except (TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{self.kind} {name!r} with {dict(settings or {})}: {error}") from None
+            raise InputError(f"{self.kind} {name!r} with {dict(settings)}: {error}") from None
+        return made
 
-    def made_of(self, described: Mapping[str, Any]) -> Any:
+    def resolve(self, chosen: str | Made, settings: Mapping[str, Any] | None = None) -> Made:
+        """What a text names, or what is given itself, with some of its settings exchanged.
+
+        Args:
+            chosen: a name, with settings as in `parse`, "FILE.py:NAME", or an object of one's own.
+            settings: setting -> value, of those to exchange; default none.
+
+        Raises:
+            InputError: it is none, or as `parse` and `create`.
+        """
+        made = self.parse_one(chosen) if isinstance(chosen, str) else self._checked(chosen)
+        if not settings:
+            return made
+        if not is_dataclass(made):
+            return self._create(made, settings)
+        return self._create(type(made), {**{name: getattr(made, name) for name in settings_of(made)}, **settings})
+
+    def _checked(self, thing: Made) -> Made:
+        """An object, if it is of the kind."""
+        names = ", ".join(self._entries)
+        if isinstance(thing, type):
+            raise InputError(
+                f"{self.kind} {thing.__name__} is a class: give an object, {thing.__name__}(), or a name ({names})"
+            )
+        is_function = isfunction(thing) and self._functions
+        if missing := self._lacks(thing if is_function else type(thing)):
+            raise InputError(f"{self.kind} {thing!r} {missing}, or give a name ({names})")
+        return thing
+
+    def made_of(self, described: Mapping[str, Any]) -> Made:
         """Make one of what `describe` gave; raises as `create`."""
         settings = {name: _tuples(value) for name, value in described.items() if name != "name"}
         return self.create(described["name"], settings)
 
-    def parse(self, text: str, load: Callable[[str, type[Any] | None], Any] | None = None) -> dict[str, Any]:
+    def parse(self, text: str, load: Callable[[str, type[Any] | None], Any] | None = None) -> dict[str, Made]:
         """Read a comma-separated list, each item `name` or `name:setting=value,setting=value`.
 
         "dps,mopps:decay=0.5,hmm:num_states=6,cluster=task" gives three models keyed by the text of each; a
-        value "a+b" is the tuple ("a", "b"). Instead of a name an item may have a class of one's own, which is then
-        registered: "mine.py:Mine:rate=0.5", "package.module:Mine".
+        value "a+b" is the tuple ("a", "b"). Instead of a name an item may have a class or function of one's own, which
+        is then registered: "mine.py:Mine:rate=0.5", "package.module:Mine".
 
         Args:
             text: the list.
@@ -169,8 +261,8 @@ class Registry(Mapping[str, type[Any]]):
             else:
                 items.append(part)
         if not items:
-            raise InputError(f"{self.kind} {text!r}: name at least one of {', '.join(self._classes)}")
-        made: dict[str, Any] = {}
+            raise InputError(f"{self.kind} {text!r}: name at least one of {', '.join(self._entries)}")
+        made: dict[str, Made] = {}
         for item in items:
             if item in made:
                 raise InputError(f"{self.kind} {text!r}: {item!r} is given twice")
@@ -189,19 +281,19 @@ class Registry(Mapping[str, type[Any]]):
         return made
 
     def _named(self, item: str) -> tuple[str, str]:
-        """Name and settings of an item. A class of a file or module is registered."""
+        """Name and settings of an item. What stands in a file or module is registered."""
         name, _, settings = item.partition(":")
         declared = _DECLARED.fullmatch(item)
-        if declared is None or name in self._classes:
+        if declared is None or name in self._entries:
             return name, settings
-        cls = load_object(f"{declared['place']}:{declared['name']}", self.kind)
-        return self.register(cls).name, declared["settings"] or ""
+        entry = self.register(load_object(f"{declared['place']}:{declared['name']}", self.kind))
+        return _name_of(entry), declared["settings"] or ""
 
     def _value(self, name: str, setting: str, text: str) -> Any:
         """A Python literal (0.5, true), else words joined by "+", else the text itself."""
         if text.lower() in _LITERALS:
             return _LITERALS[text.lower()]
-        field = self._find(name).__dataclass_fields__.get(setting)
+        field = settings_of(self._find(name)).get(setting)
         if field is None or not _annotation(field).startswith("str"):  # a label such as 007 is no number
             try:
                 return ast.literal_eval(text)
@@ -209,7 +301,7 @@ class Registry(Mapping[str, type[Any]]):
                 pass
         return tuple(text.split("+")) if "+" in text else text
 
-    def parse_one(self, text: str, load: Callable[[str, type[Any] | None], Any] | None = None) -> Any:
+    def parse_one(self, text: str, load: Callable[[str, type[Any] | None], Any] | None = None) -> Made:
         """Read a single item, as `parse` does; InputError too where there are several."""
         made = self.parse(text, load)
         if len(made) != 1:

@@ -29,7 +29,7 @@ from promptdyn.evaluation.simulation import simulate
 from promptdyn.history import RewardHistory
 from promptdyn.inference import EM, Fit
 from promptdyn.inference.climb import climb
-from promptdyn.inference.engine import Density, Values, load_density
+from promptdyn.inference.densities import Density, Values, load_density
 from promptdyn.models.base import DynamicsLike, Params, Statistics, as_dynamics, cluster_of, for_pool, lacks
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.ppl import BACKENDS, chain_at
@@ -253,7 +253,7 @@ def _history(columns: Sequence[str], seed: int) -> RewardHistory:
 
 def _check_settings(model: Any, say: Say) -> None:
     """It can be registered, and made again of its description."""
-    registry = Registry("model", lacks=lacks)
+    registry: Registry[Any] = Registry("model", lacks=lacks)
     registry.register(type(model))
     again = registry.made_of(json.loads(json.dumps(describe(model, exact=True))))
     say(again == model, f"made again of its settings it is {again!r}, not {model!r}: declare every setting as a field")

@@ -13,7 +13,8 @@ import numpy as np
 
 from promptdyn.errors import InputError
 from promptdyn.inference.climb import climb
-from promptdyn.inference.engine import Density, Result, at_least
+from promptdyn.inference.densities import Density
+from promptdyn.inference.engine import Engine, Result, at_least
 from promptdyn.models.base import as_dynamics
 from promptdyn.progress import Report
 
@@ -24,7 +25,7 @@ CLIMB = 30
 
 
 @dataclass(frozen=True)
-class EM:
+class EM(Engine):
     """EM until the log joint changes by less than `tolerance` per observed group.
 
     The trace is the log joint, log p(counts | sites) + log p(sites), before each update and after the last. It rises

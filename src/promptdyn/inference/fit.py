@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
 from promptdyn.history import DenseHistory, RewardHistory
+from promptdyn.inference.densities import load_density
 from promptdyn.inference.em import EM
-from promptdyn.inference.engine import Engine, load_density
+from promptdyn.inference.engine import Engine, check_result
 from promptdyn.inference.map import MAP
 from promptdyn.inference.nuts import NUTS
 from promptdyn.inference.svi import SVI
@@ -39,12 +40,14 @@ from promptdyn.plugins import where
 from promptdyn.ppl import Program, chain_at
 from promptdyn.progress import Report, bars
 from promptdyn.prompts import PROMPT_ID, Columns, Prompts
-from promptdyn.registry import Registry, describe
+from promptdyn.registry import Registry, describe, inherits
 from promptdyn.storage import read_state, write_state
 
 __all__ = ["METHODS", "Fit", "fit"]
 
-METHODS = Registry("method", EM, MAP, SVI, NUTS)
+METHODS: Registry[Engine] = Registry(
+    "method", EM, MAP, SVI, NUTS, lacks=inherits("engine", Engine, "promptdyn.inference")
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,8 +302,8 @@ class Fit:
         values, arrays = read_state(path, "fit")
         with _whole(path):
             described: dict[str, Any] = values["model"]
-            name, declared = str(described["name"]), str(values.get("declared", "FILE.py:CLASS"))
-        registry = MODELS
+            name, declared = str(described["name"]), str(values.get("declared", "FILE.py:NAME"))
+        registry: Registry[Any] = MODELS
         if model is not None:
             registry = Registry("model", lacks=lacks)
             if registry.register(model).name != name:
@@ -328,7 +331,7 @@ class Fit:
         for key in arrays.keys() - set(_ARRAYS):
             part, _, name = key.partition("/")
             parts[part][name] = arrays[key]
-        registry = Registry("model")
+        registry: Registry[Any] = Registry("model")
         registry.register(model)
         made = cls(model=registry.made_of(values["model"]), **kept, **parts)
         _ = made.chain  # checks the parameters
@@ -370,8 +373,8 @@ def fit(
             need no fit.
         history: what was logged.
         method: "em", "map" (the same mode, by gradient), "svi" (approximate posterior, in mini-batches) or "nuts"
-            (posterior draws); with settings, as in "svi:num_steps=5000"; or an engine, `SVI(num_steps=5000)`. Default:
-            what the model names in `fitted_by`, else "em".
+            (posterior draws); one of a file, "FILE.py:NAME"; with settings, as in "svi:num_steps=5000"; or an engine,
+            `SVI(num_steps=5000)`. Default: what the model names in `fitted_by`, else "em".
         backend: "numpyro" (default) or "pyro", what evaluates the program.
         seed: of what is random in SVI and NUTS; default 0.
         observed: "all" rows, or only the "trained" ones, as live training would have seen.
@@ -382,15 +385,12 @@ def fit(
         ConvergenceWarning: the engine has not converged; the fit's `verdict` says what to do.
 
     Raises:
-        InputError: a model that needs no fit, an unknown method, option or backend, no observed rows, an unknown
-            cluster column, a program that fails its contract, or a prompt whose observations the model holds
-            impossible.
+        InputError: a model that needs no fit, an unknown method, option or backend, a method that has no loop for the
+            backend or returns what is no result, no observed rows, an unknown cluster column, a program that fails its
+            contract, or a prompt whose observations the model holds impossible.
     """
     check_dynamics(model)
-    chosen: Any = method or as_dynamics(model).fitted_by
-    engine = METHODS.parse_one(chosen) if isinstance(chosen, str) else chosen
-    if options:
-        engine = METHODS.create(engine.name, {**vars(engine), **options})
+    engine = METHODS.resolve(method or as_dynamics(model).fitted_by, options)
     visible = history.observed(observed)
     if len(visible) == 0:
         mend = "; observed='all' would use the others" if observed == "trained" and len(history) else ""
@@ -401,6 +401,7 @@ def fit(
     density = load_density(backend)(model, dense)
     with _reported(progress, f"{engine.name}: {model.name}") as report:
         result = engine.run(density, seed, report)
+    check_result(engine, result, density.program)
     log_marginal = float(density.log_marginals(result.params).sum())
     if not np.isfinite(log_marginal):
         raise InputError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import PromptdynWarning
 from promptdyn.history import DenseHistory
-from promptdyn.inference.engine import load_density
+from promptdyn.inference.densities import load_density
 from promptdyn.models.base import DynamicsLike, Pool
 from promptdyn.ppl import Program, load_backend
 from promptdyn.ppl.fixed import Fixed

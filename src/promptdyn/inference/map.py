@@ -8,14 +8,15 @@ import numpy as np
 
 from promptdyn.errors import InputError
 from promptdyn.inference.climb import climb
-from promptdyn.inference.engine import Density, Result, at_least
+from promptdyn.inference.densities import Density
+from promptdyn.inference.engine import Engine, Result, at_least
 from promptdyn.progress import Report
 
 __all__ = ["MAP"]
 
 
 @dataclass(frozen=True)
-class MAP:
+class MAP(Engine):
     """L-BFGS to a mode of the density of the sites themselves (no Jacobian): where EM goes too.
 
     The trace is the log joint, log p(counts | sites) + log p(sites), at the start and after each iteration.

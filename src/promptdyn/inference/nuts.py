@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from promptdyn.errors import InputError
 from promptdyn.inference.climb import climb
-from promptdyn.inference.engine import Density, Result, at_least
+from promptdyn.inference.densities import Density
+from promptdyn.inference.engine import Engine, Result, at_least
 from promptdyn.inference.idata import rhat_and_ess
 from promptdyn.progress import Report
 
@@ -25,7 +27,7 @@ MIN_ESS = 50
 
 
 @dataclass(frozen=True)
-class NUTS:
+class NUTS(Engine):
     """Draws from the posterior of the sites.
 
     The trace is the mean over chains of the log density at each draw.
@@ -48,6 +50,10 @@ class NUTS:
     max_tree_depth: int = 10
 
     name = "nuts"
+    loops: ClassVar = {
+        "numpyro": "promptdyn.inference.loops.numpyro:nuts",
+        "pyro": "promptdyn.inference.loops.pyro:nuts",
+    }
 
     def __post_init__(self) -> None:
         at_least(1, self, "num_warmup", "num_chains", "max_tree_depth")
@@ -63,7 +69,7 @@ class NUTS:
             name: value + JITTER * rng.standard_normal((self.num_chains, *value.shape)) for name, value in mode.items()
         }
         total = self.num_warmup + self.num_draws
-        draws, stats = density.nuts(self, starts, seed, lambda done, watch: report(done, total, watch))
+        draws, stats = self.loop(density)(density, self, starts, seed, lambda done, watch: report(done, total, watch))
         converged, verdict, diagnostics = judged(*rhat_and_ess(draws), int(stats["diverging"].sum()), self.num_chains)
         return Result(
             {name: value.mean(axis=(0, 1)) for name, value in draws.items()},

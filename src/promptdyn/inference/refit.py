@@ -325,7 +325,7 @@ def work(folder: str) -> None:
     if hasattr(os, "nice"):
         os.nice(10)  # the training comes first
     values, arrays = read_state(Path(folder, "job.npz"), "refit")
-    registry = Registry("model")
+    registry: Registry[Any] = Registry("model")
     registry.register(_class(values))
     model, at, labels = registry.made_of(values["model"]), values["at"], values["labels"]
     labelled = cluster_of(model) is not None

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.inference.engine import Density, Result, at_least
+from promptdyn.history import DenseHistory
+from promptdyn.inference.densities import Density
+from promptdyn.inference.engine import Engine, Result, at_least
+from promptdyn.kernels.sequences import Sequences
 from promptdyn.progress import Report
 
-__all__ = ["GUIDES", "SVI"]
+__all__ = ["GUIDES", "SVI", "mini_batches"]
 
 # Those of the same name in NumPyro and Pyro.
 GUIDES = ("AutoDelta", "AutoNormal", "AutoDiagonalNormal", "AutoLowRankMultivariateNormal", "AutoMultivariateNormal")
@@ -21,7 +26,7 @@ TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class SVI:
+class SVI(Engine):
     """Adam on the ELBO of a guide, then draws from the guide.
 
     The trace is the mean ELBO of each fortieth of the run. It has levelled out where the last quarter of those lies no
@@ -46,6 +51,10 @@ class SVI:
     num_draws: int = 500
 
     name = "svi"
+    loops: ClassVar = {
+        "numpyro": "promptdyn.inference.loops.numpyro:svi",
+        "pyro": "promptdyn.inference.loops.pyro:svi",
+    }
 
     def __post_init__(self) -> None:
         if self.guide not in GUIDES:
@@ -63,7 +72,7 @@ class SVI:
                 raise InputError(f"svi: the ELBO is {value} at step {step}: lower learning_rate={self.learning_rate}")
             report(step, self.num_steps, {"ELBO": value})
 
-        drawn, elbo = density.svi(self, seed, checked)
+        drawn, elbo = self.loop(density)(density, self, seed, checked)
         windows = np.array([part.mean() for part in np.array_split(elbo, WINDOWS)])
         before, last = windows[-WINDOWS // 2 : -WINDOWS // 4], windows[-WINDOWS // 4 :]
         rise = float(last.mean() - before.mean())
@@ -79,3 +88,15 @@ class SVI:
             {"elbo": float(last.mean()), "elbo_rise": rise, "elbo_rise_error": error},
             draws={name: value[None] for name, value in drawn.items()},
         )
+
+
+def mini_batches(
+    dense: DenseHistory, places: NDArray[np.integer] | None, batch_size: int, seed: int
+) -> tuple[Sequences, int, float]:
+    """Lanes of prompts in random order, lanes for a batch of about `batch_size` prompts, and all lanes over these."""
+    num_prompts = dense.symbols.shape[1]
+    order = np.random.default_rng(seed).permutation(num_prompts)
+    # As short as the prompt seen most, so that a batch is many lanes side by side.
+    sequences = Sequences.packed(dense.symbols, dense.exposure, places, num_lanes=num_prompts, order=order)
+    num_lanes = min(max(round(sequences.num_lanes * batch_size / num_prompts), 1), sequences.num_lanes)
+    return sequences, num_lanes, sequences.num_lanes / num_lanes

@@ -1,5 +1,7 @@
 """Dynamics models: one file each. A new one is a file here, its export, and its place in `MODELS`."""
 
+from typing import Any
+
 from promptdyn.models import emissions
 from promptdyn.models.base import PPL, Chain, Dynamics, DynamicsLike, Emission, Params, Statistics, lacks
 from promptdyn.models.beta_bernoulli import BetaBernoulli
@@ -34,7 +36,7 @@ __all__ = [
     "emissions",
 ]
 
-MODELS = Registry(
+MODELS: Registry[Any] = Registry(
     "model",
     DPS,
     BetaBernoulli,

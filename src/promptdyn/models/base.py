@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from promptdyn.errors import InputError
 from promptdyn.online import Forecaster, OnlineModel, Pool
 from promptdyn.prompts import Columns, Prompts
+from promptdyn.registry import inherits
 
 __all__ = [
     "PPL",
@@ -48,6 +49,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 Params = dict[str, Floats]
 MAX_EXPOSURES = 3
+_lacks_of_online = inherits("model", OnlineModel, "promptdyn.online")
 # Symbols that the emission of a chain is tried at.
 TRIED = np.array([(0, 0)] + [(n, k) for n in (1, 2, 8) for k in range(n + 1)])
 
@@ -175,8 +177,7 @@ def lacks(cls: type[Any]) -> str:
         if callable(getattr(cls, "program", None)):
             return ""
         return "is no model: give it program(self, ppl, pool), or let it inherit from promptdyn.online.OnlineModel"
-    missing = sorted(cls.__abstractmethods__)
-    return f"is no model yet: of the methods of OnlineModel it lacks {', '.join(missing)}" if missing else ""
+    return _lacks_of_online(cls)
 
 
 def check_dynamics(model: Any) -> None:

@@ -1,18 +1,28 @@
-"""What a prompt is worth: functions from the belief to one number per prompt, 0 or more, higher is better."""
+"""What a prompt is worth: functions from the belief to one number per prompt, higher is better.
+
+A new score is a function here and its place in `SCORES`; one with settings is a frozen dataclass with a `name` and
+`__call__`.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.online import OnlineFilter
+from promptdyn.registry import Registry
 
 __all__ = ["SCORES", "Score", "entropy", "half_solved", "informative", "reward_variance"]
 
 Score = Callable[[OnlineFilter, int, np.random.Generator | None], NDArray[np.float64]]
 """(online, num_rollouts, rng) -> (prompt,). With an rng, the score at one posterior draw per prompt (Thompson)."""
+
+# What a score is called with.
+ARGUMENTS = ("online", "num_rollouts", "rng")
 
 
 def informative(online: OnlineFilter, num_rollouts: int, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
@@ -32,7 +42,23 @@ def half_solved(online: OnlineFilter, num_rollouts: int, rng: np.random.Generato
     return 1.0 - np.abs(2.0 * online.success_rate(rng) - 1.0)
 
 
-SCORES: dict[str, Score] = {score.__name__: score for score in (informative, reward_variance, half_solved)}
+def _lacks(entry: Any) -> str:
+    """What a function or class has not that a score needs, in words; "" where nothing is missing."""
+    call: Any = entry
+    arguments: tuple[str, ...] = ARGUMENTS
+    if isinstance(entry, type):
+        call = next((vars(cls)["__call__"] for cls in entry.__mro__ if "__call__" in vars(cls)), None)
+        arguments = ("self", *ARGUMENTS)
+    if not callable(call):
+        return f"is no score: give it __call__({', '.join(arguments)})"
+    try:
+        inspect.signature(call).bind(*arguments)
+    except TypeError as error:
+        return f"is no score: it is called with ({', '.join(ARGUMENTS)}), and {error}"
+    return ""
+
+
+SCORES: Registry[Score] = Registry("score", informative, reward_variance, half_solved, lacks=_lacks, functions=True)
 
 
 def entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from promptdyn.errors import InputError
 from promptdyn.online import OnlineFilter
 from promptdyn.prompts import Prompts
+from promptdyn.registry import text_of
 from promptdyn.selection.chooser import Chooser
 from promptdyn.selection.files import load_selector, write_selector
 from promptdyn.selection.groups import Groups, Observation, packed, rewards_of, unpacked
@@ -38,8 +39,9 @@ class Selector:
         online: filter over the pool (`model.online(prompts)`, `fit.online(prompts)`).
         strategy: which prompts to take: "proportional" (default), "thompson", "gumbel", "top", "top_entropy",
             "uniform", "greso", "history_resampling", with settings as in "gumbel:temperature=0.05", one of a file,
-            "FILE.py:CLASS", or a `Strategy`.
-        score: what a prompt is worth: "informative" (default), "reward_variance", "half_solved", or a function.
+            "FILE.py:NAME", or a `Strategy`.
+        score: what a prompt is worth: "informative" (default), "reward_variance", "half_solved", one of a file,
+            "FILE.py:NAME", or a function (online, num_rollouts, rng) -> (prompt,) numbers.
         num_generations: rollouts per prompt that forecasts are made for; default 8.
         success: what a success is: a number (threshold on the reward), a reward function's name, "FUNCTION>=NUMBER", a
             function of the rewards by name, or "auto" (default): found from the first rewards, see
@@ -70,14 +72,12 @@ class Selector:
             raise InputError(
                 f"num_generations={num_generations}: a group of fewer than 2 rollouts cannot be informative"
             )
-        if isinstance(score, str) and score not in SCORES:
-            raise InputError(f"score {score!r} is none of {', '.join(SCORES)}")
         self.online = online
-        self.score: Score = SCORES[score] if isinstance(score, str) else score
+        self.score = SCORES.resolve(score)
         self.num_generations = num_generations
         self.grader = Grader(success)
         self._rng = np.random.default_rng(seed)
-        self._chooser = Chooser(_made(strategy), online.num_prompts)
+        self._chooser = Chooser(STRATEGIES.resolve(strategy), online.num_prompts)
         self._metrics: dict[str, float] = {}
         self._watch = SuccessWatch()
         # All steps, while the rule of success may still change, and how many of them the filter has absorbed.
@@ -305,9 +305,7 @@ class Selector:
 
     def _choice(self) -> str:
         """Strategy and score in words, the same in every process."""
-        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self.strategy).items())
-        score = getattr(self.score, "__name__", type(self.score).__name__)
-        return f"{self.strategy.name}({settings}) on score {score}"
+        return f"{text_of(self.strategy)} on score {text_of(self.score)}"
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -383,16 +381,3 @@ class Selector:
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote; InputError says what is wrong with the file or does not fit this selector."""
         load_selector(path, self.load_state_dict)
-
-
-def _made(strategy: str | Strategy) -> Strategy:
-    """The strategy that a text names, or the one given; InputError where it is none."""
-    if isinstance(strategy, str):
-        return STRATEGIES.parse_one(strategy)
-    if not isinstance(strategy, Strategy):
-        what = f"the class {strategy.__name__}" if isinstance(strategy, type) else repr(strategy)
-        raise InputError(
-            f"strategy={what}: give a name ({', '.join(STRATEGIES)}), or an object of a class that inherits from "
-            "promptdyn.selection.Strategy"
-        )
-    return strategy

@@ -21,6 +21,7 @@ from promptdyn.models.base import check_forecaster
 from promptdyn.online import Forecaster, OnlineFilter
 from promptdyn.prompts import AUTO, POLICY, Prompts, column_names
 from promptdyn.selection import Selector
+from promptdyn.selection.scores import SCORES
 from promptdyn.selection.strategies import STRATEGIES
 from promptdyn.success import Success
 
@@ -39,10 +40,11 @@ class Recipe:
     Attributes:
         dynamics: what forecasts: "auto" (default: label columns such as "task" and "difficulty" where the dataset has
             them, else the policy's own reading of each prompt), a model as in "dps:decay=0.7", or a fit (.npz; of a
-            model of your own "FILE.py:CLASS@FIT.npz").
-        strategy: which prompts are taken, as in "proportional" (default) or "uniform"; see
+            model of your own "FILE.py:NAME@FIT.npz").
+        strategy: which prompts are taken, as in "proportional" (default), "uniform" or "FILE.py:NAME"; see
             `promptdyn.selection.strategies`.
-        score: what a prompt is worth, see `promptdyn.selection.scores`; default "informative".
+        score: what a prompt is worth, as in "informative" (default) or "FILE.py:NAME"; see
+            `promptdyn.selection.scores`.
         success: what a success is: a number (threshold on the folded reward), a reward function's name, "correct>=0.8",
             a function of the rewards by name (or "FILE.py:FUNCTION"), or "auto" (default): see `promptdyn.success`.
         refit_every: steps after which `dynamics`, a program such as "hmm:cluster=task", is fitted again on the run, in
@@ -77,7 +79,7 @@ class Recipe:
             InputError: an unknown model, strategy or score, a setting out of range, or a column that the pool has not
                 or that cannot be used.
         """
-        strategy = STRATEGIES.parse_one(self.strategy)
+        strategy, score = STRATEGIES.parse_one(self.strategy), SCORES.parse_one(self.score)
         model, words, by_kinds = self._forecaster(prompts)
         features = column_names(model.features)
         reads = POLICY in features
@@ -91,7 +93,7 @@ class Recipe:
             return Selector(
                 model.online(prompts),
                 strategy=strategy,
-                score=self.score,
+                score=score,
                 num_generations=num_generations,
                 success=self.success,
                 seed=seed,
@@ -198,7 +200,7 @@ def selector_recipe(text: str, **changes: Any) -> Recipe:
     Args:
         text: one of `SELECTORS`, with settings of its model or strategy where that has the same name ("dps:decay=0.5",
             "greso:change=0.02"), or a model, which is chosen from as the default recipe does: "hmm:cluster=task",
-            "FILE.py:CLASS", a fit (.npz).
+            "FILE.py:NAME", a fit (.npz).
         **changes: parts of the recipe that are to be others; those that are None stay.
 
     Raises:
@@ -212,7 +214,7 @@ def selector_recipe(text: str, **changes: Any) -> Recipe:
         mend = f": did you mean {' or '.join(map(repr, near))}? It" if near else ": it"
         raise InputError(
             f"no selector is called {text!r}{mend} may be {', '.join(SELECTORS)}, a model ({', '.join(MODELS)}), "
-            "FILE.py:CLASS or a fit (.npz)"
+            "FILE.py:NAME or a fit (.npz)"
         )
     recipe = SELECTORS.get(name, Recipe(text))
     if name in SELECTORS and settings:

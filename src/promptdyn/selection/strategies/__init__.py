@@ -1,7 +1,7 @@
 """Which prompts to take: a new strategy is a file here, its export, and its place in `STRATEGIES`."""
 
-from promptdyn.registry import Registry
-from promptdyn.selection.strategies.base import Outlook, Strategy, draw, lacks
+from promptdyn.registry import Registry, inherits
+from promptdyn.selection.strategies.base import Outlook, Strategy, draw
 from promptdyn.selection.strategies.by_score import Gumbel, Proportional, Thompson, Top, TopEntropy
 from promptdyn.selection.strategies.greso import GRESO
 from promptdyn.selection.strategies.history_resampling import HistoryResampling
@@ -22,6 +22,15 @@ __all__ = [
     "draw",
 ]
 
-STRATEGIES = Registry(
-    "strategy", Proportional, Top, Thompson, Gumbel, TopEntropy, Uniform, GRESO, HistoryResampling, lacks=lacks
+STRATEGIES: Registry[Strategy] = Registry(
+    "strategy",
+    Proportional,
+    Top,
+    Thompson,
+    Gumbel,
+    TopEntropy,
+    Uniform,
+    GRESO,
+    HistoryResampling,
+    lacks=inherits("strategy", Strategy, "promptdyn.selection"),
 )

@@ -9,10 +9,12 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from promptdyn.errors import InputError
 from promptdyn.online import OnlineFilter
+from promptdyn.registry import text_of
 from promptdyn.selection.scores import Score
 
-__all__ = ["Outlook", "Strategy", "draw", "lacks"]
+__all__ = ["Outlook", "Strategy", "draw"]
 
 # Odds of a prompt that has none: the least that can be divided by.
 LEAST_ODDS = 1e-300
@@ -39,8 +41,18 @@ class Outlook:
         return self.online.num_prompts
 
     def worth(self, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-        """(prompt,) scores; given `rng`, each at one draw from the prompt's posterior."""
-        return self.score(self.online, self.num_rollouts, rng)
+        """(prompt,) scores; given `rng`, each at one draw from the prompt's posterior.
+
+        Raises:
+            InputError: the score gives another shape, or none (NaN) for some prompt.
+        """
+        worth = np.asarray(self.score(self.online, self.num_rollouts, rng), dtype=float)
+        if worth.shape != (self.num_prompts,):
+            raise InputError(f"score {text_of(self.score)} is of shape {worth.shape} for {self.num_prompts} prompts")
+        unknown = np.flatnonzero(np.isnan(worth))
+        if unknown.size:
+            raise InputError(f"score {text_of(self.score)} of prompt {self.online.ids(unknown[:1])[0]!r} is NaN")
+        return worth
 
     def outcome(self) -> NDArray[np.float64]:
         """(prompt outcome) forecast chances that none, some, all of a prompt's rollouts succeed."""
@@ -113,11 +125,3 @@ def draw(odds: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.floa
     race = rng.standard_exponential(odds.shape)
     race /= np.maximum(odds, LEAST_ODDS)
     return np.negative(race, out=race)
-
-
-def lacks(cls: type[Any]) -> str:
-    """What a class has not that a strategy needs, in words; "" where nothing is missing."""
-    if not issubclass(cls, Strategy):
-        return "is no strategy: let it inherit from promptdyn.selection.Strategy"
-    missing = sorted(cls.__abstractmethods__)
-    return f"is no strategy yet: of the methods of Strategy it lacks {', '.join(missing)}" if missing else ""

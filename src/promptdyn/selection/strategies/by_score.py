@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
+from promptdyn.registry import text_of
 from promptdyn.selection.scores import entropy
 from promptdyn.selection.strategies.base import Outlook, Strategy, draw
 
@@ -88,7 +89,7 @@ class Proportional(Strategy):
         if worth.min() < 0:
             raise InputError(
                 f"strategy 'proportional' needs scores of at least 0, and score "
-                f"{getattr(outlook.score, '__name__', outlook.score)} gave {worth.min():.3g}: use 'informative' or "
+                f"{text_of(outlook.score)} gave {worth.min():.3g}: use 'informative' or "
                 "'reward_variance', or strategy 'gumbel'"
             )
         whole = self.power <= MOST_FACTORS and self.power == int(self.power)

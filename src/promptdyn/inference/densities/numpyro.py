@@ -1,4 +1,4 @@
-"""What the engines need of NumPyro and JAX. See `promptdyn.inference.engine.Density`."""
+"""The density of a program in NumPyro and JAX."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +14,17 @@ import numpy as np
 import numpyro
 from numpy.typing import NDArray
 from numpyro import handlers
-from numpyro.infer import NUTS, SVI, Trace_ELBO, autoguide, init_to_value
 
 from promptdyn.history import DenseHistory
-from promptdyn.inference.engine import Values, check_explained, chunks, mini_batches
+from promptdyn.inference.densities import Values, check_explained, chunks
 from promptdyn.kernels.jax import Markov, Sequences, expected_counts, log_marginal
 from promptdyn.models.base import DynamicsLike, Params, Pool, Statistics
-from promptdyn.ppl.numpyro import RUN_ONCE, NumPyro, Program
+from promptdyn.ppl.numpyro import NumPyro, Program
 
-if TYPE_CHECKING:
-    from promptdyn.inference.nuts import NUTS as NUTSSettings
-    from promptdyn.inference.svi import SVI as SVISettings
-
-__all__ = ["Density"]
+__all__ = ["THREADS", "Density"]
 
 Floats = NDArray[np.float64]
-# Iterations of a sampler between two reports.
-WINDOW = 10
-_THREADS = ThreadPoolExecutor(os.cpu_count(), "promptdyn")
+THREADS = ThreadPoolExecutor(os.cpu_count(), "promptdyn")
 
 
 class _Table:
@@ -50,8 +43,7 @@ class _Table:
     def markov(self, chain: Any) -> Markov:
         return Markov(chain.initial, chain.transition, chain.emission.log_prob(self.counts, jnp))
 
-    def text(self, sequences: Sequences | None, scale: float) -> None:
-        """The program with the counts of some prompts observed, each standing for `scale` prompts; None: of none."""
+    def conditioned(self, sequences: Sequences | None, scale: float) -> None:
         markov = self.markov(self.program.model.program(NumPyro(), self.program.pool))
         if sequences is None:
             return
@@ -116,15 +108,17 @@ def _expected_joint(table: _Table, values: Values, fixed: Params, expected: tupl
 
 
 class Density:
-    """See `promptdyn.inference.engine.Density`."""
+    """See `promptdyn.inference.densities.Density`."""
+
+    backend = "numpyro"
 
     def __init__(self, model: DynamicsLike, dense: DenseHistory) -> None:
         self.dense = dense
         self.program = Program(model, Pool.of(dense))
         self._table = _Table(self.program, dense.counts)
-        self._sequences = Sequences.packed(dense.symbols, dense.exposure, self.program.places)
+        self.sequences = Sequences.packed(dense.symbols, dense.exposure, self.program.places)
         with jax.enable_x64(True):
-            self._chunks = jax.device_put(chunks(self._sequences, self.program.num_states))
+            self._chunks = jax.device_put(chunks(self.sequences, self.program.num_states))
 
     def _each_chunk(self, function: Callable[[Sequences], Any]) -> list[Any]:
         """A function of every chunk, side by side: a kernel's loop over cells takes one core."""
@@ -133,7 +127,7 @@ class Density:
             with jax.enable_x64(True):  # known to one thread only
                 return jax.device_get(function(chunk))
 
-        return list(map(run, self._chunks) if len(self._chunks) == 1 else _THREADS.map(run, self._chunks))
+        return list(map(run, self._chunks) if len(self._chunks) == 1 else THREADS.map(run, self._chunks))
 
     def unconstrain(self, params: Mapping[str, Any]) -> Values:
         """Sites as real numbers."""
@@ -153,7 +147,7 @@ class Density:
             slopes = jax.tree.map(lambda *each: sum(each), *(part[0] for part in parts))
             log_marginals = np.sum([part[1] for part in parts], axis=0)
             explained = sum(np.vdot(slope, part) for slope, part in zip(slopes[:2], markov[:2], strict=True))
-            check_explained(self.dense, float(explained), self._sequences.num_draws, log_marginals)
+            check_explained(self.dense, float(explained), self.sequences.num_draws, log_marginals)
             return float(log_marginals.sum() + log_prior), jax.device_get(_pull(self._table, values, slopes))
 
     def expected(self, params: Params) -> tuple[Statistics, float, float]:
@@ -163,7 +157,7 @@ class Density:
             parts = self._each_chunk(partial(expected_counts, markov))
         initial, transition, emission, log_marginals = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
         explained = initial.sum() + transition.sum()
-        check_explained(self.dense, explained, self._sequences.num_draws, log_marginals)
+        check_explained(self.dense, explained, self.sequences.num_draws, log_marginals)
         return (
             Statistics(initial, transition, emission, self.dense.counts),
             float(log_marginals.sum()),
@@ -182,82 +176,6 @@ class Density:
             markov, _ = _chain(self._table, params)
             return np.sum(self._each_chunk(partial(log_marginal, markov)), axis=0)
 
-    def svi(
-        self, settings: SVISettings, seed: int, report: Callable[[int, float], None]
-    ) -> tuple[dict[str, Floats], Floats]:
-        """Adam on the ELBO of a guide."""
-        sequences, num_lanes, scale = mini_batches(self.dense, self.program.places, settings.batch_size, seed)
-        with jax.enable_x64(True):
-            start = {name: jnp.asarray(value) for name, value in self.program.start.items()}
-            made: Any = getattr(autoguide, settings.guide)(self._table.text, init_loc_fn=init_to_value(values=start))
-            optimiser = numpyro.optim.Adam(lambda step: settings.learning_rate * 0.1 ** (step / settings.num_steps))
-            inference = SVI(self._table.text, made, optimiser, Trace_ELBO())
-            batches = sequences.batches(num_lanes, seed)
-            first, last = jax.random.split(jax.random.key(seed))
-            state = jax.jit(lambda key: inference.init(key, None, scale), compiler_options=RUN_ONCE)(first)
-            update = jax.jit(partial(inference.update, scale=scale))
-            elbo = []
-            for step in range(1, settings.num_steps + 1):
-                state, loss = update(state, next(batches))
-                elbo.append(-float(loss))
-                report(step, elbo[-1])
-
-            def draw(key: Any, state: Any) -> Any:
-                params = inference.get_params(state)
-                return made.sample_posterior(key, params, None, scale, sample_shape=(settings.num_draws,))
-
-            drawn = jax.jit(draw, compiler_options=RUN_ONCE)(last, state)
-        return {name: np.asarray(drawn[name]) for name in self.program.start}, np.array(elbo)
-
-    def nuts(
-        self, settings: NUTSSettings, starts: Values, seed: int, report: Callable[[int, Mapping[str, float]], None]
-    ) -> tuple[dict[str, Floats], dict[str, NDArray]]:
-        """Draws from starts (chain ...), the chains side by side."""
-        num_warmup, num_draws = settings.num_warmup, settings.num_draws
-        sampler = NUTS(
-            self._table.text, target_accept_prob=settings.target_accept, max_tree_depth=settings.max_tree_depth
-        )
-        with jax.enable_x64(True):
-            arguments = jax.device_put((self._sequences, 1.0))
-            begin = jax.jit(
-                lambda key, init, arguments: sampler.init(key, num_warmup, init, arguments, {}),
-                compiler_options=RUN_ONCE,
-            )
-            keys = jax.random.split(jax.random.key(seed), len(next(iter(starts.values()))))
-            # One compiled chain for every core: batched, chains wait for the longest tree among them at each draw.
-            states = [
-                begin(key, {name: jnp.asarray(value[chain]) for name, value in starts.items()}, arguments)
-                for chain, key in enumerate(keys)
-            ]
-
-            @jax.jit
-            def advance(state: Any, arguments: Any) -> Any:
-                def one(state: Any, _: None) -> Any:
-                    state = sampler.sample(state, arguments, {})
-                    kept = (state.z, state.diverging, state.num_steps, state.accept_prob, -state.potential_energy)
-                    return state, kept
-
-                return jax.lax.scan(one, state, length=WINDOW)
-
-            compiled = advance.lower(states[0], arguments).compile()
-
-        windows = []
-        for done in range(WINDOW, num_warmup + num_draws + WINDOW, WINDOW):
-            moved = list(_THREADS.map(lambda state: compiled(state, arguments), states))
-            states = [state for state, _ in moved]
-            windows.append(jax.tree.map(lambda *chains: np.stack(chains), *(kept for _, kept in moved)))
-            _, diverging, num_steps, _, log_density = windows[-1]
-            watch = {
-                "log density": float(log_density[:, -1].mean()),
-                "leapfrog steps": float(num_steps.mean()),
-                "diverged": float(diverging.sum()),
-            }
-            report(min(done, num_warmup + num_draws), watch)
-
-        # (chain draw ...) windows to those after the warm-up.
-        def joined(*parts: NDArray) -> NDArray:
-            return np.concatenate(parts, axis=1)[:, num_warmup : num_warmup + num_draws]
-
-        values, diverging, num_steps, accept, log_density = jax.tree.map(joined, *windows)
-        stats = {"diverging": diverging, "n_steps": num_steps, "acceptance_rate": accept, "lp": log_density}
-        return self.constrain(values), stats
+    def conditioned(self, sequences: Sequences | None, scale: float = 1.0) -> None:
+        """The program with the counts of some prompts observed."""
+        self._table.conditioned(sequences, scale)
