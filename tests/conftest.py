@@ -30,10 +30,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # set by the first process, i
 @pytest.fixture
 def registries(monkeypatch):
     """What a test registers is gone after it."""
-    from promptdyn.models import MODELS  # after the settings above
-    from promptdyn.selection import STRATEGIES
+    from promptdyn.inference import METHODS  # after the settings above
+    from promptdyn.models import MODELS
+    from promptdyn.readers import READERS
+    from promptdyn.selection import SCORES, STRATEGIES
 
-    for registry in (MODELS, STRATEGIES):
+    for registry in (METHODS, MODELS, READERS, SCORES, STRATEGIES):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 

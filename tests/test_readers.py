@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections import Counter
 from pathlib import Path
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
-from promptdyn.readers import READERS, read_history, table, trl
+from promptdyn.readers import READERS, GroupTable, TRLCompletions, read_history
 
 COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
 HEADER = ",".join(COLUMNS)
@@ -60,16 +59,17 @@ def trl_log(
 # The contract
 
 
-@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__.rpartition(".")[2])
-def test_every_reader_keeps_the_contract(reader, tmp_path):
-    first, *options = inspect.signature(reader.read).parameters.values()
-    assert first.name == "path"
-    assert all(option.default is not inspect.Parameter.empty for option in options)
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_keeps_the_contract(name, tmp_path):
+    reader = READERS.create(name)
+    assert reader == READERS[name]()
     (tmp_path / "notes.txt").write_text("notes")
     assert reader.recognises(tmp_path) is False
     assert reader.recognises(tmp_path / "notes.txt") is False
-    with pytest.raises(InputError, match="nowhere"):
-        reader.read(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"notes\.txt|no rollouts in Parquet files"):
+        read_history(tmp_path / "notes.txt", name)
+    with pytest.raises(InputError, match="nowhere: no such file or folder"):
+        read_history(tmp_path / "nowhere", name)
 
 
 def test_paths_that_no_reader_takes(tmp_path):
@@ -89,11 +89,12 @@ def test_options_of_another_format(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(f"{HEADER}\n0,a,8,1\n")
     assert bad(path, reward="r") == (
-        "a.csv: option 'reward' does not fit this format: it takes columns, drop, cluster_columns, repeated, skip_bad"
+        "a.csv: option 'reward' does not fit format 'groups': "
+        "it takes columns, drop, cluster_columns, repeated, skip_bad"
     )
     log = trl_log(tmp_path, 1, ["p"], [1.0])
     assert bad(log, rewards="r") == (
-        "completions_00001.parquet: option 'rewards' does not fit this format: "
+        "completions_00001.parquet: option 'rewards' does not fit format 'trl': "
         "it takes prompt_key, reward, reward_weights, success, cluster_columns, skip_bad, keep_superseded"
     )
 
@@ -293,7 +294,7 @@ def test_damaged_parquet(tmp_path):
 def test_table_reader_alone(tmp_path):
     (tmp_path / "a.txt").write_text("notes")
     with pytest.raises(InputError, match=r"a.txt: neither Parquet nor CSV nor JSONL"):
-        table.read_table(tmp_path / "a.txt")
+        GroupTable().read([tmp_path / "a.txt"], "a.txt")
 
 
 # TRL
@@ -484,7 +485,7 @@ def test_trl_files_without_rollouts(tmp_path):
     path = trl_log(tmp_path, 0, [], [])
     with pytest.raises(InputError, match="no rollouts in Parquet files: give TRL's folder of completions"):
         read_history(tmp_path)
-    assert trl.recognises(path)
+    assert TRLCompletions().recognises(path)
     trl_log(tmp_path, 1, ["p"], [1.0])
     assert rows(read_history(tmp_path)) == [(1, "p", 1, 1)]
 

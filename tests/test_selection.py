@@ -232,8 +232,6 @@ def test_a_saved_selector_goes_on_as_if_never_stopped(strategy, tmp_path):
         (lambda s: s.observe(["p0", "p0"], [[None], [1, 0]]), "'p0' appears twice"),
         (lambda s: Selector(s.online, success=float("nan")), "success=nan"),
         (lambda s: Selector(s.online, strategy="top_entropy:weight=nan"), "weight='nan' is not a finite number"),
-        (lambda s: Selector(s.online, score=lambda *_: np.zeros(3)).select(2), r"shape \(3,\) for 12 prompts"),
-        (lambda s: Selector(s.online, score=lambda *_: np.full(12, np.nan)).select(2), "prompt 'p0' the priority NaN"),
         (lambda s: s.observe(["p0"], [1.0]), r"rewards of prompt 'p0' have shape \(\)"),
         (lambda s: s.add(["p0"]), "'p0' is in the pool twice"),
         (lambda s: Selector(DPS()), r"Selector is given a DPS: give it a filter over the pool, .online\(prompts\)"),

@@ -243,8 +243,11 @@ def test_steps_without_groups_are_no_sign_of_a_choice_that_is_stuck():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (Proportional, "strategy=the class Proportional: give a name"),
-        (3, r"strategy=3: give a name \(proportional, top, .*\), or an object of a class that inherits from"),
+        (
+            Proportional,
+            r"strategy Proportional is a class: give an object, Proportional\(\), or a name \(proportional, top",
+        ),
+        (3, r"strategy 3 is no strategy: let it inherit from promptdyn\.selection\.Strategy, or give a name \(prop"),
         ("tops", "strategy 'tops' is none of proportional, top"),
         ("top,uniform", "strategy 'top,uniform': name one strategy, not 2"),
         ("", "strategy '': name at least one of proportional"),
@@ -270,6 +273,25 @@ def test_what_a_strategy_lacks_is_named():
         STRATEGIES.register(Idle)
     with pytest.raises(InputError, match=r"Stranger is no strategy: let it inherit from promptdyn.selection.Strategy"):
         STRATEGIES.register(Stranger)
+
+
+@pytest.mark.parametrize(
+    ("priorities", "message"),
+    [
+        (np.zeros(3), r"strategy 'says' gave priorities of shape \(3,\) for 8 prompts"),
+        (np.array([0.0, np.nan] * 4), "strategy 'says' gave prompt 'p1' the priority NaN"),
+    ],
+)
+def test_priorities_that_are_none_are_told(priorities, message):
+    @dataclass(frozen=True)
+    class Says(Strategy):
+        name = "says"
+
+        def priorities(self, state, outlook, rng):
+            return priorities
+
+    with pytest.raises(InputError, match=message):
+        Selector(DPS().online(IDS), strategy=Says(), success=1.0).select(2)
 
 
 def test_a_state_with_a_field_of_another_length_is_told():

@@ -69,6 +69,13 @@ def import_(
         ),
     ],
     out: Annotated[Path, typer.Argument(help="History file to write (Parquet).")],
+    reader: Annotated[
+        str | None,
+        typer.Option(
+            help="Format: run, trl, rollouts or groups, with options (rollouts:reward=score), or yours, FILE.py:NAME; "
+            "default what recognises the sources."
+        ),
+    ] = None,
     columns: Annotated[
         str | None,
         typer.Option(help="Tables of groups: columns named otherwise, as in step=global_step,prompt_id=uid."),
@@ -130,8 +137,8 @@ def import_(
         "step_key": step_key,
         "keep_superseded": keep_superseded or None,
     }
-    given = {name: value for name, value in options.items() if value is not None}
-    history = read_history(sources[0] if len(sources) == 1 else sources, **given)
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    history = read_history(sources[0] if len(sources) == 1 else sources, reader, **given)
     history.to_parquet(out)
     summary = history.summary()
     _show([{"history": name.replace("_", " "), "": fact} for name, fact in summary.items()], json_path, summary)
@@ -149,7 +156,10 @@ def fit(
     observed: Observed = "all",
     method: Annotated[
         str | None,
-        typer.Option(help="em, map, svi or nuts, with settings (svi:num_steps=5000); default what suits the model."),
+        typer.Option(
+            help="em, map, svi or nuts, with settings (svi:num_steps=5000), or yours, FILE.py:NAME; default what suits "
+            "the model."
+        ),
     ] = None,
     backend: Annotated[str, typer.Option(help="What evaluates the program: numpyro or pyro.")] = "numpyro",
     seed: Annotated[int, typer.Option(help="Of svi and nuts.")] = 0,

@@ -21,7 +21,7 @@ from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history.parquet import read_parquet
 from promptdyn.readers.files import head, is_compressed, open_text, stream
 
-__all__ = ["FileColumns", "column_names", "joined", "kind_of", "read_columns"]
+__all__ = ["FileColumns", "column_names_in", "joined", "kind_of", "read_columns"]
 
 DELIMITERS = ",;\t"
 SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".json": "json"}
@@ -91,7 +91,7 @@ def read_columns(
     raise InputError(f"{path}: neither Parquet nor CSV nor JSONL: give one of them, with the suffix of its kind")
 
 
-def column_names(path: Path) -> list[str]:
+def column_names_in(path: Path) -> list[str]:
     """Names of a file's columns, from its beginning; none where it is no such file, or damaged."""
     kind = kind_of(path)
     try:

@@ -68,14 +68,14 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def weights_of(source: str, functions: Sequence[str], given: Sequence[float] | None) -> NDArray[np.float64]:
+def weights_of(source: str, functions: Sequence[str], given: float | Sequence[float] | None) -> NDArray[np.float64]:
     """(function,) weights of reward functions in the folded reward: 1 each where none are given.
 
     Raises:
         InputError: not a finite number for each.
     """
     try:
-        weights = np.ones(len(functions)) if given is None else np.array(given, np.float64)
+        weights = np.ones(len(functions)) if given is None else np.atleast_1d(np.array(given, np.float64))
     except (TypeError, ValueError):
         weights = np.zeros(0)
     if weights.shape != (len(functions),) or not np.isfinite(weights).all():

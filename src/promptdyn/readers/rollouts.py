@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from numpy.typing import NDArray
 from promptdyn._columns import is_whole, nothing_read
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
-from promptdyn.readers.columns import FileColumns, column_names, joined, kind_of, read_columns
-from promptdyn.readers.files import Paths, expand, files_in, of_the_last_run
+from promptdyn.prompts import column_names
+from promptdyn.readers.base import Reader
+from promptdyn.readers.columns import FileColumns, column_names_in, joined, kind_of, read_columns
+from promptdyn.readers.files import files_in, of_the_last_run
 from promptdyn.readers.fold import checked, count, weights_of
 from promptdyn.success import AUTO, Grader, Success
 
-__all__ = ["read", "read_rollouts", "recognises"]
+__all__ = ["RolloutTable"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,34 +46,15 @@ VERL_UID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}_\d+)_(\d+)"
 COUNTS = ("num_rollouts", "num_successes")
 
 
-def recognises(path: Path, options: Mapping[str, Any] | None = None) -> bool:
-    """Whether `path` is a file, or a folder of files, without counts and with a reward: the option, or a usual name."""
-    files = _files(path)
-    names = column_names(files[0]) if files else []
-    reward = (options or {}).get("reward") or REWARDS
-    rewards = [reward] if isinstance(reward, str) else reward
-    return any(name in names for name in rewards) and not any(name in names for name in COUNTS)
-
-
-def read_rollouts(
-    path: Paths,
-    prompt_key: str | None = None,
-    reward: str | Sequence[str] | None = None,
-    reward_weights: Sequence[float] | None = None,
-    success: Success = AUTO,
-    cluster_columns: Sequence[str] = (),
-    step_key: str | None = None,
-    skip_bad: bool = False,
-    keep_superseded: bool = False,
-) -> RewardHistory:
-    """Count the successes of each prompt and step among rollouts.
+@dataclass(frozen=True)
+class RolloutTable(Reader):
+    """Counts the successes of each prompt and step among rollouts.
 
     A rollout without a grade (null or NaN where the rule of success wants a reward) does not count; a group without any
     has no row. All rows are `trained`. Rows whose `uid` begins with "pad", with which verl fills batches, are no
     rollouts; of the outputs of one session in verl's multi-turn runs (`uid` GROUP_SESSION_OUTPUT) the last counts.
 
-    Args:
-        path: a file, a folder of files, a glob, or several of them.
+    Attributes:
         prompt_key: column that identifies prompts. Default: `prompt_id`, `input` or `prompt`, the first that is there.
             Messages are identified by their JSON text, with sorted keys and without nulls.
         reward: column(s) of the reward functions. Default: `score` or `reward`.
@@ -83,63 +67,81 @@ def read_rollouts(
         keep_superseded: keep files of a run that ended later in the same folder before this one began again. Default:
             file times tell them, and they are left out with a warning.
 
-    Warns:
-        PromptdynWarning: of files, lines and rollouts that are left out.
-
-    Raises:
-        InputError: nothing to read; a column is missing; no step is to be found; a rollout without a step or key, a
-            reward that is no number, labels of a prompt that differ; a `success` that is no rule, or names no column of
-            rewards.
-
     Example:
-        >>> history = read_rollouts("verl/rollouts")  # doctest: +SKIP
+        >>> history = promptdyn.read_history("verl/rollouts", reward="score")  # doctest: +SKIP
     """
-    grader = Grader(success)
-    files = [file for found in expand(path) for file in _files(found) or [found]]
-    source = str(path if isinstance(path, str | Path) else files[0])
-    given = [reward] if isinstance(reward, str) else reward
-    rewards, steps = given or REWARDS, (step_key,) if step_key else STEPS
-    wanted = [*((prompt_key,) if prompt_key else PROMPTS), *rewards, *steps, *cluster_columns, UID]
-    parts = [_read_file(file, wanted, rewards, steps) for file in files]
-    if not keep_superseded:
-        kept = of_the_last_run(source, [_first_step(part) for part in parts], files)
-        parts = [part for part, keep in zip(parts, kept, strict=True) if keep]
-    log = joined(parts)
-    if not len(log.columns[STEP]):
-        raise nothing_read(source, log.faults)
-    if not any(name in log.names for name in steps):
-        found = f"{log.columns[STEP].min()} to {log.columns[STEP].max()}"
-        logger.warning(
-            "%s: steps are the numbers in the names of its files, %s: step_key names a column", source, found
+
+    prompt_key: str | None = None
+    reward: str | Sequence[str] | None = None
+    reward_weights: float | Sequence[float] | None = None
+    success: Success = AUTO
+    cluster_columns: str | Sequence[str] = ()
+    step_key: str | None = None
+    skip_bad: bool = False
+    keep_superseded: bool = False
+
+    name = "rollouts"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a file, or a folder's first, has no counts and a reward: the option, or a usual name."""
+        files = _files(path)
+        names = column_names_in(files[0]) if files else []
+        rewards = column_names(self.reward) or REWARDS
+        return any(name in names for name in rewards) and not any(name in names for name in COUNTS)
+
+    def read(self, paths: Sequence[Path], source: str) -> RewardHistory:
+        """Count the successes.
+
+        Warns:
+            PromptdynWarning: of files, lines and rollouts that are left out.
+
+        Raises:
+            InputError: nothing to read; a column is missing; no step is to be found; a rollout without a step or key, a
+                reward that is no number, labels of a prompt that differ; a `success` that is no rule, or names no
+                column of rewards.
+        """
+        grader = Grader(self.success)
+        files = [file for path in paths for file in _files(path) or [path]]
+        asked, clusters = column_names(self.reward), column_names(self.cluster_columns)
+        rewards, steps = asked or REWARDS, (self.step_key,) if self.step_key else STEPS
+        wanted = [*((self.prompt_key,) if self.prompt_key else PROMPTS), *rewards, *steps, *clusters, UID]
+        parts = [_read_file(file, wanted, rewards, steps) for file in files]
+        if not self.keep_superseded:
+            kept = of_the_last_run(source, [_first_step(part) for part in parts], files)
+            parts = [part for part, keep in zip(parts, kept, strict=True) if keep]
+        log = joined(parts)
+        if not len(log.columns[STEP]):
+            raise nothing_read(source, log.faults)
+        if not any(name in log.names for name in steps):
+            found = f"{log.columns[STEP].min()} to {log.columns[STEP].max()}"
+            logger.warning(
+                "%s: steps are the numbers in the names of its files, %s: step_key names a column", source, found
+            )
+
+        def column(what: str, option: str, chosen: str | None, usual: Sequence[str] = ()) -> str:
+            name = chosen or next((name for name in usual if name in log.columns), None)
+            if name is None or name not in log.columns:
+                raise InputError(f"{source}: no column of {what} among {', '.join(log.names)}: say which (as {option})")
+            return name
+
+        key = column("prompts", "prompt_key", self.prompt_key, PROMPTS)
+        functions = [column("rewards", "reward", name, REWARDS) for name in asked or (None,)]
+        labels = [column("labels", "cluster_columns", name) for name in clusters]
+        weights = weights_of(source, functions, self.reward_weights)
+        rows = _rollouts(log.columns[UID]) if UID in log.columns else np.arange(len(log.columns[key]))
+        rollouts = checked(
+            source,
+            log.columns[STEP][rows],
+            log.columns[key][rows].tolist(),
+            {name: log.columns[name][rows] for name in functions},
+            weights,
+            {name: log.columns[name][rows] for name in labels},
+            lambda row: log.place(int(rows[row])),
+            key,
+            skip_bad=self.skip_bad,
+            faults=log.faults,
         )
-
-    def column(what: str, option: str, asked: str | None, usual: Sequence[str] = ()) -> str:
-        name = asked or next((name for name in usual if name in log.columns), None)
-        if name is None or name not in log.columns:
-            raise InputError(f"{source}: no column of {what} among {', '.join(log.names)}: say which (as {option})")
-        return name
-
-    key = column("prompts", "prompt_key", prompt_key, PROMPTS)
-    functions = [column("rewards", "reward", name, REWARDS) for name in given or (None,)]
-    labels = [column("labels", "cluster_columns", name) for name in cluster_columns]
-    weights = weights_of(source, functions, reward_weights)
-    rows = _rollouts(log.columns[UID]) if UID in log.columns else np.arange(len(log.columns[key]))
-    rollouts = checked(
-        source,
-        log.columns[STEP][rows],
-        log.columns[key][rows].tolist(),
-        {name: log.columns[name][rows] for name in functions},
-        weights,
-        {name: log.columns[name][rows] for name in labels},
-        lambda row: log.place(int(rows[row])),
-        key,
-        skip_bad=skip_bad,
-        faults=log.faults,
-    )
-    return count(rollouts, grader)
-
-
-read = read_rollouts
+        return count(rollouts, grader)
 
 
 def _files(path: Path) -> list[Path]:

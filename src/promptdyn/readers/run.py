@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
-from promptdyn.readers.files import Paths, expand
-from promptdyn.readers.table import read_table
+from promptdyn.readers.base import Reader
+from promptdyn.readers.groups import GroupTable
 
-__all__ = ["read", "read_run", "recognises"]
+__all__ = ["HISTORY_FILE", "RunFolder"]
 
 HISTORY_FILE = "history.parquet"
 
 
-def recognises(path: Path, _: Mapping[str, Any] | None = None) -> bool:
-    """Whether `path` is a folder with a run's history, and not itself one of TRL's completions."""
-    return (path / HISTORY_FILE).is_file() and not any(path.glob("completions_*.parquet"))
+@dataclass(frozen=True)
+class RunFolder(Reader):
+    """Reads the history that a run recorded in its folder.
 
-
-def read_run(
-    path: Paths, drop: Sequence[str] = (), cluster_columns: Sequence[str] | None = None, skip_bad: bool = False
-) -> RewardHistory:
-    """Read the history that a run recorded in its folder.
-
-    Args:
-        path: the folder.
-        drop, cluster_columns, skip_bad: of `promptdyn.readers.table.read_table`.
-
-    Raises:
-        InputError: none there, or as `RewardHistory.from_parquet`.
+    Attributes:
+        drop, cluster_columns, skip_bad: as of `promptdyn.readers.GroupTable`.
     """
-    histories = [folder / HISTORY_FILE for folder in expand(path)]
-    return read_table(histories, drop=drop, cluster_columns=cluster_columns, skip_bad=skip_bad)
 
+    drop: str | Sequence[str] = ()
+    cluster_columns: str | Sequence[str] | None = None
+    skip_bad: bool = False
 
-read = read_run
+    name = "run"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` is a folder with a run's history, and not itself one of TRL's completions."""
+        return (path / HISTORY_FILE).is_file() and not any(path.glob("completions_*.parquet"))
+
+    def read(self, paths: Sequence[Path], source: str) -> RewardHistory:
+        """Read the histories of the folders.
+
+        Raises:
+            InputError: a folder has none, or as `GroupTable.read`.
+        """
+        for path in paths:
+            if not (path / HISTORY_FILE).is_file():
+                raise InputError(f"{path}: no folder of a run: there is no {HISTORY_FILE} in it")
+        table = GroupTable(drop=self.drop, cluster_columns=self.cluster_columns, skip_bad=self.skip_bad)
+        return table.read([folder / HISTORY_FILE for folder in paths], source)

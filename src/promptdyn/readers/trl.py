@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +29,9 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
-from promptdyn.readers.files import Paths, expand, files_in, of_the_last_run
+from promptdyn.prompts import column_names
+from promptdyn.readers.base import Reader
+from promptdyn.readers.files import files_in, of_the_last_run
 from promptdyn.readers.fold import Rollouts, checked, count, weights_of
 from promptdyn.success import AUTO, Grader, Success, spread
 
@@ -36,37 +39,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["read", "read_trl", "recognises"]
+__all__ = ["TRLCompletions"]
 
 COLUMNS = ("step", "prompt", "completion", "advantage")
 
 
-def recognises(path: Path, _: Mapping[str, Any] | None = None) -> bool:
-    """Whether `path` is a Parquet file with TRL's columns, a folder with one, or a run's folder around it.
+@dataclass(frozen=True)
+class TRLCompletions(Reader):
+    """Counts the successes of each prompt and step among logged completions.
 
-    Raises:
-        InputError: a Parquet file is damaged.
-    """
-    return any(set(COLUMNS) <= set(_schema(file)[0].names) for file in _files(path) if _is_parquet(file))
+    It reads a folder of completions, the run's folder that holds `completions`, or Parquet files of them. A rollout
+    without a grade (null or NaN where the rule of success wants a reward) does not count; a group without any has no
+    row. Groups of one prompt in one step are counted together. All rows are `trained`.
 
-
-def read_trl(
-    path: Paths,
-    prompt_key: str | None = None,
-    reward: str | Sequence[str] | None = None,
-    reward_weights: Sequence[float] | None = None,
-    success: Success = AUTO,
-    cluster_columns: Sequence[str] = (),
-    skip_bad: bool = False,
-    keep_superseded: bool = False,
-) -> RewardHistory:
-    """Count the successes of each prompt and step among logged completions.
-
-    A rollout without a grade (null or NaN where the rule of success wants a reward) does not count; a group without any
-    has no row. Groups of one prompt in one step are counted together. All rows are `trained`.
-
-    Args:
-        path: folder of completions, the run's folder that holds `completions`, one Parquet file, a glob, or several.
+    Attributes:
         prompt_key: column that identifies prompts. Default: `prompt_id` where every file has it, else `prompt`.
             Messages are identified by their JSON text, with sorted keys and without nulls.
         reward: column(s) of the reward functions, in TRL's order. Default: all columns of floats that are not TRL's
@@ -80,56 +66,74 @@ def read_trl(
             with a warning, instead of raising.
         keep_superseded: keep files of a run that ended later in the same folder before this one began again. Default:
             file times tell them, and they are left out with a warning.
-
-    Warns:
-        PromptdynWarning: of files and rollouts that are left out; of rewards that do not go with the advantages.
-
-    Raises:
-        InputError: nothing to read; a column is missing; it is not clear which columns are rewards; a rollout has no
-            step, key or label; two files hold different rollouts of a step; labels of a prompt differ; a `success` that
-            is no rule, or names no column of rewards.
     """
-    found = expand(path)
-    source = str(path if isinstance(path, str | Path) else found[0])
-    grader = Grader(success)
-    # TRL writes a file without rollouts when it logs before it has generated.
-    files = dict.fromkeys(file for part in found for file in _files(part))
-    schemas = {file: schema for file in files for schema, rows in [_schema(file)] if rows > 0}
-    if not schemas:
-        raise InputError(f"{source}: no rollouts in Parquet files: give TRL's folder of completions")
-    if prompt_key is None:
-        prompt_key = "prompt_id" if all("prompt_id" in schema.names for schema in schemas.values()) else "prompt"
-    given = [reward] if isinstance(reward, str) else reward
-    names = given or _may_be_rewards(source, next(iter(schemas.values())), {*COLUMNS, prompt_key, *cluster_columns})
-    weights = weights_of(source, names, reward_weights)
-    for file, schema in schemas.items():
-        for name in (*COLUMNS, prompt_key, *names, *cluster_columns):
-            if name not in schema.names:
-                there = ", ".join(schema.names)
-                raise InputError(f"{file}: no column {name!r} among {there}: name one of these, or log it")
 
-    log = _Log.of([_read(file, prompt_key, names, cluster_columns) for file in schemas])
-    rollouts = checked(
-        source,
-        log.step.astype(np.int64) if _are_whole(log.step) else log.step,
-        log.key,
-        log.rewards,
-        weights,
-        log.labels,
-        lambda row: f"{log.file[row]} row {log.row[row]}",
-        prompt_key,
-        "log all of them, or give prompt_key='prompt'" if prompt_key != "prompt" else "",
-        skip_bad,
-    )
-    if not keep_superseded:
-        rollouts = _of_the_last_run(rollouts, log)
-    rollouts = _without_repeats(rollouts, log)
-    if len(names) > 1:
-        _check_fold(rollouts, log, given=bool(given))
-    return count(rollouts, grader)
+    prompt_key: str | None = None
+    reward: str | Sequence[str] | None = None
+    reward_weights: float | Sequence[float] | None = None
+    success: Success = AUTO
+    cluster_columns: str | Sequence[str] = ()
+    skip_bad: bool = False
+    keep_superseded: bool = False
 
+    name = "trl"
 
-read = read_trl
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` is a Parquet file with TRL's columns, a folder with one, or a run's folder around it.
+
+        Raises:
+            InputError: a Parquet file is damaged.
+        """
+        return any(set(COLUMNS) <= set(_schema(file)[0].names) for file in _files(path) if _is_parquet(file))
+
+    def read(self, paths: Sequence[Path], source: str) -> RewardHistory:
+        """Count the successes.
+
+        Warns:
+            PromptdynWarning: of files and rollouts that are left out; of rewards that do not go with the advantages.
+
+        Raises:
+            InputError: nothing to read; a column is missing; it is not clear which columns are rewards; a rollout has
+                no step, key or label; two files hold different rollouts of a step; labels of a prompt differ; a
+                `success` that is no rule, or names no column of rewards.
+        """
+        grader = Grader(self.success)
+        # TRL writes a file without rollouts when it logs before it has generated.
+        files = dict.fromkeys(file for path in paths for file in _files(path))
+        schemas = {file: schema for file in files for schema, rows in [_schema(file)] if rows > 0}
+        if not schemas:
+            raise InputError(f"{source}: no rollouts in Parquet files: give TRL's folder of completions")
+        prompt_key = self.prompt_key
+        if prompt_key is None:
+            prompt_key = "prompt_id" if all("prompt_id" in schema.names for schema in schemas.values()) else "prompt"
+        asked, labels = column_names(self.reward), column_names(self.cluster_columns)
+        names = asked or _may_be_rewards(source, next(iter(schemas.values())), {*COLUMNS, prompt_key, *labels})
+        weights = weights_of(source, names, self.reward_weights)
+        for file, schema in schemas.items():
+            for name in (*COLUMNS, prompt_key, *names, *labels):
+                if name not in schema.names:
+                    there = ", ".join(schema.names)
+                    raise InputError(f"{file}: no column {name!r} among {there}: name one of these, or log it")
+
+        log = _Log.of([_read(file, prompt_key, names, labels) for file in schemas])
+        rollouts = checked(
+            source,
+            log.step.astype(np.int64) if _are_whole(log.step) else log.step,
+            log.key,
+            log.rewards,
+            weights,
+            log.labels,
+            lambda row: f"{log.file[row]} row {log.row[row]}",
+            prompt_key,
+            "log all of them, or give prompt_key='prompt'" if prompt_key != "prompt" else "",
+            self.skip_bad,
+        )
+        if not self.keep_superseded:
+            rollouts = _of_the_last_run(rollouts, log)
+        rollouts = _without_repeats(rollouts, log)
+        if len(names) > 1:
+            _check_fold(rollouts, log, given=bool(asked))
+        return count(rollouts, grader)
 
 
 class _Log(NamedTuple):
