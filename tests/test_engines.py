@@ -18,8 +18,8 @@ from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
 from promptdyn.evaluation.forecast import walk
 from promptdyn.history import RewardHistory
 from promptdyn.inference import EM, MAP, NUTS, SVI
+from promptdyn.inference.convergence import judged
 from promptdyn.inference.densities import load_density
-from promptdyn.inference.nuts import judged
 from promptdyn.models import DPS, DiscreteHMM, HierarchicalHMM
 from promptdyn.models.base import cluster_of
 from promptdyn.ppl import BACKENDS

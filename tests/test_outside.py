@@ -149,14 +149,16 @@ def test_an_engine_on_the_log_joint_comes_to_the_mode_in_either_backend(backend)
 
 
 def test_an_engine_with_a_loop_for_one_backend_samples_there_and_says_so_elsewhere():
-    named = f"{OUTSIDE}/hmc.py:FixedHMC"
-    fit = promptdyn.fit(OneRate(), HISTORY, named, seed=1)
-    draws, successes = fit.draws["rate"].ravel(), HISTORY.num_successes.sum()
-    exact = beta(2 + successes, 3 + HISTORY.num_rollouts.sum() - successes)
+    history = HISTORY.before(4)
+    named = f"{OUTSIDE}/hmc.py:FixedHMC:num_samples=4000"
+    fit = promptdyn.fit(OneRate(), history, named, seed=1)
+    draws, successes = fit.draws["rate"].ravel(), history.num_successes.sum()
+    assert fit.converged, fit.verdict
+    exact = beta(2 + successes, 3 + history.num_rollouts.sum() - successes)
     assert draws.mean() == pytest.approx(exact.mean(), abs=0.3 * exact.std())
     assert draws.std() == pytest.approx(exact.std(), rel=0.25)
     with pytest.raises(InputError, match="method 'hmc' has no loop for backend 'pyro': it has one for numpyro"):
-        promptdyn.fit(OneRate(), HISTORY, named, backend="pyro")
+        promptdyn.fit(OneRate(), history, named, backend="pyro")
 
 
 def test_the_command_line_takes_an_engine_of_ones_own(tmp_path):

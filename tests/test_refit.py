@@ -1,6 +1,7 @@
 """Models refitted while a run goes on: when they take over, what they then believe, and what a resumed run does."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from promptdyn import Selector
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.inference import Refitted
 from promptdyn.models import DPS, BetaState, DiscreteHMM, FeatureRate, InformativeRate
+from promptdyn.plugins import load_object
 from promptdyn.prompts import Prompts
 
+OUTSIDE = Path(__file__).parent / "outside"
 IDS = [f"p{i}" for i in range(40)]
 # Labels need not be text; no prompt of the third is rolled out before the first fit.
 LABELS = [1 if i < 15 else 2 if i < 36 else 3 for i in range(40)]
@@ -72,8 +75,9 @@ def test_a_refitted_model_takes_over_at_its_step_and_a_resumed_run_chooses_the_s
 
 
 def test_a_fit_that_fails_is_told_and_the_run_goes_on():
-    online = Refitted(MODEL, every=2, lag=0, settings={"method": "guess"}).online(POOL)
-    with pytest.warns(PromptdynWarning, match="step 2: the fit begun at step 2 failed: .*'guess'.*goes on without it"):
+    settings = {"method": f"{OUTSIDE}/hmc.py:FixedHMC", "backend": "pyro"}  # known only once it is tried
+    online = Refitted(MODEL, every=2, lag=0, settings=settings).online(POOL)
+    with pytest.warns(PromptdynWarning, match="step 2: the fit begun at step 2 failed: .*no loop.*goes on without it"):
         drive(online, 0, 3)
     assert online.fit is None
     assert online.steps == 3
@@ -102,6 +106,8 @@ def test_steps_without_a_group_are_no_reason_to_fit():
             "start='dps' has cluster='other', the model 'kind': make them the same",
         ),
         (lambda: Refitted(MODEL, start=FeatureRate()), "reads features, which a program cannot"),
+        (lambda: Refitted(MODEL, settings={"method": "guess"}), "method 'guess' is none of em, map, svi, nuts"),
+        (lambda: Refitted(MODEL, settings={"steps": 3}), "method 'em' has no setting 'steps'; it has max_iterations"),
     ],
 )
 def test_bad_settings_are_named(make, message):
@@ -115,6 +121,16 @@ def test_models_that_another_process_cannot_find_are_refused():
 
     with pytest.raises(InputError, match="Mine is declared in a cell, a script or a function"):
         Refitted(Mine())
+
+
+@pytest.mark.usefixtures("registries")
+def test_an_engine_of_ones_own_fits_in_the_other_process():
+    engine = load_object(f"{OUTSIDE}/adam.py:Adam", "method")(num_steps=20)
+    online = Refitted(MODEL, every=2, lag=0, settings={"method": engine, "backend": "pyro", "seed": 3}).online(POOL)
+    drive(online, 0, 2)
+    described = {"name": "adam", "num_steps": 20, "learning_rate": 0.1}
+    assert online.fit.method == {**described, "backend": "pyro", "seed": 3}
+    assert "adam(num_steps=20" in online.describe()["settings"]["method"]
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from promptdyn.inference import Engine, Result
+from promptdyn.inference.convergence import judged, rhat_and_ess
 
 
 def in_numpyro(density, settings, seed):
@@ -16,8 +17,9 @@ def in_numpyro(density, settings, seed):
     kernel = HMC(density.conditioned, trajectory_length=settings.trajectory_length, init_strategy=start)
     mcmc = MCMC(kernel, num_warmup=settings.num_warmup, num_samples=settings.num_samples, progress_bar=False)
     with jax.enable_x64(True):
-        mcmc.run(jax.random.key(seed), density.sequences)
-        return {site: np.asarray(mcmc.get_samples()[site])[None] for site in density.program.start}
+        mcmc.run(jax.random.key(seed), density.sequences, extra_fields=["diverging"])
+        draws = {site: np.asarray(mcmc.get_samples()[site])[None] for site in density.program.start}
+        return draws, int(mcmc.get_extra_fields()["diverging"].sum())
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,6 @@ class FixedHMC(Engine):
     loops: ClassVar = {"numpyro": in_numpyro}
 
     def run(self, density, seed, report):
-        draws = self.loop(density)(density, self, seed)
+        draws, divergences = self.loop(density)(density, self, seed)
         params = {site: values.mean(axis=(0, 1)) for site, values in draws.items()}
-        return Result(params, np.zeros(0), True, f"{self.num_samples} draws", {}, draws=draws)
+        return Result(params, np.zeros(0), *judged(*rhat_and_ess(draws), divergences, num_chains=1), draws=draws)

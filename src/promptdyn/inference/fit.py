@@ -43,7 +43,7 @@ from promptdyn.prompts import PROMPT_ID, Columns, Prompts
 from promptdyn.registry import Registry, describe, inherits
 from promptdyn.storage import read_state, write_state
 
-__all__ = ["METHODS", "Fit", "fit"]
+__all__ = ["METHODS", "Fit", "engine_for", "fit"]
 
 METHODS: Registry[Engine] = Registry(
     "method", EM, MAP, SVI, NUTS, lacks=inherits("engine", Engine, "promptdyn.inference")
@@ -390,7 +390,7 @@ def fit(
             contract, or a prompt whose observations the model holds impossible.
     """
     check_dynamics(model)
-    engine = METHODS.resolve(method or as_dynamics(model).fitted_by, options)
+    engine = engine_for(model, method, options)
     visible = history.observed(observed)
     if len(visible) == 0:
         mend = "; observed='all' would use the others" if observed == "trained" and len(history) else ""
@@ -428,6 +428,11 @@ def fit(
         sample_stats=result.sample_stats,
         dense=dense,
     )
+
+
+def engine_for(model: DynamicsLike, method: str | Engine | None, options: Mapping[str, Any]) -> Engine:
+    """The engine that a method names, or else the one that a model does; raises as `Registry.resolve`."""
+    return METHODS.resolve(method or as_dynamics(model).fitted_by, options)
 
 
 @contextmanager

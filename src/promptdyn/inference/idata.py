@@ -1,10 +1,9 @@
-"""Draws as ArviZ data, for ArviZ 0.2x and 1.x, which differ in one call."""
+"""A fit as ArviZ data."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import PromptdynWarning
 from promptdyn.history import DenseHistory
+from promptdyn.inference._arviz import from_dict
 from promptdyn.inference.densities import load_density
 from promptdyn.models.base import DynamicsLike, Pool
 from promptdyn.ppl import Program, load_backend
@@ -20,7 +20,7 @@ from promptdyn.ppl.fixed import Fixed
 if TYPE_CHECKING:
     from promptdyn.inference.fit import Fit
 
-__all__ = ["inference_data", "rhat_and_ess"]
+__all__ = ["inference_data"]
 
 # Draws of the prior, and sets of counts that are drawn at a single point.
 PRIOR_DRAWS, POINT_DRAWS = 500, 100
@@ -30,52 +30,6 @@ Groups = dict[str, dict[str, NDArray]]
 Dims = dict[str, tuple[str, ...]]
 # Labels of the exposures of a chain that has so many.
 EXPOSURES = {1: ["any"], 2: ["idle", "trained"], 3: ["idle", "trained", "trained without variance"]}
-
-
-@cache
-def _arviz() -> Any:
-    with warnings.catch_warnings():
-        # 0.23 announces 1.0 each time it is loaded.
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        import arviz
-    return arviz
-
-
-def _from_dict(groups: dict[str, dict[str, NDArray]], coords: dict[str, Any], dims: dict[str, list[str]]) -> Any:
-    """InferenceData (ArviZ 0.2x) or DataTree (1.x)."""
-    az = _arviz()
-    if hasattr(az, "InferenceData"):
-        return az.from_dict(**groups, coords=coords, dims=dims)
-    return az.from_dict(groups, coords=coords, dims=dims)
-
-
-def rhat_and_ess(draws: Draws) -> tuple[dict[str, float], dict[str, float]]:
-    """Rank-normalised split R-hat and bulk effective sample size of every entry that moves, by "site[index]".
-
-    Those of Vehtari et al. 2021; R-hat is that of the draws, not also of the folded ones, which among hundreds of
-    entries exceeds any strict bound by chance.
-    """
-    az = _arviz()
-
-    def chains(value: NDArray) -> NDArray:
-        """A single chain as its two halves: ArviZ wants two."""
-        half = value.shape[1] // 2
-        return value if len(value) > 1 else np.stack([value[0, :half], value[0, -half:]])
-
-    data = _from_dict({"posterior": {name: chains(np.asarray(value)) for name, value in draws.items()}}, {}, {})
-
-    def entries(of: Any) -> dict[str, float]:
-        made = of(data)
-        dataset = made.posterior.dataset if hasattr(made, "posterior") else made
-        found = {}
-        for name in draws:
-            for place, value in np.ndenumerate(dataset[name].values):
-                label = f"{name}[{', '.join(map(str, place))}]" if place else name
-                if not np.isnan(value):
-                    found[label] = float(value)
-        return found
-
-    return entries(partial(az.rhat, method="z_scale")), entries(az.ess)
 
 
 def inference_data(fit: Fit, dense: DenseHistory | None, posterior_predictive: bool, prior_predictive: bool) -> Any:
@@ -186,7 +140,7 @@ def _labelled(program: Program, groups: Groups, dense: DenseHistory | None, prom
         named |= {"history": ("prompt",), **dict.fromkeys(("num_successes", *groups["constant_data"]), ("group",))}
         coords |= {"prompt": list(ids[kept]), "group": np.arange(len(prompt))}
     used = {axis for axes in named.values() for axis in axes}
-    return _from_dict(
+    return from_dict(
         groups,
         {name: value for name, value in coords.items() if name in used},
         {name: list(axes) for name, axes in named.items()},

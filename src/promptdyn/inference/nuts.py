@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,20 +9,17 @@ import numpy as np
 
 from promptdyn.errors import InputError
 from promptdyn.inference.climb import climb
+from promptdyn.inference.convergence import judged, rhat_and_ess
 from promptdyn.inference.densities import Density
 from promptdyn.inference.engine import Engine, Result, at_least
-from promptdyn.inference.idata import rhat_and_ess
 from promptdyn.progress import Report
 
-__all__ = ["NUTS", "judged"]
+__all__ = ["NUTS"]
 
 # Chains start near a mode, with this much noise on the scale of real numbers: hidden Markov models have many; chains
 # started anywhere find different ones. The climb is short, since the mode of a hierarchical model may be a spike.
 JITTER = 0.1
 CLIMB = 50
-# R-hat above, or effective draws per chain below, are not converged (Vehtari et al. 2021).
-MAX_RHAT = 1.01
-MIN_ESS = 50
 
 
 @dataclass(frozen=True)
@@ -80,37 +76,3 @@ class NUTS(Engine):
             draws=draws,
             sample_stats=stats,
         )
-
-
-def judged(
-    rhat: Mapping[str, float], ess: Mapping[str, float], divergences: int, num_chains: int
-) -> tuple[bool, str, dict[str, float]]:
-    """Whether draws have converged, the verdict in words, and the numbers behind it.
-
-    Numbers are rounded to their worse side, so that none is said to be above, or below, what it looks equal to.
-
-    Args:
-        rhat: entry -> R-hat, of those that move.
-        ess: entry -> effective draws, likewise.
-        divergences: draws that diverged.
-        num_chains: chains that they are of.
-    """
-    wrong = []
-    # Where no entry ever moved there is neither.
-    worst_rhat, worst_ess = max(rhat.values(), default=np.inf), min(ess.values(), default=0.0)
-    shown_rhat, shown_ess, least_ess = np.ceil(1000 * worst_rhat) / 1000, np.floor(worst_ess), MIN_ESS * num_chains
-    if not rhat:
-        wrong.append("no draw moved from where its chain began: check the program's priors")
-    elif not worst_rhat <= MAX_RHAT:
-        where = max(rhat, key=lambda entry: rhat[entry])
-        wrong.append(f"R-hat of {where} is {shown_rhat:.3f}, above {MAX_RHAT}: raise num_warmup and num_draws")
-    if ess and not worst_ess >= least_ess:
-        where = min(ess, key=lambda entry: ess[entry])
-        wrong.append(f"{where} has {shown_ess:.0f} effective draws, below {least_ess}: raise num_draws")
-    if divergences:
-        wrong.append(f"{divergences} draws diverged: raise target_accept, or reparameterise the program")
-    if wrong:
-        verdict = f"not converged: {'; '.join(wrong)}"
-    else:
-        verdict = f"converged: R-hat at most {shown_rhat:.3f}, at least {shown_ess:.0f} effective draws, no divergence"
-    return not wrong, verdict, {"max_rhat": worst_rhat, "min_ess": worst_ess, "divergences": divergences}

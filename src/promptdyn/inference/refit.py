@@ -23,14 +23,15 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
-from promptdyn.inference.fit import Fit, fit
+from promptdyn.inference.engine import Engine
+from promptdyn.inference.fit import Fit, engine_for, fit
 from promptdyn.models import InformativeRate
 from promptdyn.models.base import DynamicsLike, cluster_of, for_pool
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.online.filter import fresh_state
 from promptdyn.plugins import load_object, where
 from promptdyn.prompts import Columns, Prompts
-from promptdyn.registry import Registry, describe
+from promptdyn.registry import Registry, describe, text_of
 from promptdyn.storage import read_state, write_state
 
 __all__ = ["Refitted", "RefittedFilter"]
@@ -53,10 +54,11 @@ class Refitted:
         every: steps from one fit to the next; default 50.
         lag: steps that a fit may take before it is waited for, below `every`; default a fifth of it.
         start: forecasts before the first fit; default `InformativeRate` with the clusters of the model.
-        settings: of `promptdyn.fit`, such as {"method": "map"}; default none.
+        settings: of `promptdyn.fit`: method, backend, seed, and options of the engine, such as {"method": "map",
+            "tolerance": 1e-4}; default none. An engine of your own must stand in a file too.
 
     Raises:
-        InputError: a setting is out of range, or the model is none that can be fitted.
+        InputError: a setting is out of range, the model is none that can be fitted, or the engine is none.
     """
 
     model: DynamicsLike
@@ -72,17 +74,24 @@ class Refitted:
             raise InputError(
                 f"Refitted: model={self.model!r} is no program: it learns online by itself, or is no model"
             )
-        describe(self.model, exact=True)
-        cls = type(self.model)
-        if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
-            raise InputError(
-                f"Refitted: {cls.__qualname__} is declared in a cell, a script or a function, where the process that "
-                "fits cannot find it: put it in a file of its own and import it"
-            )
+        for thing in (self.model, self.engine):
+            describe(thing, exact=True)
+            cls = type(thing)
+            if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
+                raise InputError(
+                    f"Refitted: {cls.__qualname__} is declared in a cell, a script or a function, where the process "
+                    "that fits cannot find it: put it in a file of its own and import it"
+                )
         if self.start is not None and self.start.features is not None:
             raise InputError(f"Refitted: start={self.start!r} reads features, which a program cannot: take another")
         if self.every < 1 or not 0 <= self.steps_to_fit < self.every:
             raise InputError(f"Refitted: every={self.every}, lag={self.lag}: need every >= 1 and 0 <= lag < every")
+
+    @property
+    def engine(self) -> Engine:
+        """What fits."""
+        options = {name: value for name, value in self.settings.items() if name not in ("method", "backend", "seed")}
+        return engine_for(self.model, self.settings.get("method"), options)
 
     @property
     def steps_to_fit(self) -> int:
@@ -151,7 +160,10 @@ class RefittedFilter(OnlineFilter):
             "every": self.refitted.every,
             "lag": self.refitted.steps_to_fit,
             "start": self._start.describe(),
-            "settings": dict(self.refitted.settings),
+            "settings": {
+                name: text_of(value) if isinstance(value, Engine) else value
+                for name, value in self.refitted.settings.items()
+            },
         }
 
     def reset(self) -> None:
@@ -263,7 +275,11 @@ class _Job:
         values = {
             "model": describe(online._fitted, exact=True),
             "declared": where(type(online._fitted)),
-            "settings": dict(online.refitted.settings),
+            "engine": describe(online.refitted.engine, exact=True),
+            "engine_declared": where(type(online.refitted.engine)),
+            "settings": {
+                name: value for name, value in online.refitted.settings.items() if name in ("backend", "seed")
+            },
             "at": at,
             "labels": labels,
         }
@@ -302,7 +318,7 @@ class _Job:
                 raise InputError(f"the fit begun at step {self.at} failed: {said[-1]}")
             values, arrays = read_state(self._folder / "fitted.npz", "refitted")
             belief = arrays.pop("belief")
-            return Fit.of_state(values, arrays, _class(values)), belief, self.rows
+            return Fit.of_state(values, arrays, load_object(values["declared"], "model")), belief, self.rows
         finally:
             self._finish()
 
@@ -314,10 +330,11 @@ def _finish(process: subprocess.Popen, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _class(values: Mapping[str, Any]) -> type[DynamicsLike]:
-    """The model's class, by where it was declared."""
-    found: type[DynamicsLike] = load_object(values["declared"], "model")
-    return found
+def _made(kind: str, described: Mapping[str, Any], declared: str) -> Any:
+    """A model or engine, of what `describe` gave and where its class was declared."""
+    registry: Registry[Any] = Registry(kind)
+    registry.register(load_object(declared, kind))
+    return registry.made_of(described)
 
 
 def work(folder: str) -> None:
@@ -325,9 +342,9 @@ def work(folder: str) -> None:
     if hasattr(os, "nice"):
         os.nice(10)  # the training comes first
     values, arrays = read_state(Path(folder, "job.npz"), "refit")
-    registry: Registry[Any] = Registry("model")
-    registry.register(_class(values))
-    model, at, labels = registry.made_of(values["model"]), values["at"], values["labels"]
+    model = _made("model", values["model"], values["declared"])
+    engine = _made("method", values["engine"], values["engine_declared"])
+    at, labels = values["at"], values["labels"]
     labelled = cluster_of(model) is not None
     # A prompt of each cluster that was never rolled out: the history knows of it from a row that is then left out.
     ids = [f"prompt {i}" for i in range(len(arrays["cluster"]))] + [f"cluster {i}" for i in range(len(labels))]
@@ -343,7 +360,7 @@ def work(folder: str) -> None:
     ).before(at)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the next one goes further
-        found = fit(model, history, observed="all", **values["settings"])
+        found = fit(model, history, engine, observed="all", **values["settings"])
     others = list(found.cluster_names) if labelled else ["all"]
     known = [*(labels[i] for i in arrays["cluster"]), *others]
     online = found.online(Prompts(ids[: len(known)], {CLUSTER: known} if labelled else {}))

@@ -1,0 +1,28 @@
+"""ArviZ 0.2x and 1.x, which differ in one call."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import Any
+
+from numpy.typing import NDArray
+
+__all__ = ["from_dict", "load_arviz"]
+
+
+@cache
+def load_arviz() -> Any:
+    with warnings.catch_warnings():
+        # 0.23 announces 1.0 each time it is loaded.
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        import arviz
+    return arviz
+
+
+def from_dict(groups: dict[str, dict[str, NDArray]], coords: dict[str, Any], dims: dict[str, list[str]]) -> Any:
+    """InferenceData (ArviZ 0.2x) or DataTree (1.x)."""
+    az = load_arviz()
+    if hasattr(az, "InferenceData"):
+        return az.from_dict(**groups, coords=coords, dims=dims)
+    return az.from_dict(groups, coords=coords, dims=dims)
