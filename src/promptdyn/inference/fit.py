@@ -18,11 +18,8 @@ from numpy.typing import NDArray
 from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
 from promptdyn.history import DenseHistory, RewardHistory
 from promptdyn.inference.densities import load_density
-from promptdyn.inference.em import EM
-from promptdyn.inference.engine import Engine, check_result
-from promptdyn.inference.map import MAP
-from promptdyn.inference.nuts import NUTS
-from promptdyn.inference.svi import SVI
+from promptdyn.inference.engines import METHODS, Engine
+from promptdyn.inference.engines.base import check_result
 from promptdyn.models import MODELS
 from promptdyn.models.base import (
     Chain,
@@ -40,14 +37,10 @@ from promptdyn.plugins import where
 from promptdyn.ppl import Program, chain_at
 from promptdyn.progress import Report, bars
 from promptdyn.prompts import PROMPT_ID, Columns, Prompts
-from promptdyn.registry import Registry, describe, inherits
+from promptdyn.registry import Registry, describe
 from promptdyn.storage import read_state, write_state
 
-__all__ = ["METHODS", "Fit", "engine_for", "fit"]
-
-METHODS: Registry[Engine] = Registry(
-    "method", EM, MAP, SVI, NUTS, lacks=inherits("engine", Engine, "promptdyn.inference")
-)
+__all__ = ["Fit", "engine_for", "fit"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
-from promptdyn.inference.engine import Engine
+from promptdyn.inference.engines import Engine
 from promptdyn.inference.fit import Fit, engine_for, fit
 from promptdyn.models import InformativeRate
 from promptdyn.models.base import DynamicsLike, cluster_of, for_pool

@@ -15,8 +15,8 @@ from numpyro import infer
 
 from promptdyn.inference.densities import Values
 from promptdyn.inference.densities.numpyro import THREADS, Density
-from promptdyn.inference.nuts import NUTS
-from promptdyn.inference.svi import SVI, mini_batches
+from promptdyn.inference.engines.nuts import NUTS
+from promptdyn.inference.engines.svi import SVI, mini_batches
 from promptdyn.ppl.numpyro import RUN_ONCE
 
 __all__ = ["nuts", "svi"]

@@ -14,8 +14,8 @@ from pyro.infer.autoguide.initialization import init_to_value
 
 from promptdyn.inference.densities import Values
 from promptdyn.inference.densities.pyro import Density
-from promptdyn.inference.nuts import NUTS
-from promptdyn.inference.svi import SVI, mini_batches
+from promptdyn.inference.engines.nuts import NUTS
+from promptdyn.inference.engines.svi import SVI, mini_batches
 from promptdyn.ppl.pyro import double, seeded
 
 __all__ = ["nuts", "svi"]

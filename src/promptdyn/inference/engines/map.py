@@ -9,7 +9,7 @@ import numpy as np
 from promptdyn.errors import InputError
 from promptdyn.inference.climb import climb
 from promptdyn.inference.densities import Density
-from promptdyn.inference.engine import Engine, Result, at_least
+from promptdyn.inference.engines.base import Engine, Result, at_least
 from promptdyn.progress import Report
 
 __all__ = ["MAP"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
 from promptdyn.inference.densities import Density
-from promptdyn.inference.engine import Engine, Result, at_least
+from promptdyn.inference.engines.base import Engine, Result, at_least
 from promptdyn.kernels.sequences import Sequences
 from promptdyn.progress import Report
 

@@ -1,0 +1,14 @@
+"""Engines, which fit: a new one is a file here, its export, and its place in `METHODS`."""
+
+from promptdyn.inference.engines.base import Engine, Result
+from promptdyn.inference.engines.em import EM
+from promptdyn.inference.engines.map import MAP
+from promptdyn.inference.engines.nuts import NUTS
+from promptdyn.inference.engines.svi import SVI
+from promptdyn.registry import Registry, inherits
+
+__all__ = ["EM", "MAP", "METHODS", "NUTS", "SVI", "Engine", "Result"]
+
+METHODS: Registry[Engine] = Registry(
+    "method", EM, MAP, SVI, NUTS, lacks=inherits("engine", Engine, "promptdyn.inference")
+)
