@@ -78,7 +78,7 @@ def text_of(thing: Any) -> str:
     name = _name_of(thing)
     if isfunction(thing) or name is None:
         return name or type(thing).__name__
-    values = {name: getattr(thing, name) for name in settings_of(thing)} or getattr(thing, "__dict__", {})
+    values = {setting: getattr(thing, setting) for setting in settings_of(thing)} or getattr(thing, "__dict__", {})
     return f"{name}({', '.join(f'{setting}={value!r}' for setting, value in values.items())})"
 
 

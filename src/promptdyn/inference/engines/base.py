@@ -93,9 +93,10 @@ class Engine(ABC):
         """
         loop = self.loops.get(density.backend)
         if loop is None:
-            there = ", ".join(self.loops) or "none"
+            there = " and ".join(self.loops) or "none"
             raise InputError(
-                f"method {self.name!r} has no loop for backend {density.backend!r}: it has one for {there}"
+                f"method {self.name!r} has no loop for backend {density.backend!r}, but for {there}: fit with another "
+                "backend, or give it one in its `loops`"
             )
         return load_object(loop, f"loop of method {self.name!r}") if isinstance(loop, str) else loop
 
