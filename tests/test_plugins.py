@@ -131,6 +131,7 @@ def test_files_that_cannot_be_used_are_told_with_their_line(folder, name):
         ("no_module:Mine", "no module 'no_module' is installed or in the current folder"),
         ("mine.py", "'mine.py' is none of .*, nor FILE.py:NAME"),
         ("mine.py:OneRate@fit", "model 'mine.py' is none of"),
+        ("mine.py:chars", "model chars is a function: register a class"),
     ],
 )
 def test_texts_that_name_nothing_are_told(folder, text, message):
