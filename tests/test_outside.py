@@ -226,6 +226,12 @@ def test_what_is_no_engine_is_told():
     ):
         promptdyn.fit(OneRate(), HISTORY, SVI)
 
+    class Nameless(Engine):
+        def run(self, density, seed, report): ...
+
+    with pytest.raises(InputError, match=r"method <.*Nameless.*> has no name: give the class one, name = 'mine'"):
+        promptdyn.fit(OneRate(), HISTORY, Nameless())
+
     @dataclass(frozen=True)
     class Lost(Returns):
         name = "lost"

@@ -75,7 +75,7 @@ def folder(tmp_path, monkeypatch, registries):
         sys.modules.pop(name, None)
 
 
-def test_a_file_of_ones_own_can_be_named(folder):
+def test_a_file_of_ones_own_can_be_named(folder, monkeypatch):
     models = MODELS.parse("dps,mine.py:OneRate,mine.py:OneRate:strength=4,cluster=task,mopps")
     assert list(models) == ["dps", "mine.py:OneRate", "mine.py:OneRate:strength=4,cluster=task", "mopps"]
     default, changed = models["mine.py:OneRate"], models["mine.py:OneRate:strength=4,cluster=task"]
@@ -88,6 +88,12 @@ def test_a_file_of_ones_own_can_be_named(folder):
     assert load_object("mine.py:chars", "reward")(None, ["a", "ab"]) == [0.0, 1.0]
     assert load_object("chance:START", "setting") == 0.4
     assert where(MODELS["mine"]) == f"{folder}/mine.py:OneRate"
+    # The current folder is looked through for what is not installed, and for nothing else.
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part not in ("", str(folder))])
+    with monkeypatch.context() as changed:
+        changed.setattr(sys, "path", list(sys.path))
+        load_object("promptdyn.registry:Registry", "thing")
+        assert str(folder) not in sys.path
     # The same file under its module's name is the same model, not one that would take its place.
     imported = MODELS.register(load_object("mine:OneRate", "model"))
     assert where(MODELS["mine"]) == "mine:OneRate"

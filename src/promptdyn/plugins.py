@@ -85,8 +85,10 @@ def _of_file(place: str, text: str, kind: str) -> ModuleType:
 
 
 def _of_name(place: str, text: str, kind: str) -> ModuleType:
-    _can_import_from(str(Path.cwd()))
+    top = place.partition(".")[0]
     try:
+        if top not in sys.modules and importlib.util.find_spec(top) is None:
+            _can_import_from(str(Path.cwd()))
         return importlib.import_module(place)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and f"{place}.".startswith(f"{error.name}."):

@@ -83,7 +83,7 @@ def text_of(thing: Any) -> str:
 
 
 def inherits(noun: str, base: type[Any], home: str) -> Callable[[Any], str]:
-    """A check for `Registry`: that an entry inherits from a base class and has all of its abstract methods.
+    """A check for `Registry`: that an entry inherits from a base class, has all of its abstract methods, and a name.
 
     Args:
         noun: what such a class makes ("strategy"), for messages.
@@ -94,8 +94,9 @@ def inherits(noun: str, base: type[Any], home: str) -> Callable[[Any], str]:
     def lacks(entry: Any) -> str:
         if not (isinstance(entry, type) and issubclass(entry, base)):
             return f"is no {noun}: let it inherit from {home}.{base.__name__}"
-        missing = sorted(getattr(entry, "__abstractmethods__", ()))
-        return f"is no {noun} yet: of the methods of {base.__name__} it lacks {', '.join(missing)}" if missing else ""
+        if missing := sorted(getattr(entry, "__abstractmethods__", ())):
+            return f"is no {noun} yet: of the methods of {base.__name__} it lacks {', '.join(missing)}"
+        return "" if isinstance(getattr(entry, "name", None), str) else "has no name: give the class one, name = 'mine'"
 
     return lacks
 
