@@ -79,7 +79,7 @@ class Recipe:
             InputError: an unknown model, strategy or score, a setting out of range, or a column that the pool has not
                 or that cannot be used.
         """
-        strategy, score = STRATEGIES.parse_one(self.strategy), SCORES.parse_one(self.score)
+        strategy, score = STRATEGIES.resolve(self.strategy), SCORES.resolve(self.score)
         model, words, by_kinds = self._forecaster(prompts)
         features = column_names(model.features)
         reads = POLICY in features
