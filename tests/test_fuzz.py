@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 import promptdyn
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
+from promptdyn.inference import METHODS
 from promptdyn.models import DPS, MODELS
-from promptdyn.selection import STRATEGIES
+from promptdyn.readers import READERS
+from promptdyn.selection import SCORES, STRATEGIES
 from promptdyn.storage import read_state, write_state
 from promptdyn.training.recipes import selector_recipe
 
@@ -422,7 +424,15 @@ def test_state_files_with_damage(folder, saved, data):
 WORDS = [
     *MODELS,
     *STRATEGIES,
+    *METHODS,
+    *SCORES,
+    *READERS,
     "cluster",
+    "reward",
+    "drop",
+    "success",
+    "skip_bad",
+    "num_draws",
     "decay",
     "num_states",
     "task",
@@ -445,5 +455,21 @@ texts = st.one_of(
 @inputs(10_000)
 @given(texts)
 def test_names_with_settings(text):
-    for parse in (MODELS.parse_one, MODELS.parse, STRATEGIES.parse_one, selector_recipe):
+    for registry in (MODELS, STRATEGIES, METHODS, SCORES, READERS):
+        taken(registry.parse_one, text)
+    for parse in (MODELS.parse, selector_recipe):
         taken(parse, text)
+
+
+@inputs(2_000)
+@given(
+    st.sampled_from([*READERS]),
+    st.dictionaries(
+        st.sampled_from(["reward", "drop", "success", "skip_bad", "repeated", "step_key"]), texts, max_size=2
+    ),
+)
+def test_readers_with_settings(folder, name, options):
+    path = folder / "few.csv"
+    path.write_text("step,prompt_id,num_rollouts,num_successes,reward\n0,a,8,1,0.5\n0,b,8,0,1\n")
+    settings = ",".join(f"{option}={value}" for option, value in options.items())
+    check(taken(promptdyn.read_history, path, f"{name}:{settings}"))
