@@ -295,9 +295,11 @@ def test_what_is_no_score_is_told(score, message):
         Selector(DPS().online(IDS), score=score, success=1.0).select(3)
 
 
-def test_a_recipe_finds_a_score_that_is_none_before_anything_is_loaded():
+def test_a_recipe_tells_a_strategy_or_score_that_is_none_before_anything_is_loaded():
     with pytest.raises(InputError, match="score 'best' is none of informative"):
-        Recipe("dps", score="best").plan(promptdyn.Prompts(IDS), 8, 0)
+        Recipe(score="best")
+    with pytest.raises(InputError, match="strategy 'best' is none of proportional"):
+        Recipe(strategy="best")
 
 
 def test_training_on_the_command_line_takes_a_score_and_a_strategy_of_ones_own(tmp_path):

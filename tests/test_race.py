@@ -231,6 +231,8 @@ def test_the_command_races_and_shows(tmp_path):
         ({"selectors": {}}, "selectors: name at least one"),
         ({"selectors": {"uniform": {"decay": 0.5}}}, "selectors: uniform: 'decay' is none of selector, dynamics"),
         ({"selectors": {"uniform:power=2": {}}}, "'uniform' has no settings"),
+        ({"selectors": {"dps": {"score": "best"}}}, "a.yaml: score 'best' is none of informative, reward_variance"),
+        ({"selectors": {"dps": {"strategy": "mine.py:Mine"}}}, "strategy 'mine.py:Mine': mine.py: no such file"),
     ],
 )
 def test_bad_races_are_named(tmp_path, changes, message):

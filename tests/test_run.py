@@ -162,7 +162,6 @@ def test_the_demo_ends_with_its_table_and_report(tmp_path):
         ({"reward": "promptdyn.training.tasks:missing"}, "reward 'promptdyn.training.tasks:missing'"),
         ({"selector": "hmm"}, "must be fitted first"),
         ({"selector": "fit.npz"}, "fit.npz: no such file"),
-        ({"selector": Recipe(strategy="best")}, "strategy 'best' is none of"),
         ({"selector": Recipe(max_rounds=0)}, "max_rounds=0: give at least 1"),
         ({"selector": Recipe(at_cap="stop")}, "at_cap='stop' is none of 'train', 'drop', 'raise'"),
         ({"prompts_per_step": 60}, "40 prompts"),

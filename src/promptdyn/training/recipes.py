@@ -55,6 +55,9 @@ class Recipe:
             (`promptdyn.training.dynamic_sampling.DynamicSampling`); 1, the default: no dynamic sampling.
         at_cap: what is done where the batch is not full then: "train" (default), "drop" or "raise".
         keep: which groups teach: those with mixed outcomes ("success", default), or whose rewards differ ("reward").
+
+    Raises:
+        InputError: an unknown strategy or score, or a setting of one that is out of range.
     """
 
     dynamics: str = AUTO
@@ -67,6 +70,10 @@ class Recipe:
     at_cap: str = "train"
     keep: str = "success"
 
+    def __post_init__(self) -> None:
+        STRATEGIES.resolve(self.strategy)
+        SCORES.resolve(self.score)
+
     def plan(self, prompts: Prompts, num_generations: int, seed: int) -> Plan:
         """Check all that can be before the policy is there.
 
@@ -76,8 +83,8 @@ class Recipe:
             seed: of the selector.
 
         Raises:
-            InputError: an unknown model, strategy or score, a setting out of range, or a column that the pool has not
-                or that cannot be used.
+            InputError: an unknown model, a setting out of range, or a column that the pool has not or that cannot be
+                used.
         """
         strategy, score = STRATEGIES.resolve(self.strategy), SCORES.resolve(self.score)
         model, words, by_kinds = self._forecaster(prompts)

@@ -43,13 +43,6 @@ class _Table:
     def markov(self, chain: Any) -> Markov:
         return Markov(chain.initial, chain.transition, chain.emission.log_prob(self.counts, jnp))
 
-    def conditioned(self, sequences: Sequences | None, scale: float) -> None:
-        markov = self.markov(self.program.model.program(NumPyro(), self.program.pool))
-        if sequences is None:
-            return
-        with handlers.scale(scale=scale):
-            numpyro.factor("num_successes", log_marginal(markov, sequences).sum())
-
 
 @partial(jax.jit, static_argnums=0)
 def _chain(table: _Table, params: Params) -> tuple[Markov, Any]:
@@ -178,4 +171,8 @@ class Density:
 
     def conditioned(self, sequences: Sequences | None, scale: float = 1.0) -> None:
         """The program with the counts of some prompts observed."""
-        self._table.conditioned(sequences, scale)
+        markov = self._table.markov(self.program.model.program(NumPyro(), self.program.pool))
+        if sequences is None:
+            return
+        with handlers.scale(scale=scale):
+            numpyro.factor("num_successes", log_marginal(markov, sequences).sum())
