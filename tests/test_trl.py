@@ -413,7 +413,6 @@ def test_without_labels_auto_goes_by_what_the_policy_reads(tmp_path: Path, caplo
             "features='embedding': there is no column 'embedding': give one of",
         ),
         ("gp", "no selector is called 'gp'"),
-        (Recipe(strategy="best"), "strategy 'best' is none of"),
         (Recipe("dps", refresh_features=3), "refresh_features=3: give 0"),
     ],
 )
