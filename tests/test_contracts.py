@@ -112,7 +112,7 @@ def test_settings_are_read_as_what_they_are():
         (" ,", "name at least one of dps"),
         ("dps:decay=fast", "model 'dps': decay='fast' is not a finite number"),
         ("dps:decay=0.5,decay=0.7", "'decay' is given twice"),
-        ("dps:prior_transition=much", "prior_transition='much' is none of uniform"),
+        ("dps:prior_transition=much", "prior_transition='much' is not a finite number or one of uniform"),
         ("dps:prior_initial=0.5+0.5+0.5", "prior_initial=.* is not 3 probabilities"),
         ("mopps:prior_alpha=inf", "prior_alpha='inf' is not a finite number"),
         ("hmm:num_states=3.5", "num_states=3.5 is not a whole number"),

@@ -383,8 +383,8 @@ def test_what_is_missing_comes_of_the_first_generation_and_what_varies_of_it_fir
     ("change", "message"),
     [
         ({"max_rounds": 0}, "max_rounds=0"),
-        ({"at_cap": "stop"}, "at_cap='stop' is none of 'train', 'drop', 'raise'"),
-        ({"keep": "all"}, "keep='all' is none of 'success', 'reward'"),
+        ({"at_cap": "stop"}, "at_cap='stop' is none of train, drop, raise"),
+        ({"keep": "all"}, "keep='all' is none of success, reward"),
     ],
 )
 def test_bad_settings_are_named(change: dict[str, Any], message: str) -> None:

@@ -389,7 +389,7 @@ def test_guides_by_name(backend, guide):
     [
         ("map", {"max_iterations": 0}, "map: max_iterations=0 must be at least 1"),
         ("em", {"tolerance": float("nan")}, "tolerance=nan is not a finite number"),
-        ("svi", {"guide": "AutoMagic"}, "svi: guide='AutoMagic' is none of AutoDelta"),
+        ("svi", {"guide": "AutoMagic"}, "guide='AutoMagic' is none of AutoDelta"),
         ("svi", {"num_steps": 10}, "svi: num_steps=10 must be at least 40"),
         ("svi", {"num_steps": 50.5}, "num_steps=50.5 is not a whole number"),
         ("svi", {"learning_rate": 0.0}, "svi: learning_rate=0.0 must be finite and above 0"),

@@ -369,7 +369,7 @@ def test_bad_requests(history):
         history.dense("tasks")
     with pytest.raises(InputError, match="there is no column 'task': the prompts have none"):
         RewardHistory.from_columns([0], ["a"], [8], [0]).prompts.labels("task")
-    with pytest.raises(InputError, match="observed='some' is none of: trained, all"):
+    with pytest.raises(InputError, match="observed='some' is none of trained, all"):
         history.observed("some")
     with pytest.raises(InputError, match=r"mask of shape \(2,\) and type bool .* one boolean for each of 5 rows"):
         history.select([True, False])

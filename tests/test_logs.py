@@ -57,7 +57,7 @@ def test_repeated_rows_are_told_for_what_they_may_be():
         RewardHistory.from_records(groups() + again)
     with pytest.raises(InputError, match="with in 5 of 10 cases the same counts"):
         RewardHistory.from_records(groups() + groups([2]) + again)
-    with pytest.raises(InputError, match="repeated='first' is none of: error, merge, last, apart"):
+    with pytest.raises(InputError, match="repeated='first' is none of error, merge, last, apart"):
         RewardHistory.from_records(groups(), repeated="first")
 
 

@@ -98,7 +98,7 @@ def test_steps_without_a_group_are_no_reason_to_fit():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Refitted(DPS()), "is no program: it learns online by itself"),
+        (lambda: Refitted(DPS()), "has no program, nothing to fit or to run forward"),
         (lambda: Refitted(MODEL, every=10, lag=10), "every=10, lag=10: need every >= 1 and 0 <= lag < every"),
         (lambda: Refitted(MODEL).online(IDS), "'hmm', cluster='kind': there is no column 'kind'"),
         (

@@ -18,6 +18,8 @@ ROOMS = [
         "progress",
         "storage",
         "plugins",
+        "settings",
+        "settings",
         "registry",
         "success",
         "_columns",

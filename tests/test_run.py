@@ -103,7 +103,7 @@ def test_a_run_learns_its_dynamics_on_the_fly(tmp_path):
     saved = next(tmp_path.glob("checkpoint-3/selector.npz"))
     with np.load(saved) as file:
         assert any(name.startswith("online/fit/params/") for name in file.files)
-    with pytest.raises(InputError, match="is no program"):
+    with pytest.raises(InputError, match="has no program"):
         run(dataclasses.replace(settings, selector=Recipe("dps", refit_every=2)))
 
 
@@ -163,7 +163,7 @@ def test_the_demo_ends_with_its_table_and_report(tmp_path):
         ({"selector": "hmm"}, "must be fitted first"),
         ({"selector": "fit.npz"}, "fit.npz: no such file"),
         ({"selector": Recipe(max_rounds=0)}, "max_rounds=0: give at least 1"),
-        ({"selector": Recipe(at_cap="stop")}, "at_cap='stop' is none of 'train', 'drop', 'raise'"),
+        ({"selector": Recipe(at_cap="stop")}, "at_cap='stop' is none of train, drop, raise"),
         ({"prompts_per_step": 60}, "40 prompts"),
         ({"prompts_per_step": 0}, "prompts_per_step=0: give at least 1"),
         ({"num_generations": 1}, "num_generations=1: give at least 2"),

@@ -58,12 +58,14 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("clusters", "features", "models"):
-        return import_module(f"promptdyn.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module 'promptdyn' has no attribute {name!r}")
-    return getattr(import_module(f"promptdyn.{_HOME[name]}"), name)
+if not TYPE_CHECKING:  # which would take any name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        if name in ("clusters", "features", "models"):
+            return import_module(f"promptdyn.{name}")
+        if name not in _HOME:
+            raise AttributeError(f"module 'promptdyn' has no attribute {name!r}")
+        return getattr(import_module(f"promptdyn.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -25,8 +25,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from promptdyn._columns import Repeated
 from promptdyn.errors import InputError, PromptdynWarning
+from promptdyn.history import Observed
 from promptdyn.models import MODELS
+from promptdyn.ppl import Backend
 from promptdyn.progress import bars
 from promptdyn.readers import read_history
 from promptdyn.storage import atomic, check_target
@@ -56,7 +59,11 @@ PLOT_SUFFIXES = (".svg", ".png", ".pdf")
 HistoryPath = Annotated[Path, typer.Argument(help="Reward history: a run's folder, Parquet, CSV or JSONL.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON ('-' for stdout).")]
 AllowSeen = Annotated[bool, typer.Option("--allow-seen", help="Score fits also on steps that they were fitted on.")]
-Observed = Annotated[str, typer.Option(help="Rows a model sees: 'trained' (as live training does) or 'all'.")]
+# Options that are one of a few words are read as plain text (`parser=str`): whoever takes them tells of another in one
+# line.
+ObservedOption = Annotated[
+    Observed, typer.Option(parser=str, help="Rows a model sees: 'trained' (as live training does) or 'all'.")
+]
 
 
 @app.command("import")
@@ -91,10 +98,11 @@ def import_(
         ),
     ] = None,
     repeated: Annotated[
-        str | None,
+        Repeated | None,
         typer.Option(
+            parser=str,
             help="Tables of groups: rows of one prompt and step: error (default), merge (add up), last (keep the last) "
-            "or apart (steps of their own)."
+            "or apart (steps of their own).",
         ),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad rows, and say how many.")] = False,
@@ -153,7 +161,7 @@ def fit(
         str, typer.Option(help="Model and settings: hmm:num_states=6,cluster=task; yours: FILE.py:NAME.")
     ] = "hmm",
     fit_steps: Annotated[int | None, typer.Option(help="Fit on this many first steps only; default all.")] = None,
-    observed: Observed = "all",
+    observed: ObservedOption = "all",
     method: Annotated[
         str | None,
         typer.Option(
@@ -161,7 +169,9 @@ def fit(
             "the model."
         ),
     ] = None,
-    backend: Annotated[str, typer.Option(help="What evaluates the program: numpyro or pyro.")] = "numpyro",
+    backend: Annotated[
+        Backend, typer.Option(parser=str, help="What evaluates the program: numpyro or pyro.")
+    ] = "numpyro",
     seed: Annotated[int, typer.Option(help="Of svi and nuts.")] = 0,
     json_path: JsonPath = None,
 ) -> None:
@@ -169,9 +179,10 @@ def fit(
     from promptdyn.errors import ConvergenceWarning
     from promptdyn.evaluation.forecast import split
     from promptdyn.inference import fit as fit_model
+    from promptdyn.models.base import check_dynamics
 
     _check_targets(out, json_path, sources=[history_path])
-    declared = MODELS.parse_one(model)
+    declared = check_dynamics(MODELS.parse_one(model))
     history = read_history(history_path)
     if fit_steps is not None:
         history = history.before(split(history, fit_steps))
@@ -209,10 +220,12 @@ def simulate(
     """Draw a history from a model run forward."""
     from promptdyn.evaluation import simulate as run_forward
     from promptdyn.inference import Fit
+    from promptdyn.models.base import check_dynamics
 
     _check_targets(out, truth, json_path, sources=[like, Path(source)])
+    declared = MODELS.parse_one(source, load=Fit.load)
     drawn = run_forward(
-        MODELS.parse_one(source, load=Fit.load),
+        declared if isinstance(declared, Fit) else check_dynamics(declared),
         num_prompts=num_prompts,
         num_steps=num_steps,
         prompts_per_step=prompts_per_step,
@@ -235,7 +248,7 @@ def compare(
         str, typer.Option(help="Models, settings after a colon; FILE.py:NAME for yours; fits (.npz).")
     ] = "dps,mopps,hmm",
     fit_steps: Annotated[int | None, typer.Option(help="First steps, for fitting only; default half.")] = None,
-    observed: Observed = "trained",
+    observed: ObservedOption = "trained",
     allow_seen: AllowSeen = False,
     json_path: JsonPath = None,
     plot: Annotated[Path | None, typer.Option(help="Write the reliability diagram here (.svg, .png, .pdf).")] = None,
@@ -276,7 +289,7 @@ def report(
     ] = None,
     models: Annotated[str, typer.Option(help="Models whose forecasts to compare.")] = "dps,mopps,hmm",
     fit_steps: Annotated[int | None, typer.Option(help="First steps, for fitting only; default half.")] = None,
-    observed: Observed = "trained",
+    observed: ObservedOption = "trained",
     allow_seen: AllowSeen = False,
     pool_size: Annotated[
         int | None, typer.Option(help="Prompts that the run could choose from; default what the history says.")
@@ -294,8 +307,7 @@ def report(
     history = read_history(history_path)
     shown = None
     if model is not None:
-        shown = MODELS.parse_one(model, load=Fit.load)
-        check_forecaster(shown)
+        shown = check_forecaster(MODELS.parse_one(model, load=Fit.load))
     declared = MODELS.parse(models, load=Fit.load)
     baselines: dict[str, RewardHistory] = {}
     for text in baseline or []:
@@ -398,12 +410,14 @@ def train(
         typer.Option(help="Dynamic sampling: generations at most for a batch of groups that all teach; 1: none."),
     ] = None,
     at_cap: Annotated[
-        str | None, typer.Option(help="What is done where the batch is not full then: train, drop or raise.")
+        Literal["train", "drop", "raise"] | None,
+        typer.Option(parser=str, help="What is done where the batch is not full then: train, drop or raise."),
     ] = None,
     keep: Annotated[
-        str | None,
+        Literal["success", "reward"] | None,
         typer.Option(
-            help="Which groups teach: of mixed outcomes (success, default), or whose rewards differ (reward)."
+            parser=str,
+            help="Which groups teach: of mixed outcomes (success, default), or whose rewards differ (reward).",
         ),
     ] = None,
     success: Annotated[

@@ -1,6 +1,8 @@
 """The one error type for bad input, and the warnings. Knows nothing of where they are shown."""
 
-__all__ = ["ConvergenceWarning", "InputError", "PromptdynWarning"]
+from collections.abc import Collection
+
+__all__ = ["ConvergenceWarning", "InputError", "PromptdynWarning", "check_choice"]
 
 # Characters of a message, and what is left of a longer one.
 LONGEST, HEAD, TAIL = 1000, 500, 300
@@ -24,3 +26,9 @@ class PromptdynWarning(UserWarning):
 
 class ConvergenceWarning(PromptdynWarning):
     """A fit has not converged: it can be used, but further work would change it."""
+
+
+def check_choice(setting: str, value: object, choices: Collection[object]) -> None:
+    """Raise InputError unless a value is one of a setting's choices; the message lists them."""
+    if value not in choices:
+        raise InputError(f"{setting}={value!r} is none of {', '.join(map(str, choices))}")

@@ -11,13 +11,16 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.storage import read_state, write_state
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["PolicyReader", "as_features", "from_columns", "standardised"]
 
@@ -48,7 +51,7 @@ def as_features(values: ArrayLike, prompt_ids: Sequence[str]) -> Floats:
     return features
 
 
-def from_columns(columns: Mapping[str, Any], num_components: int = 16) -> Floats:
+def from_columns(columns: Mapping[str, Sequence[Any] | NDArray[Any]], num_components: int = 16) -> Floats:
     """Features from a dataset's columns.
 
     Args:
@@ -134,8 +137,8 @@ class PolicyReader:
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         num_components: int = 6,
         batch_tokens: int = 2**14,
         cache: str | Path | None = None,
@@ -146,7 +149,7 @@ class PolicyReader:
         self.cache, self.progress = cache, progress
         self._axes: list[_Axes] = []  # of mean state, last state and the plain numbers
 
-    def read(self, prompts: Sequence[Any]) -> Floats:
+    def read(self, prompts: Sequence[str | list[dict[str, Any]]]) -> Floats:
         """Features of prompts.
 
         Args:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from promptdyn.evaluation.forecast import Forecast, Track
 from promptdyn.evaluation.scores import reliability
-from promptdyn.history import RewardHistory
+from promptdyn.history import Observed, RewardHistory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -217,7 +217,7 @@ def curves(bands: Mapping[str, tuple[NDArray, ...]], xlabel: str, ylabel: str) -
     return figure
 
 
-def prompt_timelines(history: RewardHistory, track: Track, observed: str = "trained") -> Figure:
+def prompt_timelines(history: RewardHistory, track: Track, observed: Observed = "trained") -> Figure:
     """Rewards of the followed prompts over the belief (chances of none, some, all solved), one panel a prompt."""
     columns = 2
     rows = -(-len(track.followed) // columns)

@@ -16,9 +16,11 @@ from promptdyn.clusters import cross, few_levels_first
 from promptdyn.errors import InputError
 from promptdyn.features import as_features, from_columns
 
-__all__ = ["AUTO", "POLICY", "PROMPT_ID", "Columns", "Prompts", "column_names"]
+__all__ = ["AUTO", "POLICY", "PROMPT_ID", "Column", "Columns", "Prompts", "column_names"]
 
 Columns = str | tuple[str, ...]
+Column = Sequence[Any] | NDArray[Any]
+"""(prompt,) labels, numbers or vectors of numbers."""
 # Columns of no table: those that tell kinds of prompts, the policy's reading of each, and the ids themselves.
 AUTO, POLICY, PROMPT_ID = "auto", "policy", "prompt_id"
 
@@ -50,7 +52,7 @@ class Prompts:
     """
 
     ids: Sequence[str]
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
     label_columns: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -77,9 +79,9 @@ class Prompts:
     def __repr__(self) -> str:
         return f"Prompts({len(self):,} ids, columns {', '.join(self.columns) or 'none'})"
 
-    def with_column(self, name: str, values: Any) -> Prompts:
+    def with_column(self, name: str, values: Column) -> Prompts:
         """The same pool with one more column, or with other values in one; raises as `column`."""
-        pool = replace(self, columns=ChainMap({name: values}, cast("dict[str, Any]", self.columns)))
+        pool = replace(self, columns=ChainMap({name: values}, cast("dict[str, Column]", self.columns)))
         pool.column(name)
         return pool
 
@@ -89,7 +91,7 @@ class Prompts:
         columns = {name: [self.column(name)[row] for row in rows] for name in self.columns}
         return replace(self, ids=[self.ids[row] for row in rows], columns=columns)
 
-    def column(self, name: str) -> Any:
+    def column(self, name: str) -> Column:
         """(prompt,) values of a column.
 
         Raises:

@@ -8,38 +8,25 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, fields, is_dataclass
 from inspect import isfunction
-from math import isfinite
-from numbers import Integral, Real
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast, get_args, overload
 
 import numpy as np
 
 from promptdyn.errors import InputError
 from promptdyn.plugins import load_object, same_text, where
+from promptdyn.settings import check_setting, kinds_of
 
 __all__ = ["Registry", "describe", "inherits", "settings_of", "text_of"]
 
 _LITERALS = {"true": True, "false": False, "none": None}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
-
-
-# Annotations of settings that are one plain value: what the value must be.
-_PLAIN: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "int": ("a whole number", lambda value: _is_number(value) and isinstance(value, Integral)),
-    "float": ("a finite number", _is_number),
-    "bool": ("true or false", lambda value: isinstance(value, bool)),
-    "str": ("a word", lambda value: isinstance(value, str)),
-}
-
 
 # What stands in a text: a name in a file or module, then settings; and a file saved of such a thing.
 _DECLARED = re.compile(r"(?P<place>[^:]+\.py|[\w.]+):(?P<name>[A-Za-z_]\w*)(?:[:,](?P<settings>.*))?")
 _SAVED = re.compile(r"(?:(?P<of>.+)@)?(?P<path>[^@]+\.npz)")
 Entry = TypeVar("Entry")
 Made = TypeVar("Made")
+Loaded = TypeVar("Loaded")
+Declared = TypeVar("Declared")
 
 
 def settings_of(thing: Any) -> dict[str, Field[Any]]:
@@ -111,7 +98,7 @@ def _name_of(entry: Any) -> Any:
     return entry.__name__ if isfunction(entry) else getattr(entry, "name", None)
 
 
-class Registry(Mapping[str, Any], Generic[Made]):
+class Registry(Mapping[str, Entry], Generic[Entry, Made]):
     """Things to choose from, by name: frozen dataclasses, whose fields are settings, or functions, which have none.
 
         @STRATEGIES.register
@@ -124,6 +111,8 @@ class Registry(Mapping[str, Any], Generic[Made]):
 
         STRATEGIES.parse_one("mine:rest=10")  # Mine(rest=10), and so does --strategy mine.py:Mine:rest=10
 
+    For type checkers, `Registry[type[Strategy], Strategy]` has classes of strategies, and makes strategies of them.
+
     Args:
         kind: what they are ("model"), for messages.
         *entries: dataclasses with a class attribute `name`, or functions.
@@ -132,14 +121,14 @@ class Registry(Mapping[str, Any], Generic[Made]):
     """
 
     def __init__(
-        self, kind: str, *entries: Any, lacks: Callable[[Any], str] = lambda entry: "", functions: bool = False
+        self, kind: str, *entries: Entry, lacks: Callable[[Any], str] = lambda entry: "", functions: bool = False
     ) -> None:
         self.kind = kind
         self._lacks = lacks
         self._functions = functions
         self._entries = {_name_of(entry): entry for entry in entries}
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Entry:
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -148,7 +137,7 @@ class Registry(Mapping[str, Any], Generic[Made]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def register(self, entry: Entry) -> Entry:
+    def register(self, entry: Declared) -> Declared:
         """Enter a class or function, also as a decorator. Declared anew, as in a notebook, it replaces itself.
 
         Raises:
@@ -172,29 +161,28 @@ class Registry(Mapping[str, Any], Generic[Made]):
         there = self._entries.get(name, entry)
         if not same_text(there, entry):
             raise InputError(f"{label} has the name of {where(there)}, {name!r}: give it another")
-        self._entries[name] = entry
+        self._entries[name] = cast(Entry, entry)
         return entry
 
-    def _find(self, name: str) -> Any:
+    def _find(self, name: str) -> Entry:
         if name not in self._entries:
             raise InputError(f"{self.kind} {name!r} is none of {', '.join(self._entries)}, nor FILE.py:NAME")
         return self._entries[name]
 
-    def create(self, name: str, settings: Mapping[str, Any] | None = None) -> Made:
+    def create(self, name: str, settings: Mapping[str, object] | None = None) -> Made:
         """Make one from its name and settings; InputError lists what there is, or says which value is off."""
         return self._create(self._find(name), settings or {})
 
-    def _create(self, entry: Any, settings: Mapping[str, Any]) -> Made:
+    def _create(self, entry: Any, settings: Mapping[str, object]) -> Made:
         name, known = _name_of(entry), settings_of(entry)
+        kinds = kinds_of(entry, known) if isinstance(entry, type) else {}
         for setting, value in settings.items():
             if setting not in known:
                 there = f"it has {', '.join(known)}" if known else "it has none"
                 raise InputError(f"{self.kind} {name!r} has no setting {setting!r}; {there}")
-            word, fits = _PLAIN.get(_annotation(known[setting]), ("", None))
-            if fits and not fits(value):
-                raise InputError(f"{self.kind} {name!r}: {setting}={value!r} is not {word}")
+            check_setting(f"{self.kind} {name!r}: {setting}", value, kinds[setting])
         if isfunction(entry):
-            return entry  # type: ignore[return-value]
+            return cast(Made, entry)
         try:
             made: Made = entry(**settings)
         except (TypeError, ValueError) as error:
@@ -203,7 +191,7 @@ class Registry(Mapping[str, Any], Generic[Made]):
             raise InputError(f"{self.kind} {name!r} with {dict(settings)}: {error}") from None
         return made
 
-    def resolve(self, chosen: str | Made, settings: Mapping[str, Any] | None = None) -> Made:
+    def resolve(self, chosen: str | Made, settings: Mapping[str, object] | None = None) -> Made:
         """What a text names, or what is given itself, with some of its settings exchanged.
 
         Args:
@@ -237,7 +225,13 @@ class Registry(Mapping[str, Any], Generic[Made]):
         settings = {name: _tuples(value) for name, value in described.items() if name != "name"}
         return self.create(described["name"], settings)
 
-    def parse(self, text: str, load: Callable[[str, type[Any] | None], Any] | None = None) -> dict[str, Made]:
+    @overload
+    def parse(self, text: str, load: None = None) -> dict[str, Made]: ...
+
+    @overload
+    def parse(self, text: str, load: Callable[[str, Any], Loaded]) -> dict[str, Made | Loaded]: ...
+
+    def parse(self, text: str, load: Callable[[str, Any], Loaded] | None = None) -> Mapping[str, Made | Loaded]:
         """Read a comma-separated list, each item `name` or `name:setting=value,setting=value`.
 
         "dps,mopps:decay=0.5,hmm:num_states=6,cluster=task" gives three models keyed by the text of each; a
@@ -263,7 +257,7 @@ class Registry(Mapping[str, Any], Generic[Made]):
                 items.append(part)
         if not items:
             raise InputError(f"{self.kind} {text!r}: name at least one of {', '.join(self._entries)}")
-        made: dict[str, Made] = {}
+        made: dict[str, Made | Loaded] = {}
         for item in items:
             if item in made:
                 raise InputError(f"{self.kind} {text!r}: {item!r} is given twice")
@@ -294,23 +288,24 @@ class Registry(Mapping[str, Any], Generic[Made]):
         """A Python literal (0.5, true), else words joined by "+", else the text itself."""
         if text.lower() in _LITERALS:
             return _LITERALS[text.lower()]
-        field = settings_of(self._find(name)).get(setting)
-        if field is None or not _annotation(field).startswith("str"):  # a label such as 007 is no number
+        entry = self._find(name)
+        kind = kinds_of(entry, settings_of(entry)).get(setting) if isinstance(entry, type) else None
+        if str not in (kind, *get_args(kind)):  # a label such as 007 is no number
             try:
                 return ast.literal_eval(text)
             except (ValueError, SyntaxError):
                 pass
         return tuple(text.split("+")) if "+" in text else text
 
-    def parse_one(self, text: str, load: Callable[[str, type[Any] | None], Any] | None = None) -> Made:
+    @overload
+    def parse_one(self, text: str, load: None = None) -> Made: ...
+
+    @overload
+    def parse_one(self, text: str, load: Callable[[str, Any], Loaded]) -> Made | Loaded: ...
+
+    def parse_one(self, text: str, load: Callable[[str, Any], Loaded] | None = None) -> Made | Loaded:
         """Read a single item, as `parse` does; InputError too where there are several."""
-        made = self.parse(text, load)
+        made = self.parse(text, load) if load else self.parse(text)
         if len(made) != 1:
             raise InputError(f"{self.kind} {text!r}: name one {self.kind}, not {len(made)}")
         return next(iter(made.values()))
-
-
-def _annotation(field: Any) -> str:
-    """A setting's annotation as text, whether or not its file has `from __future__ import annotations`."""
-    kind = field.type
-    return kind if isinstance(kind, str) else kind.__name__ if isinstance(kind, type) else str(kind)

@@ -16,7 +16,7 @@ from promptdyn import plots
 from promptdyn.errors import InputError
 from promptdyn.evaluation.compare import Comparison
 from promptdyn.evaluation.forecast import track
-from promptdyn.history import RewardHistory
+from promptdyn.history import Observed, RewardHistory
 from promptdyn.inference.fit import Fit
 from promptdyn.models.base import check_forecaster
 from promptdyn.online import Forecaster
@@ -69,7 +69,7 @@ def write_report(
     name: str = RUN,
     baselines: Mapping[str, RewardHistory] | None = None,
     comparison: Comparison | None = None,
-    observed: str = "trained",
+    observed: Observed = "trained",
     pool_size: int | None = None,
     first: list[Section] | None = None,
     progress: Tell | None = None,

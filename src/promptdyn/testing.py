@@ -30,9 +30,10 @@ from promptdyn.history import RewardHistory
 from promptdyn.inference import EM, Fit
 from promptdyn.inference.climb import climb
 from promptdyn.inference.densities import Density, Values, load_density
+from promptdyn.models import Model
 from promptdyn.models.base import DynamicsLike, Params, Statistics, as_dynamics, cluster_of, for_pool, lacks
 from promptdyn.online import OnlineFilter, OnlineModel
-from promptdyn.ppl import BACKENDS, chain_at
+from promptdyn.ppl import BACKENDS, Backend, chain_at
 from promptdyn.prompts import POLICY, Prompts, column_names
 from promptdyn.registry import Registry, describe
 
@@ -44,7 +45,7 @@ MOST = 6
 
 
 def check_model(
-    model: Any, history: RewardHistory | None = None, *, backends: Sequence[str] | None = None, seed: int = 0
+    model: Model, history: RewardHistory | None = None, *, backends: Sequence[Backend] | None = None, seed: int = 0
 ) -> None:
     """Check a model of either kind.
 
@@ -93,7 +94,7 @@ def check_model(
     _check_gradients(densities, near, rng, say)
     _check_odd_histories(model, history, backends[-1], say)
     result = EM(max_iterations=3).run(plain, seed, lambda done, total, watch: None)
-    fit = Fit.at(plain.program, result.params, dense, method={"name": "em", "backend": backends[-1]})
+    fit = replace(Fit.at(plain.program, result.params, dense), method={"name": "em", "backend": backends[-1]})
     _check_life(fit, history, say)
 
 
@@ -253,7 +254,7 @@ def _history(columns: Sequence[str], seed: int) -> RewardHistory:
 
 def _check_settings(model: Any, say: Say) -> None:
     """It can be registered, and made again of its description."""
-    registry: Registry[Any] = Registry("model", lacks=lacks)
+    registry: Registry[Any, Any] = Registry("model", lacks=lacks)
     registry.register(type(model))
     again = registry.made_of(json.loads(json.dumps(describe(model, exact=True))))
     say(again == model, f"made again of its settings it is {again!r}, not {model!r}: declare every setting as a field")
@@ -272,7 +273,9 @@ def _evidence(fit: Fit, history: RewardHistory) -> NDArray[np.float64]:
     return total
 
 
-def _check_density(densities: Mapping[str, Density], params: Params, history: RewardHistory, at: str, say: Say) -> None:
+def _check_density(
+    densities: Mapping[Backend, Density], params: Params, history: RewardHistory, at: str, say: Say
+) -> None:
     """A history's log density is the live filter's in every backend; log priors and expected counts are the same."""
     log_priors: dict[str, float] = {}
     expected: dict[str, Statistics] = {}
@@ -295,7 +298,7 @@ def _check_density(densities: Mapping[str, Density], params: Params, history: Re
         say(close, f"at {at} expected counts of {part} differ between {' and '.join(expected)}")
 
 
-def _check_gradients(densities: Mapping[str, Density], values: Values, rng: np.random.Generator, say: Say) -> None:
+def _check_gradients(densities: Mapping[Backend, Density], values: Values, rng: np.random.Generator, say: Say) -> None:
     """The gradient of the log joint, along a direction of each site, is a finite difference, and EM's (Fisher)."""
     for name, density in densities.items():
         slopes = density.joint(values)[1]
@@ -369,7 +372,7 @@ def _check_life(fit: Fit, history: RewardHistory, say: Say) -> None:
     check_online(fit.frozen(), history.prompts)
 
 
-def _check_odd_histories(model: DynamicsLike, history: RewardHistory, backend: str, say: Say) -> None:
+def _check_odd_histories(model: DynamicsLike, history: RewardHistory, backend: Backend, say: Say) -> None:
     """Log densities are numbers for one prompt, one step, single rollouts, large groups and a prompt never seen."""
     columns = {name: labels[history.prompt] for name, labels in history.clusters.items()}
     first = history.prompt == 0

@@ -11,7 +11,7 @@ from promptdyn._columns.names import (
     no_rows,
     renamed,
 )
-from promptdyn._columns.repeats import REPEATED, without_repeats
+from promptdyn._columns.repeats import Repeated, without_repeats
 from promptdyn._columns.rows import Fault, Rows, as_error, nothing_read, num_rows, tell_skipped
 from promptdyn._columns.tables import as_columns, from_arrow
 from promptdyn._columns.values import as_array, is_missing, is_whole, short
@@ -21,10 +21,10 @@ __all__ = [
     "MAX_ROLLOUTS",
     "NO_LABEL",
     "OWN",
-    "REPEATED",
     "REQUIRED",
     "REWARDS",
     "Fault",
+    "Repeated",
     "Rows",
     "as_array",
     "as_columns",

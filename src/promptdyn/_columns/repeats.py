@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from promptdyn.errors import InputError, PromptdynWarning
 
 # What is done with rows of a prompt in one step: refused, added up, all but the last dropped, or made steps of
 # their own.
-REPEATED = ("error", "merge", "last", "apart")
+Repeated = Literal["error", "merge", "last", "apart"]
 
 
 def first_of_each(prompt: NDArray[np.int32], step: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -30,8 +31,8 @@ def first_of_each(prompt: NDArray[np.int32], step: NDArray[np.int32]) -> tuple[N
     return first, earlier
 
 
-def without_repeats(source: str, columns: Mapping[str, NDArray], repeated: str) -> dict[str, NDArray]:
-    """Columns, sorted by step, in which no prompt has two rows of a step: what is done with them is one of `REPEATED`.
+def without_repeats(source: str, columns: Mapping[str, NDArray], repeated: Repeated) -> dict[str, NDArray]:
+    """Columns, sorted by step, in which no prompt has two rows of a step: what is done with them is one of `Repeated`.
 
     Warns:
         PromptdynWarning: how many rows repeat, and what was done with them.

@@ -21,7 +21,7 @@ from promptdyn.evaluation.scores import (
     mean_interval,
     precision_at,
 )
-from promptdyn.history import RewardHistory
+from promptdyn.history import Observed, RewardHistory
 from promptdyn.inference.fit import Fit, fit
 from promptdyn.models.base import DynamicsLike, check_forecaster
 from promptdyn.online import Forecaster
@@ -162,7 +162,7 @@ def compare(
     models: Mapping[str, Forecaster | DynamicsLike],
     history: RewardHistory,
     fit_steps: int,
-    observed: str = "trained",
+    observed: Observed = "trained",
     progress: Tell | None = None,
     *,
     allow_seen: bool = False,

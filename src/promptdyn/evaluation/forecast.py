@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.history import RewardHistory
+from promptdyn.history import Observed, RewardHistory
 from promptdyn.online import OnlineFilter, outcome_of
 from promptdyn.progress import Report
 
@@ -49,7 +49,7 @@ def split(history: RewardHistory, fit_steps: int) -> int:
 
 
 def walk(
-    online: OnlineFilter, history: RewardHistory, observed: str = "trained", progress: Report | None = None
+    online: OnlineFilter, history: RewardHistory, observed: Observed = "trained", progress: Report | None = None
 ) -> Iterator[tuple[int, NDArray[np.intp]]]:
     """Take a filter through a history, step by step.
 
@@ -77,7 +77,7 @@ def forecast(
     online: OnlineFilter,
     history: RewardHistory,
     fit_steps: int = 0,
-    observed: str = "trained",
+    observed: Observed = "trained",
     progress: Report | None = None,
 ) -> Forecast:
     """Run a fresh online filter through a history and record its forecast of every row before it is seen.
@@ -107,7 +107,7 @@ def track(
     history: RewardHistory,
     follow: list[str],
     num_generations: int = 8,
-    observed: str = "trained",
+    observed: Observed = "trained",
     progress: Report | None = None,
 ) -> Track:
     """Run a fresh online filter through a history and record what it believed, for plots.

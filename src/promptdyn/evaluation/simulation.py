@@ -16,7 +16,7 @@ from promptdyn.inference.fit import Fit
 from promptdyn.models.base import DynamicsLike, Pool, check_dynamics, cluster_of, for_pool
 from promptdyn.online.chain import draw_states
 from promptdyn.online.filter import fresh_state
-from promptdyn.ppl import load_backend
+from promptdyn.ppl import Backend, load_backend
 from promptdyn.prompts import column_names
 
 __all__ = ["Simulation", "simulate"]
@@ -40,7 +40,7 @@ def simulate(
     clusters: Mapping[str, Sequence[str]] | None = None,
     like: RewardHistory | None = None,
     seed: int = 0,
-    backend: str = "numpyro",
+    backend: Backend = "numpyro",
 ) -> Simulation:
     """Run a model forward over a pool of prompts.
 
@@ -113,13 +113,13 @@ def _counts(log_emission: Any, states: NDArray, num_rollouts: NDArray, rng: np.r
     return k
 
 
-def _drawn(model: DynamicsLike, like: RewardHistory, seed: int, backend: str) -> Fit:
+def _drawn(model: DynamicsLike, like: RewardHistory, seed: int, backend: Backend) -> Fit:
     """The model at parameters drawn from its prior, for the pool of a history."""
     model = for_pool(model, like.prompts)
     dense = like.dense(cluster_of(model))
     program = load_backend(backend).Program(model, Pool.of(dense))
     params = {name: value[0] for name, value in program.prior(1, seed).items()}
-    return Fit.at(program, params, dense, verdict="parameters drawn from the prior")
+    return replace(Fit.at(program, params, dense), verdict="parameters drawn from the prior")
 
 
 def _dealt(fit: Fit, num_prompts: int) -> dict[str, list[str]]:

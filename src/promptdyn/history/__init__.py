@@ -5,6 +5,6 @@ is what array kernels run on. Knows nothing of log formats other than its own Pa
 """
 
 from promptdyn.history.dense import DenseHistory
-from promptdyn.history.sparse import RewardHistory
+from promptdyn.history.sparse import Observed, RewardHistory
 
-__all__ = ["DenseHistory", "RewardHistory"]
+__all__ = ["DenseHistory", "Observed", "RewardHistory"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from promptdyn._columns import (
     MAX_ROLLOUTS,
     OWN,
-    REPEATED,
     REWARDS,
     Fault,
+    Repeated,
     Rows,
     as_array,
     as_columns,
@@ -32,7 +32,7 @@ from promptdyn._columns import (
     tell_skipped,
     without_repeats,
 )
-from promptdyn.errors import InputError, PromptdynWarning
+from promptdyn.errors import InputError, PromptdynWarning, check_choice
 from promptdyn.history.dense import DenseHistory, dense
 from promptdyn.history.parquet import POOL_SIZE_KEY, SUCCESS_KEY, read_parquet, to_read, write_parquet
 from promptdyn.prompts import Prompts
@@ -40,7 +40,22 @@ from promptdyn.prompts import Prompts
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["RewardHistory"]
+__all__ = ["Observed", "RewardHistory"]
+
+Observed = Literal["trained", "all"]
+
+
+class TableOptions(TypedDict, total=False):
+    """How the columns of a table are read, see `RewardHistory.from_table`."""
+
+    place: Callable[[int], str] | None
+    columns: Mapping[str, str] | None
+    drop: Sequence[str]
+    cluster_columns: Sequence[str] | None
+    repeated: Repeated
+    skip_bad: bool
+    faults: Sequence[Fault]
+
 
 # Fewer groups that all vary may do so by chance.
 FEW_GROUPS = 20
@@ -95,7 +110,7 @@ class RewardHistory:
         reward_mean: ArrayLike | None = None,
         reward_std: ArrayLike | None = None,
         pool_size: int | None = None,
-        repeated: str = "error",
+        repeated: Repeated = "error",
         skip_bad: bool = False,
     ) -> RewardHistory:
         """Check columns of equal length and build a history of them.
@@ -148,14 +163,13 @@ class RewardHistory:
         labels: Mapping[str, NDArray],
         source: str,
         place: Callable[[int], str] | None,
-        repeated: str,
+        repeated: Repeated,
         skip_bad: bool,
         asked: bool = True,
         faults: Sequence[Fault] = (),
     ) -> RewardHistory:
         """The history of columns, and of those of labels: all of them if they were `asked` for, else those that fit."""
-        if repeated not in REPEATED:
-            raise InputError(f"repeated={repeated!r} is none of: {', '.join(REPEATED)}")
+        check_choice("repeated", repeated, get_args(Repeated))
         if faults and len(columns["step"]) == 0:
             raise nothing_read(source, faults)
         check_lengths(source, {**columns, **labels})
@@ -230,13 +244,13 @@ class RewardHistory:
     @classmethod
     def from_table(
         cls,
-        table: Any,
+        table: object,
         source: str = "history",
         place: Callable[[int], str] | None = None,
         columns: Mapping[str, str] | None = None,
         drop: Sequence[str] = (),
         cluster_columns: Sequence[str] | None = None,
-        repeated: str = "error",
+        repeated: Repeated = "error",
         skip_bad: bool = False,
         faults: Sequence[Fault] = (),
     ) -> RewardHistory:
@@ -267,7 +281,7 @@ class RewardHistory:
 
     @classmethod
     def from_records(
-        cls, records: Iterable[Mapping[str, Any]], source: str = "records", **options: Any
+        cls, records: Iterable[Mapping[str, object]], source: str = "records", **options: Unpack[TableOptions]
     ) -> RewardHistory:
         """Build a history of one mapping per row, with the names and options of `from_table`.
 
@@ -282,15 +296,16 @@ class RewardHistory:
         return cls.from_table(table, source, **options)
 
     @classmethod
-    def from_parquet(cls, path: str | Path, **options: Any) -> RewardHistory:
+    def from_parquet(cls, path: str | Path, **options: Unpack[TableOptions]) -> RewardHistory:
         """Read a history file, or any Parquet file with the columns of `from_table`, which has the options too.
 
         Raises:
             InputError: no such file, not a Parquet file, written by a newer version, or as `from_table`.
         """
-        choosing = {name: options[name] for name in ("columns", "drop", "cluster_columns") if name in options}
-        _, table, noted = read_parquet(path, lambda names, nested: to_read(str(path), names, nested, **choosing))
-        options.pop("drop", None)
+        columns, drop, asked = options.get("columns"), options.pop("drop", ()), options.get("cluster_columns")
+        _, table, noted = read_parquet(
+            path, lambda names, nested: to_read(str(path), names, nested, columns, drop, asked)
+        )
         return cls.from_table(table, source=str(path), **options).noted(noted, str(path))
 
     def noted(self, metadata: Mapping[bytes, str], source: str = "history") -> RewardHistory:
@@ -427,17 +442,16 @@ class RewardHistory:
         """The rows of steps below `step`, with the whole pool of prompts."""
         return self.select(self.step < step)
 
-    def observed_rows(self, observed: str = "trained") -> NDArray[np.bool_]:
+    def observed_rows(self, observed: Observed = "trained") -> NDArray[np.bool_]:
         """(row,) what a forecaster may see: the "trained" rows (as live training would have), or "all".
 
         Raises:
             InputError: `observed` is neither.
         """
-        if observed not in ("trained", "all"):
-            raise InputError(f"observed={observed!r} is none of: trained, all")
+        check_choice("observed", observed, get_args(Observed))
         return self.trained if observed == "trained" else np.ones(len(self), bool)
 
-    def observed(self, observed: str = "trained") -> RewardHistory:
+    def observed(self, observed: Observed = "trained") -> RewardHistory:
         """The rows of `observed_rows`, with the whole pool of prompts; raises as it does."""
         return self.select(self.observed_rows(observed))
 

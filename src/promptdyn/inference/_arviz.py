@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from arviz import InferenceData
 
 __all__ = ["from_dict", "load_arviz"]
 
 
 @cache
-def load_arviz() -> Any:
+def load_arviz() -> ModuleType:
     with warnings.catch_warnings():
         # 0.23 announces 1.0 each time it is loaded.
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -20,7 +24,9 @@ def load_arviz() -> Any:
     return arviz
 
 
-def from_dict(groups: dict[str, dict[str, NDArray]], coords: dict[str, Any], dims: dict[str, list[str]]) -> Any:
+def from_dict(
+    groups: dict[str, dict[str, NDArray]], coords: dict[str, Any], dims: dict[str, list[str]]
+) -> InferenceData:
     """InferenceData (ArviZ 0.2x) or DataTree (1.x)."""
     az = load_arviz()
     if hasattr(az, "InferenceData"):

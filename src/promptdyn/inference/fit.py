@@ -7,16 +7,16 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
-from promptdyn.history import DenseHistory, RewardHistory
+from promptdyn.history import DenseHistory, Observed, RewardHistory
 from promptdyn.inference.densities import load_density
 from promptdyn.inference.engines import METHODS, Engine
 from promptdyn.inference.engines.base import check_result
@@ -34,11 +34,14 @@ from promptdyn.models.base import (
 )
 from promptdyn.online import DiscountedBeta, FrozenChain, FrozenMixture, OnlineFilter
 from promptdyn.plugins import where
-from promptdyn.ppl import Program, chain_at
+from promptdyn.ppl import Backend, Program, chain_at
 from promptdyn.progress import Report, bars
 from promptdyn.prompts import PROMPT_ID, Columns, Prompts
 from promptdyn.registry import Registry, describe
 from promptdyn.storage import read_state, write_state
+
+if TYPE_CHECKING:
+    from arviz import InferenceData
 
 __all__ = ["Fit", "engine_for", "fit"]
 
@@ -88,7 +91,7 @@ class Fit:
     dense: DenseHistory | None = None
 
     @classmethod
-    def at(cls, program: Program, params: Params, pool: DenseHistory, **attributes: Any) -> Fit:
+    def at(cls, program: Program, params: Params, pool: DenseHistory) -> Fit:
         """A fit of a program at known parameters, for the clusters (and own chains) of a history's prompts."""
         own = program.axis == "prompt"
         return cls(
@@ -97,7 +100,6 @@ class Fit:
             cluster_names=pool.cluster_names,
             prompt_ids=tuple(map(str, pool.prompt_ids)) if own else (),
             prompt_clusters=pool.cluster if own else np.zeros(0, np.int32),
-            **attributes,
         )
 
     def __repr__(self) -> str:
@@ -208,7 +210,7 @@ class Fit:
         )
 
     @cached_property
-    def idata(self) -> Any:
+    def idata(self) -> InferenceData:
         """ArviZ data of the fit; of EM and MAP, with the one point as one draw. See `inference_data`."""
         return self.inference_data()
 
@@ -218,7 +220,7 @@ class Fit:
         *,
         posterior_predictive: bool = False,
         prior_predictive: bool = False,
-    ) -> Any:
+    ) -> InferenceData:
         """ArviZ data: InferenceData, or DataTree from ArviZ 1.0 on.
 
         Groups: `posterior` and `prior` (sites, and what the program records; axes cluster, exposure, state, ...),
@@ -296,7 +298,7 @@ class Fit:
         with _whole(path):
             described: dict[str, Any] = values["model"]
             name, declared = str(described["name"]), str(values.get("declared", "FILE.py:NAME"))
-        registry: Registry[Any] = MODELS
+        registry: Registry[Any, Any] = MODELS
         if model is not None:
             registry = Registry("model", lacks=lacks)
             if registry.register(model).name != name:
@@ -324,7 +326,7 @@ class Fit:
         for key in arrays.keys() - set(_ARRAYS):
             part, _, name = key.partition("/")
             parts[part][name] = arrays[key]
-        registry: Registry[Any] = Registry("model")
+        registry: Registry[Any, Any] = Registry("model")
         registry.register(model)
         made = cls(model=registry.made_of(values["model"]), **kept, **parts)
         _ = made.chain  # checks the parameters
@@ -353,11 +355,11 @@ def fit(
     history: RewardHistory,
     method: str | Engine | None = None,
     *,
-    backend: str = "numpyro",
+    backend: Backend = "numpyro",
     seed: int = 0,
-    observed: str = "all",
+    observed: Observed = "all",
     progress: bool | Report = False,
-    **options: Any,
+    **options: object,
 ) -> Fit:
     """Fit a model to a reward history.
 
@@ -403,10 +405,8 @@ def fit(
         )
     if not result.converged:
         warnings.warn(f"{engine.name} of {model.name!r}: {result.verdict}", ConvergenceWarning, stacklevel=2)
-    return Fit.at(
-        density.program,
-        result.params,
-        dense,
+    return replace(
+        Fit.at(density.program, result.params, dense),
         log_marginal=log_marginal,
         num_observed=len(visible),
         steps=visible.steps,
@@ -423,7 +423,7 @@ def fit(
     )
 
 
-def engine_for(model: DynamicsLike, method: str | Engine | None, options: Mapping[str, Any]) -> Engine:
+def engine_for(model: DynamicsLike, method: str | Engine | None, options: Mapping[str, object]) -> Engine:
     """The engine that a method names, or else the one that a model does; raises as `Registry.resolve`."""
     return METHODS.resolve(method or as_dynamics(model).fitted_by, options)
 

@@ -18,6 +18,8 @@ from promptdyn.ppl import Program, load_backend
 from promptdyn.ppl.fixed import Fixed
 
 if TYPE_CHECKING:
+    from arviz import InferenceData
+
     from promptdyn.inference.fit import Fit
 
 __all__ = ["inference_data"]
@@ -32,7 +34,9 @@ Dims = dict[str, tuple[str, ...]]
 EXPOSURES = {1: ["any"], 2: ["idle", "trained"], 3: ["idle", "trained", "trained without variance"]}
 
 
-def inference_data(fit: Fit, dense: DenseHistory | None, posterior_predictive: bool, prior_predictive: bool) -> Any:
+def inference_data(
+    fit: Fit, dense: DenseHistory | None, posterior_predictive: bool, prior_predictive: bool
+) -> InferenceData:
     """ArviZ data of a fit, with the groups that want a history where `dense` is one; see `Fit.inference_data`."""
     backend = fit.method["backend"]
     draws = fit.draws or {name: value[None, None] for name, value in fit.params.items()}
@@ -84,7 +88,7 @@ def _tell_of_log_likelihood(fit: Fit) -> None:
     )
 
 
-def _labelled(program: Program, groups: Groups, dense: DenseHistory | None, prompt_ids: Sequence[str]) -> Any:
+def _labelled(program: Program, groups: Groups, dense: DenseHistory | None, prompt_ids: Sequence[str]) -> InferenceData:
     """The groups with names for their axes.
 
     Args:

@@ -26,7 +26,7 @@ from promptdyn.history import RewardHistory
 from promptdyn.inference.engines import Engine
 from promptdyn.inference.fit import Fit, engine_for, fit
 from promptdyn.models import InformativeRate
-from promptdyn.models.base import DynamicsLike, cluster_of, for_pool
+from promptdyn.models.base import DynamicsLike, check_dynamics, cluster_of, for_pool
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.online.filter import fresh_state
 from promptdyn.plugins import load_object, where
@@ -70,10 +70,7 @@ class Refitted:
     name = "refitted"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, DynamicsLike):
-            raise InputError(
-                f"Refitted: model={self.model!r} is no program: it learns online by itself, or is no model"
-            )
+        check_dynamics(self.model)
         for thing in (self.model, self.engine):
             describe(thing, exact=True)
             cls = type(thing)
@@ -332,7 +329,7 @@ def _finish(process: subprocess.Popen, folder: Path) -> None:
 
 def _made(kind: str, described: Mapping[str, Any], declared: str) -> Any:
     """A model or engine, of what `describe` gave and where its class was declared."""
-    registry: Registry[Any] = Registry(kind)
+    registry: Registry[Any, Any] = Registry(kind)
     registry.register(load_object(declared, kind))
     return registry.made_of(described)
 

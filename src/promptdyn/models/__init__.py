@@ -1,7 +1,5 @@
 """Dynamics models: one file each. A new one is a file here, its export, and its place in `MODELS`."""
 
-from typing import Any
-
 from promptdyn.models import emissions
 from promptdyn.models.base import PPL, Chain, Dynamics, DynamicsLike, Emission, Params, Statistics, lacks
 from promptdyn.models.beta_bernoulli import BetaBernoulli
@@ -12,7 +10,7 @@ from promptdyn.models.feature_rate import FeatureRate
 from promptdyn.models.hierarchical_hmm import HierarchicalHMM
 from promptdyn.models.informative_rate import InformativeRate
 from promptdyn.models.logit_kalman import LogitKalman
-from promptdyn.online import Pool
+from promptdyn.online import OnlineModel, Pool
 from promptdyn.registry import Registry
 
 __all__ = [
@@ -30,13 +28,15 @@ __all__ = [
     "HierarchicalHMM",
     "InformativeRate",
     "LogitKalman",
+    "Model",
     "Params",
     "Pool",
     "Statistics",
     "emissions",
 ]
 
-MODELS: Registry[Any] = Registry(
+Model = OnlineModel | DynamicsLike
+MODELS: Registry[type[Model], Model] = Registry(
     "model",
     DPS,
     BetaBernoulli,

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from numbers import Integral
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +30,9 @@ from promptdyn.registry import inherits
 
 __all__ = [
     "PPL",
+    "Array",
     "Chain",
+    "Distribution",
     "Dynamics",
     "DynamicsLike",
     "Emission",
@@ -48,7 +51,12 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 Params = dict[str, Floats]
+Array: TypeAlias = Any
+"""An array of the library that the program runs in: NumPy's, JAX's or torch's, which have no type in common."""
+Distribution: TypeAlias = Any
+"""A distribution of `ppl.dist`: NumPyro's or Pyro's, which have no type in common either."""
 MAX_EXPOSURES = 3
+Declared = TypeVar("Declared", bound="DynamicsLike")
 _lacks_of_online = inherits("model", OnlineModel, "promptdyn.online")
 # Symbols that the emission of a chain is tried at.
 TRIED = np.array([(0, 0)] + [(n, k) for n in (1, 2, 8) for k in range(n + 1)])
@@ -58,27 +66,27 @@ class PPL(Protocol):
     """What an interpreter hands to a program: the names that NumPyro and Pyro share, and an array module."""
 
     @property
-    def dist(self) -> Any:
+    def dist(self) -> ModuleType:
         """Distributions: `numpyro.distributions`, `pyro.distributions`."""
 
     @property
-    def xp(self) -> Any:
+    def xp(self) -> ModuleType:
         """Array functions by their array-API names: `jax.numpy`, torch, `numpy`."""
 
-    def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> Any:
+    def sample(self, name: str, distribution: Distribution, init: ArrayLike | None = None) -> Array:
         """A named random value. Fitting starts from `init`, by default from the distribution's mean."""
 
     def plate(self, name: str, size: int) -> AbstractContextManager:
         """Independent copies along a new axis: the first plate entered is the rightmost batch axis."""
 
-    def deterministic(self, name: str, value: Any, dims: Sequence[str] = ()) -> Any:
+    def deterministic(self, name: str, value: Array, dims: Sequence[str] = ()) -> Array:
         """Record a value under a name, its axes named by `dims` or numbered, for those who look at draws."""
 
 
 class Emission(Protocol):
     """How likely k successes in n rollouts are in each state."""
 
-    def log_prob(self, counts: NDArray[np.integer], xp: Any = np) -> Any:
+    def log_prob(self, counts: NDArray[np.integer], xp: ModuleType = np) -> Array:
         """(symbol, 2) num_rollouts, num_successes -> (state symbol) log-probabilities; 0 where num_rollouts is 0."""
 
 
@@ -88,8 +96,8 @@ class Chain(NamedTuple):
     The cluster axis has one entry for all prompts, one per cluster or, with `axis="prompt"`, one per prompt.
     """
 
-    initial: Any  # (cluster state) probabilities
-    transition: Any  # (exposure cluster state state), row-stochastic [current, next]; one to three exposures
+    initial: Array  # (cluster state) probabilities
+    transition: Array  # (exposure cluster state state), row-stochastic [current, next]; one to three exposures
     emission: Emission
     axis: str = "cluster"
 
@@ -171,7 +179,7 @@ class Statistics(NamedTuple):
     counts: NDArray[np.int32]  # (symbol, 2): num_rollouts, num_successes of each symbol
 
 
-def lacks(cls: type[Any]) -> str:
+def lacks(cls: type) -> str:
     """What a class has not that a model of either kind needs, in words; "" where nothing is missing."""
     if not issubclass(cls, OnlineModel):
         if callable(getattr(cls, "program", None)):
@@ -180,11 +188,11 @@ def lacks(cls: type[Any]) -> str:
     return _lacks_of_online(cls)
 
 
-def check_dynamics(model: Any) -> None:
-    """Raise InputError unless the model is a program, to be fitted, simulated or written out: what it is instead."""
+def check_dynamics(model: object) -> DynamicsLike:
+    """The model, which is a program, to be fitted, simulated or written out; else InputError, with what it is."""
     _check_made(model)
     if isinstance(model, DynamicsLike):
-        return
+        return model
     kind = type(model).__name__
     if callable(getattr(model, "program", None)):
         raise InputError(f"{kind} has a program and no name: give the class one, name = {kind.lower()!r}")
@@ -195,8 +203,8 @@ def check_dynamics(model: Any) -> None:
     raise InputError(f"{model!r} is no dynamics model: give one with a program, such as promptdyn.models.DiscreteHMM()")
 
 
-def check_forecaster(model: Any) -> None:
-    """Raise InputError unless it forecasts as it stands: what it is instead."""
+def check_forecaster(model: object) -> Forecaster:
+    """The model, which forecasts as it stands; else InputError, with what it is."""
     _check_made(model)
     if isinstance(model, DynamicsLike):
         raise InputError(
@@ -205,9 +213,10 @@ def check_forecaster(model: Any) -> None:
         )
     if not isinstance(model, Forecaster):
         raise InputError(f"{model!r} is no dynamics model: give a Fit, a Refitted, or what inherits from OnlineModel")
+    return model
 
 
-def _check_made(model: Any) -> None:
+def _check_made(model: object) -> None:
     """Raise InputError where a class is given instead of a model made of it."""
     if isinstance(model, type):
         raise InputError(f"{model.__name__} is a class: give a model made of it, {model.__name__}()")
@@ -218,14 +227,14 @@ def cluster_of(model: DynamicsLike) -> Columns | None:
     return as_dynamics(model).cluster
 
 
-def for_pool(model: Any, prompts: Prompts) -> Any:
+def for_pool(model: Declared, prompts: Prompts) -> Declared:
     """A program for a pool: the same, or, where its `cluster` is "auto", one that names the pool's own columns."""
     cluster = cluster_of(model)
     named = prompts.named(cluster)
-    return model if named == cluster else replace(model, cluster=named)
+    return model if named == cluster else cast(Declared, replace(cast(Any, model), cluster=named))
 
 
-def check_chain(name: str, chain: Any, pool: Pool, tolerance: float = 1e-4) -> None:
+def check_chain(name: str, chain: object, pool: Pool, tolerance: float = 1e-4) -> None:
     """Raise InputError unless a program returned a chain of the right shapes, with rows that are probabilities.
 
     Args:
@@ -243,7 +252,7 @@ def check_chain(name: str, chain: Any, pool: Pool, tolerance: float = 1e-4) -> N
     if chain.axis not in ("cluster", "prompt"):
         raise wrong(f"chain has axis={chain.axis!r}: it is 'cluster' or 'prompt'")
 
-    def in_numpy(what: str, array: Any) -> Any:
+    def in_numpy(what: str, array: Array) -> NDArray[Any]:
         """The array, which is none of another package: it would be loaded, and rounded, wherever the model filters."""
         package = type(array).__module__.partition(".")[0]
         if package in ("jax", "jaxlib", "torch"):
@@ -294,7 +303,7 @@ def check_decay(decay: float, model: str, setting: str = "decay") -> None:
         raise InputError(f"{model}: {setting}={decay} is outside (0, 1]; 1 never forgets, 0.5 halves old counts")
 
 
-def check_whole(model: Any, setting: str, least: int) -> None:
+def check_whole(model: object, setting: str, least: int) -> None:
     """Raise InputError unless a model's setting is a whole number, at least so large."""
     value = getattr(model, setting)
     if not isinstance(value, Integral) or value < least:

@@ -37,7 +37,7 @@ class BetaCounts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BetaBernoulli(BetaForecasts):
+class BetaBernoulli(BetaForecasts[BetaCounts]):
     """Discounted Beta-Bernoulli model: MoPPS, and pooled over clusters.
 
     Attributes:

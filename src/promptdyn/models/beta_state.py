@@ -16,12 +16,12 @@ where the pool began; l seldom switches. Kernels are matrix exponentials of the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Chain, Dynamics, Pool, check_whole
+from promptdyn.models.base import PPL, Array, Chain, Dynamics, Pool, check_whole
 
 __all__ = ["BetaState"]
 
@@ -78,7 +78,7 @@ class BetaState(Dynamics):
         speeds = np.geomspace(*SPEEDS, self.num_speeds) if several else np.ones(1)
         log_speed = xp.asarray(np.log(speeds)[:, None, None])  # (speed cluster x), as all below
 
-        def real(name: str, mean: float, scale: float) -> Any:
+        def real(name: str, mean: float, scale: float) -> Array:
             return ppl.sample(name, dist.Normal(mean, scale))
 
         with ppl.plate("cluster", pool.num_clusters):
@@ -103,7 +103,7 @@ class BetaState(Dynamics):
         jump = _sigmoid(xp, real("jump", -6.0, 1.5))
         idle = (1.0 - jump) * idle + jump * xp.mean(begin, axis=0)
 
-        def trained(when: str, rate: tuple[float, float], drift: Any) -> Any:
+        def trained(when: str, rate: tuple[float, float], drift: Array) -> Array:
             """A step trained on moves a prompt in a way of its own, and then the prompt idles."""
             log_rate = real(f"{when}_rate", *rate)
             if several:
@@ -129,11 +129,11 @@ class BetaState(Dynamics):
         return Chain(begin, xp.stack(steps), emissions.Binomial(ppl.deterministic("success_rates", rates, ("state",))))
 
 
-def _sigmoid(xp: Any, x: Any) -> Any:
+def _sigmoid(xp: ModuleType, x: Array) -> Array:
     return 1.0 / (1.0 + xp.exp(-x))
 
 
-def _normal(xp: Any, x: Any, mean: Any, scale: Any) -> Any:
+def _normal(xp: ModuleType, x: Array, mean: Array, scale: Array) -> Array:
     """(cluster x) a normal density on the grid, as probabilities."""
     # Over its value where it is largest, without the slope of a maximum, which compiled programs may get wrong by
     # comparing a value with itself computed otherwise.
@@ -142,7 +142,7 @@ def _normal(xp: Any, x: Any, mean: Any, scale: Any) -> Any:
     return density / xp.sum(density, axis=-1)[:, None]
 
 
-def _moves(xp: Any, log_rate: Any, log_odds: Any) -> Any:
+def _moves(xp: ModuleType, log_rate: Array, log_odds: Array) -> Array:
     """(speed cluster x) log rates and log odds of up against down -> (speed cluster x x) chances of a step's moves.
 
     They are told for the default grid: on another rates and odds are such that x drifts and diffuses alike. A rate of r
@@ -165,7 +165,7 @@ def _moves(xp: Any, log_rate: Any, log_odds: Any) -> Any:
     return moved
 
 
-def _side_by_side(xp: Any, switch: Any, step: Any) -> Any:
+def _side_by_side(xp: ModuleType, switch: Array, step: Array) -> Array:
     """(speed speed) chances to switch, (speed cluster x x) moves -> (cluster (speed x) (speed x)) both at once."""
     num_speeds, num_clusters, num_states, _ = step.shape
     joined = switch[:, :, None, None, None] * step[:, None]  # (speed speed cluster x x)

@@ -14,17 +14,17 @@ between the success rates are a Dirichlet simplex, which keeps the states in ord
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, check_choice
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Chain, Dynamics, Emission, Floats, Params, Pool, Statistics, check_whole
+from promptdyn.models.base import PPL, Array, Chain, Dynamics, Emission, Floats, Params, Pool, Statistics, check_whole
 
 __all__ = ["DiscreteHMM"]
 
-EMISSIONS = ("binomial", "beta_binomial", "ternary")
+EmissionName = Literal["binomial", "beta_binomial", "ternary"]
 # Success rates stay this far from 0 and 1, so that no count is impossible in any state.
 RATE_MARGIN = 1e-4
 
@@ -52,9 +52,9 @@ class DiscreteHMM(Dynamics):
     """
 
     num_states: int = 12
-    emission: str = "binomial"
+    emission: EmissionName = "binomial"
     cluster: str | tuple[str, ...] | None = None
-    num_exposures: int = 3
+    num_exposures: Literal[1, 2, 3] = 3
     stickiness: float = 0.97
     concentration: float = 10.0
     noise: float = 0.0
@@ -62,8 +62,7 @@ class DiscreteHMM(Dynamics):
     name = "hmm"
 
     def __post_init__(self) -> None:
-        if self.emission not in EMISSIONS:
-            raise InputError(f"DiscreteHMM: emission={self.emission!r} is none of {', '.join(EMISSIONS)}")
+        check_choice("DiscreteHMM: emission", self.emission, get_args(EmissionName))
         if self.emission == "ternary" and self.num_states != 3:
             raise InputError(f"DiscreteHMM: num_states={self.num_states}, but the ternary emission has 3 states")
         check_whole(self, "num_states", 2)
@@ -121,8 +120,7 @@ class DiscreteHMM(Dynamics):
 def check_rows(model: Any) -> None:
     """Raise InputError unless a model's exposures, stickiness and concentration make a prior of rows."""
     name = type(model).__name__
-    if model.num_exposures not in (1, 2, 3):
-        raise InputError(f"{name}: num_exposures={model.num_exposures} is none of 1, 2, 3")
+    check_choice(f"{name}: num_exposures", model.num_exposures, (1, 2, 3))
     if not 0.0 < model.stickiness < 1.0:
         raise InputError(f"{name}: stickiness={model.stickiness} is outside (0, 1)")
     if not 0.0 < model.concentration < np.inf:
@@ -138,7 +136,7 @@ def sticky_walk(num_states: int, stickiness: float) -> Floats:
     return moves + stickiness * np.eye(num_states)
 
 
-def ordered_rates(ppl: PPL, num_states: int) -> Any:
+def ordered_rates(ppl: PPL, num_states: int) -> Array:
     """(state,) rising success rates, from a simplex of the gaps between 0, the rates and 1."""
     # Fitting starts from rates spread evenly between 0.01 and 0.99.
     start = np.full(num_states + 1, 0.98 / (num_states - 1))

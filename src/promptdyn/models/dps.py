@@ -14,20 +14,22 @@ alpha_0 that counts the transitions xi of all its prompts, decayed at every step
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, check_choice
 from promptdyn.models.base import check_decay, probability_vector
 from promptdyn.online import OnlineModel, Pool, outcome_of
 
 __all__ = ["DPS", "DPSState"]
 
 # The paper's named priors, transposed to this library's [current, next].
-PRIOR_TRANSITIONS = {
+PriorName = Literal["uniform", "progress", "stability", "local"]
+PRIOR_TRANSITIONS: dict[str, list[list[float]]] = {
     "uniform": [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]],
     "progress": [[1.0, 1.0, 1.0], [0.5, 1.0, 1.0], [0.5, 0.5, 1.0]],
     "stability": [[1.0, 0.5, 0.5], [0.5, 1.0, 0.5], [0.5, 0.5, 1.0]],
@@ -47,7 +49,7 @@ class DPSState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DPS(OnlineModel):
+class DPS(OnlineModel[DPSState]):
     """Dynamics-Predictive Sampling.
 
     Attributes:
@@ -65,8 +67,8 @@ class DPS(OnlineModel):
     """
 
     decay: float = 0.7
-    prior_transition: float | str | ArrayLike = 1.0
-    prior_initial: str | ArrayLike = "uniform"
+    prior_transition: float | PriorName | Sequence[Sequence[float]] | NDArray[np.float64] = 1.0
+    prior_initial: Literal["uniform"] | Sequence[float] | NDArray[np.float64] = "uniform"
     cluster: str | tuple[str, ...] | None = None
     strength: float = 4.0
     cluster_decay: float = 0.98
@@ -86,8 +88,7 @@ class DPS(OnlineModel):
     def _prior(self) -> NDArray[np.float64]:
         given: Any = self.prior_transition
         if isinstance(given, str):
-            if given not in PRIOR_TRANSITIONS:
-                raise InputError(f"DPS: prior_transition={given!r} is none of {', '.join(PRIOR_TRANSITIONS)}")
+            check_choice("DPS: prior_transition", given, get_args(PriorName))
             given = PRIOR_TRANSITIONS[given]
         prior = np.asarray(given, dtype=float)
         if prior.ndim == 0:

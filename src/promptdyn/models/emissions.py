@@ -6,12 +6,13 @@ Every emission is a distribution of k given n, so that models with different one
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from promptdyn.models.base import Array
 from promptdyn.online import outcome_of
 
 __all__ = ["BetaBinomial", "Binomial", "Ternary"]
@@ -30,9 +31,9 @@ class Binomial:
         success_rates: (state,) inside (0, 1), so that no count is impossible.
     """
 
-    success_rates: Any
+    success_rates: Array
 
-    def log_prob(self, counts: NDArray[np.integer], xp: Any = np) -> Any:
+    def log_prob(self, counts: NDArray[np.integer], xp: ModuleType = np) -> Array:
         """(symbol, 2) num_rollouts, num_successes -> (state symbol)."""
         num_rollouts, num_successes = xp.asarray(counts.T.astype(float))
         rates = self.success_rates[:, None]
@@ -49,16 +50,16 @@ class BetaBinomial:
         precision: () or (state,) above 0; towards infinity this is `Binomial`.
     """
 
-    success_rates: Any
-    precision: Any
+    success_rates: Array
+    precision: Array
 
-    def log_prob(self, counts: NDArray[np.integer], xp: Any = np) -> Any:
+    def log_prob(self, counts: NDArray[np.integer], xp: ModuleType = np) -> Array:
         """(symbol, 2) num_rollouts, num_successes -> (state symbol)."""
         num_rollouts, num_successes = counts.T
         steps = xp.asarray(np.arange(max(int(num_rollouts.max(initial=0)), 1), dtype=float))
         succeed, fail = self.success_rates * self.precision, (1.0 - self.success_rates) * self.precision
 
-        def rising(start: Any, times: NDArray) -> Any:
+        def rising(start: Array, times: NDArray) -> Array:
             """(state symbol) log of start (start + 1) ... (start + times - 1), which needs no gamma function."""
             logs = xp.log(start[:, None] + steps)
             return xp.cumulative_sum(logs, axis=-1, include_initial=True)[:, times]
@@ -84,7 +85,7 @@ class Ternary:
 
     noise: float = 0.0
 
-    def log_prob(self, counts: NDArray[np.integer], xp: Any = np) -> Any:
+    def log_prob(self, counts: NDArray[np.integer], xp: ModuleType = np) -> Array:
         """(symbol, 2) num_rollouts, num_successes -> (state symbol)."""
         num_rollouts, num_successes = counts.T
         several = np.where(np.eye(3, dtype=bool), 1.0 - self.noise, self.noise / 2.0)

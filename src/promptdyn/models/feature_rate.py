@@ -43,7 +43,7 @@ class FeatureWeights(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FeatureRate(OnlineModel):
+class FeatureRate(OnlineModel[FeatureWeights]):
     """Outcomes of groups by logistic regression on features of the prompts.
 
     Attributes:

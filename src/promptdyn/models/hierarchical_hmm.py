@@ -14,12 +14,13 @@ how probable kinds and first states are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Literal
 
 import numpy as np
 
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Chain, Dynamics, Floats, Params, Pool, Statistics, check_whole
+from promptdyn.models.base import PPL, Array, Chain, Dynamics, Floats, Params, Pool, Statistics, check_whole
 from promptdyn.models.discrete_hmm import check_rows, ordered_rates, sticky_walk
 
 __all__ = ["HierarchicalHMM"]
@@ -65,7 +66,7 @@ class HierarchicalHMM(Dynamics):
     num_states: int = 12
     cluster: str | tuple[str, ...] | None = "auto"
     num_kinds: int = 1
-    num_exposures: int = 3
+    num_exposures: Literal[1, 2, 3] = 3
     stickiness: float = 0.97
     concentration: float = 10.0
 
@@ -156,7 +157,7 @@ class HierarchicalHMM(Dynamics):
         }
 
 
-def _tilted(xp: Any, pool: Any, tilt: Any) -> Any:
+def _tilted(xp: ModuleType, pool: Array, tilt: Array) -> Array:
     """(... state) softmax(log pool + tilt)."""
     # Bounded instead of taken relative to its maximum, the slope of which compiled programs may get wrong.
     odds = (pool + FLOOR) * xp.exp(xp.clip(tilt, -LARGEST, LARGEST))

@@ -30,7 +30,7 @@ class OutcomeCounts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class InformativeRate(OnlineModel):
+class InformativeRate(OnlineModel[OutcomeCounts]):
     """Outcomes of a cluster's groups, pooled over its prompts and decayed.
 
     Attributes:

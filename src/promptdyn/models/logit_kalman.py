@@ -38,7 +38,7 @@ class LogitNormal(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LogitKalman(OnlineModel):
+class LogitKalman(OnlineModel[LogitNormal]):
     """A random walk of the logit of each prompt's success rate.
 
     Attributes:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.online.chain import FrozenChain
-from promptdyn.online.model import OnlineModel
+from promptdyn.online.model import OnlineModel, State
 from promptdyn.online.pool import Pool
 
 __all__ = ["BetaForecasts", "DiscountedBeta", "DiscountedState"]
@@ -27,27 +27,27 @@ REACH, CELLS = 9.0, 1024
 MEANS, VARIANCES, LOG_VARIANCE = 361, 181, (np.log(1e-4), np.log(100.0))
 
 
-class BetaForecasts(OnlineModel):
+class BetaForecasts(OnlineModel[State]):
     """The base of online models whose beliefs are Betas: a subclass has `init`, `step` and `betas`."""
 
     @abstractmethod
-    def betas(self, state: Any) -> tuple[Floats, Floats]:
+    def betas(self, state: State) -> tuple[Floats, Floats]:
         """(prompt,) alpha and (prompt,) beta of the success rate."""
 
-    def belief(self, state: Any) -> Floats:
+    def belief(self, state: State) -> Floats:
         """(bin prompt): mass of the success rate in ten equal bins of [0, 1]."""
         from scipy.special import betainc
 
         edges = np.linspace(0.0, 1.0, NUM_BINS + 1)[:, None]
         return np.diff(betainc(*self.betas(state), edges), axis=0)
 
-    def outcome(self, state: Any, num_rollouts: int | NDArray) -> Floats:
+    def outcome(self, state: State, num_rollouts: int | NDArray) -> Floats:
         """(outcome prompt): beta-binomial chances of k = 0, 0 < k < n, k = n."""
         alpha, beta = self.betas(state)
         none, every = _all_or_none(alpha, beta, num_rollouts)
         return np.stack([none, np.maximum(1.0 - none - every, 0.0), every])
 
-    def informative(self, state: Any, num_rollouts: int | NDArray, rng: np.random.Generator | None = None) -> Floats:
+    def informative(self, state: State, num_rollouts: int | NDArray, rng: np.random.Generator | None = None) -> Floats:
         """(prompt,) E[1 - r^n - (1 - r)^n]; given `rng`, that of one Thompson draw of r per prompt."""
         if rng is None:
             none, every = _all_or_none(*self.betas(state), num_rollouts)
@@ -56,7 +56,7 @@ class BetaForecasts(OnlineModel):
         rate = rng.beta(*self.betas(state))
         return 1.0 - rate**num_rollouts - (1.0 - rate) ** num_rollouts
 
-    def success_rate(self, state: Any, rng: np.random.Generator | None = None) -> Floats:
+    def success_rate(self, state: State, rng: np.random.Generator | None = None) -> Floats:
         """(prompt,) mean of r; given `rng`, one draw."""
         alpha, beta = self.betas(state)
         return alpha / (alpha + beta) if rng is None else rng.beta(alpha, beta)
@@ -101,7 +101,7 @@ class DiscountedState(NamedTuple):
     cluster: NDArray[np.int32]  # (prompt,) codes
 
 
-class DiscountedBeta(BetaForecasts):
+class DiscountedBeta(BetaForecasts[DiscountedState]):
     """A chain's filter at the cost of two numbers a prompt, whatever its states: a dynamic generalised linear model.
 
     A prompt's success rate is Beta distributed. Counts are absorbed exactly, by conjugacy. A step then moves the mean

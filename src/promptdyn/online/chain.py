@@ -27,7 +27,7 @@ class FrozenState(NamedTuple):
     cluster: NDArray[np.int32]  # (prompt,) codes
 
 
-class FrozenChain(OnlineModel):
+class FrozenChain(OnlineModel[FrozenState]):
     """The exact filter of a known chain.
 
     Args:

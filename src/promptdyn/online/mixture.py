@@ -21,7 +21,7 @@ class MixtureState(NamedTuple):
     cluster: NDArray[np.int32]  # (prompt,) codes
 
 
-class FrozenMixture(OnlineModel):
+class FrozenMixture(OnlineModel[MixtureState]):
     """The exact filter of a mixture of chains, each as likely at first: every prompt weighs them by its own counts.
 
     With draws of p(parameters | history) as chains, a forecast is the posterior predictive given the history fitted on

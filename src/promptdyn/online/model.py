@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,10 @@ from promptdyn.registry import describe
 __all__ = ["OnlineModel"]
 
 Floats = NDArray[np.float64]
+State = TypeVar("State")
 
 
-class OnlineModel(ABC):
+class OnlineModel(ABC, Generic[State]):
     """A recursion over training steps for a pool of prompts: `init` makes a state, `step` moves it, others read it.
 
     A state is a NamedTuple of arrays whose last axis is `prompt`; `step` may update it in place, so whatever
@@ -34,6 +35,8 @@ class OnlineModel(ABC):
             decay: float = 0.9  # settings are fields
 
             name = "mine"  # the rest of what the base class declares, where it differs
+
+    For type checkers it may inherit from `OnlineModel[MyState]`.
 
     Attributes:
         name: what the model is called in texts and files.
@@ -76,32 +79,32 @@ class OnlineModel(ABC):
         return OnlineFilter(self, prompts)
 
     @abstractmethod
-    def init(self, pool: Pool) -> Any:
+    def init(self, pool: Pool) -> State:
         """State of a pool of fresh prompts; that of a longer pool begins alike."""
 
     @abstractmethod
     def step(
         self,
-        state: Any,
+        state: State,
         rows: NDArray[np.intp],
         num_successes: NDArray,
         num_rollouts: NDArray,
         trained: NDArray[np.bool_],
-    ) -> Any:
+    ) -> State:
         """Absorb one training step's counts for the prompts `rows` and move every prompt to the next step."""
 
     @abstractmethod
-    def belief(self, state: Any) -> Floats:
+    def belief(self, state: State) -> Floats:
         """(state prompt) probabilities."""
 
     @abstractmethod
-    def outcome(self, state: Any, num_rollouts: int | NDArray) -> Floats:
+    def outcome(self, state: State, num_rollouts: int | NDArray) -> Floats:
         """(outcome prompt): forecast chances that none, some, all of `num_rollouts` rollouts succeed."""
 
     @abstractmethod
-    def informative(self, state: Any, num_rollouts: int | NDArray, rng: np.random.Generator | None = None) -> Floats:
+    def informative(self, state: State, num_rollouts: int | NDArray, rng: np.random.Generator | None = None) -> Floats:
         """(prompt,) forecast P(0 < k < n); given `rng`, at one posterior draw per prompt instead of the mean."""
 
     @abstractmethod
-    def success_rate(self, state: Any, rng: np.random.Generator | None = None) -> Floats:
+    def success_rate(self, state: State, rng: np.random.Generator | None = None) -> Floats:
         """(prompt,) forecast chance that a rollout succeeds; given `rng`, one posterior draw per prompt."""

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.errors import InputError
-from promptdyn.models.base import Chain, DynamicsLike, Params, Pool, check_dynamics, cluster_of, for_pool
+from promptdyn.errors import InputError, check_choice
+from promptdyn.models.base import Array, Chain, DynamicsLike, Params, Pool, check_dynamics, cluster_of, for_pool
 from promptdyn.ppl import observed as observed_programs
 from promptdyn.ppl.fixed import chain_at
 
 if TYPE_CHECKING:
-    from promptdyn.history import DenseHistory, RewardHistory
+    from promptdyn.history import DenseHistory, Observed, RewardHistory
 
-__all__ = ["BACKENDS", "Program", "chain_at", "load_backend", "program"]
+__all__ = ["BACKENDS", "Backend", "Program", "chain_at", "load_backend", "program"]
 
-BACKENDS = ("numpyro", "pyro")
+Backend = Literal["numpyro", "pyro"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 class Program(Protocol):
@@ -46,13 +48,13 @@ class Program(Protocol):
     num_states: int
     """The chain's."""
 
-    def at(self, params: Mapping[str, Any]) -> tuple[Chain, Any]:
+    def at(self, params: Mapping[str, Array]) -> tuple[Chain, Array]:
         """The chain, and the log density of the sites under their priors, differentiable in the parameters."""
 
-    def unconstrain(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def unconstrain(self, params: Mapping[str, Array]) -> dict[str, Array]:
         """Some or all sites as arrays of real numbers, by the bijection to each one's support."""
 
-    def constrain(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def constrain(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """The inverse of `unconstrain`."""
 
     def prior(self, num_draws: int, seed: int) -> Params:
@@ -62,27 +64,26 @@ class Program(Protocol):
         """(draw prompt step) success counts drawn for the groups of a history, one set per (draw ...) of the sites."""
 
 
-def load_backend(name: str) -> Any:
+def load_backend(name: Backend) -> ModuleType:
     """The module of a backend.
 
     Raises:
         InputError: it is none of `BACKENDS`.
         ModuleNotFoundError: what it stands on is not installed.
     """
-    if name not in BACKENDS:
-        raise InputError(f"backend={name!r} is none of {', '.join(BACKENDS)}")
+    check_choice("backend", name, BACKENDS)
     return import_module(f"promptdyn.ppl.{name}")
 
 
 def program(
     model: DynamicsLike,
     history: RewardHistory,
-    backend: str = "numpyro",
+    backend: Backend = "numpyro",
     *,
-    observed: str = "all",
+    observed: Observed = "all",
     enumerated: bool = False,
     condition: bool = True,
-) -> Callable[[], Any]:
+) -> Callable[[], Chain]:
     """A model with a history's counts observed, as a plain program: for your own MCMC, SVI, Predictive, render_model.
 
     Sites are those of the model's program and `num_successes`, (prompt step), in the plate "prompt": the counts of the

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import Chain, DynamicsLike, Params, Pool, check_chain
+from promptdyn.models.base import Array, Chain, Distribution, DynamicsLike, Params, Pool, check_chain
 from promptdyn.ppl.sites import only_what_is_handed_in
 
 __all__ = ["Fixed", "chain_at", "check_around"]
@@ -34,7 +35,7 @@ class _Ignored:
 class Fixed:
     """The names that a program is handed."""
 
-    dist = _Ignored()
+    dist = cast(ModuleType, _Ignored())
     xp = np
 
     def __init__(self, params: Mapping[str, ArrayLike]) -> None:
@@ -42,7 +43,7 @@ class Fixed:
         self.recorded: dict[str, tuple[NDArray, tuple[str, ...]]] = {}
         """What the program recorded: name -> value and names of its axes."""
 
-    def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> NDArray:
+    def sample(self, name: str, distribution: Distribution, init: ArrayLike | None = None) -> NDArray:
         if name not in self.params:
             raise InputError(f"parameter {name!r} is missing: there are {', '.join(self.params) or 'none'}")
         return np.asarray(self.params[name])
@@ -50,7 +51,7 @@ class Fixed:
     def plate(self, name: str, size: int) -> AbstractContextManager:
         return nullcontext(np.arange(size))
 
-    def deterministic(self, name: str, value: Any, dims: Sequence[str] = ()) -> Any:
+    def deterministic(self, name: str, value: Array, dims: Sequence[str] = ()) -> Array:
         self.recorded[name] = np.asarray(value), tuple(dims)
         return value
 

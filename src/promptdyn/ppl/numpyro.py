@@ -19,7 +19,7 @@ from numpyro.infer import Predictive
 from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
 from promptdyn.kernels.jax import Markov, Sequences, log_marginal
-from promptdyn.models.base import Chain, DynamicsLike, Params, Pool
+from promptdyn.models.base import Array, Chain, Distribution, DynamicsLike, Params, Pool
 from promptdyn.ppl.fixed import chain_at, check_around
 from promptdyn.ppl.observed import Groups, observed
 from promptdyn.ppl.sites import EDGE, Names, around, check_sites, dims_of, only_what_is_handed_in, spread_of, start_of
@@ -39,7 +39,7 @@ class NumPyro:
     def __init__(self) -> None:
         self.names = Names()
 
-    def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> Any:
+    def sample(self, name: str, distribution: Distribution, init: ArrayLike | None = None) -> Array:
         # As numbers: others compare a trace's metadata, and arrays do not compare as one.
         infer = {} if init is None else {"init": init.tolist() if isinstance(init, np.ndarray) else init}
         return numpyro.sample(self.names.site(name), distribution, infer=infer)
@@ -47,13 +47,13 @@ class NumPyro:
     def plate(self, name: str, size: int) -> AbstractContextManager:
         return numpyro.plate(self.names.plate(name), size)
 
-    def deterministic(self, name: str, value: Any, dims: Sequence[str] = ()) -> Any:
+    def deterministic(self, name: str, value: Array, dims: Sequence[str] = ()) -> Array:
         return numpyro.deterministic(self.names.site(name), value)
 
-    def observe(self, name: str, distribution: Any, value: NDArray | None) -> None:
+    def observe(self, name: str, distribution: Distribution, value: NDArray | None) -> None:
         numpyro.sample(self.names.site(name), distribution, obs=value)
 
-    def enumerate(self, name: str, distribution: Any) -> Any:
+    def enumerate(self, name: str, distribution: Distribution) -> Any:
         return numpyro.sample(self.names.site(name), distribution, infer={"enumerate": "parallel"})
 
     def factor(self, name: str, value: Any) -> None:
@@ -110,12 +110,12 @@ class Program:
             chain = self.model.program(ppl or NumPyro(), self.pool)
         return chain, {name: site for name, site in trace.items() if site["type"] == "sample"}
 
-    def at(self, params: Mapping[str, Any]) -> tuple[Chain, Any]:
+    def at(self, params: Mapping[str, Array]) -> tuple[Chain, Any]:
         """The chain and the log prior density at given parameters."""
         chain, sites = self._trace(handlers.substitute, data=dict(params))
         return chain, sum((site["fn"].log_prob(site["value"]).sum() for site in sites.values()), jnp.zeros(()))
 
-    def unconstrain(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def unconstrain(self, params: Mapping[str, Array]) -> dict[str, Any]:
         """Sites as real numbers. Simplexes are kept off their edges."""
         values = {}
         for name, value in params.items():
@@ -126,7 +126,7 @@ class Program:
             values[name] = biject_to(self._supports[name]).inv(value)
         return values
 
-    def constrain(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def constrain(self, values: Mapping[str, Array]) -> dict[str, Any]:
         """Sites of real numbers."""
         return {name: biject_to(self._supports[name])(value) for name, value in values.items()}
 

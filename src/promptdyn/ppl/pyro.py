@@ -22,7 +22,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import DenseHistory
 from promptdyn.kernels.sequences import Sequences
 from promptdyn.kernels.torch import log_marginal
-from promptdyn.models.base import Chain, DynamicsLike, Params, Pool
+from promptdyn.models.base import Array, Chain, Distribution, DynamicsLike, Params, Pool
 from promptdyn.ppl.fixed import chain_at, check_around
 from promptdyn.ppl.observed import Groups, observed
 from promptdyn.ppl.sites import EDGE, Names, around, check_sites, dims_of, only_what_is_handed_in, spread_of, start_of
@@ -58,7 +58,7 @@ class Pyro:
     def __init__(self) -> None:
         self.names = Names()
 
-    def sample(self, name: str, distribution: Any, init: ArrayLike | None = None) -> Tensor:
+    def sample(self, name: str, distribution: Distribution, init: ArrayLike | None = None) -> Tensor:
         infer: Any = {} if init is None else {"init": init}
         return pyro.sample(self.names.site(name), distribution, infer=infer)
 
@@ -68,10 +68,10 @@ class Pyro:
     def deterministic(self, name: str, value: Tensor, dims: Sequence[str] = ()) -> Tensor:
         return pyro.deterministic(self.names.site(name), value)
 
-    def observe(self, name: str, distribution: Any, value: NDArray | None) -> None:
+    def observe(self, name: str, distribution: Distribution, value: NDArray | None) -> None:
         pyro.sample(self.names.site(name), distribution, obs=None if value is None else torch.as_tensor(value))
 
-    def enumerate(self, name: str, distribution: Any) -> Tensor:
+    def enumerate(self, name: str, distribution: Distribution) -> Tensor:
         return pyro.sample(self.names.site(name), distribution, infer={"enumerate": "parallel"})
 
     def factor(self, name: str, value: Tensor) -> None:
@@ -125,14 +125,14 @@ class Program:
             if site["type"] == "sample" and not site["is_observed"] and kinds[name] != "_Subsample"
         }
 
-    def at(self, params: Mapping[str, Any]) -> tuple[Chain, Tensor]:
+    def at(self, params: Mapping[str, Array]) -> tuple[Chain, Tensor]:
         """The chain and the log prior density at given parameters."""
         given = {name: _tensor(value) for name, value in params.items()}
         chain, sites = self._trace(lambda site: given[site["name"]])
         parts = (site["fn"].log_prob(site["value"]).sum() for site in sites.values())
         return chain, sum(parts, torch.zeros((), dtype=torch.float64))
 
-    def unconstrain(self, params: Mapping[str, Any]) -> dict[str, Tensor]:
+    def unconstrain(self, params: Mapping[str, Array]) -> dict[str, Tensor]:
         """Sites as real numbers. Simplexes are kept off their edges."""
         values = {}
         for name, value in params.items():

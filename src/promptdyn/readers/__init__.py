@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import MISSING
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
@@ -27,7 +26,7 @@ from promptdyn.registry import Registry, inherits, settings_of
 __all__ = ["READERS", "GroupTable", "Reader", "RolloutTable", "RunFolder", "TRLCompletions", "read_history"]
 
 # The last that recognises a path and has the options reads it: the choosier come later, and one's own before all.
-READERS: Registry[Reader] = Registry(
+READERS: Registry[type[Reader], Reader] = Registry(
     "reader",
     GroupTable,
     RolloutTable,
@@ -37,7 +36,7 @@ READERS: Registry[Reader] = Registry(
 )
 
 
-def read_history(path: Paths, reader: str | Reader | None = None, **options: Any) -> RewardHistory:
+def read_history(path: Paths, reader: str | Reader | None = None, **options: object) -> RewardHistory:
     """Read a reward history, in whichever known format it is.
 
     - "run": the folder of a run of this package, for the history that it recorded: `RunFolder`;
@@ -83,7 +82,7 @@ def read_history(path: Paths, reader: str | Reader | None = None, **options: Any
     return history
 
 
-def _recognised(paths: Sequence[Path], source: str, options: dict[str, Any]) -> Reader:
+def _recognised(paths: Sequence[Path], source: str, options: dict[str, object]) -> Reader:
     """The reader that recognises all the paths and has the options."""
     odd = []
     for name in reversed(list(READERS)):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptdyn._columns import INTEGERS, REWARDS, nothing_read, renamed
+from promptdyn._columns import INTEGERS, REWARDS, Repeated, nothing_read, renamed
 from promptdyn.errors import PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.history.parquet import SUCCESS_KEY, to_read
@@ -43,7 +43,7 @@ class GroupTable(Reader):
     columns: Mapping[str, str] | None = None
     drop: str | Sequence[str] = ()
     cluster_columns: str | Sequence[str] | None = None
-    repeated: str = "error"
+    repeated: Repeated = "error"
     skip_bad: bool = False
 
     name = "groups"

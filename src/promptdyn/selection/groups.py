@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.success import FOLDED, Grader, Rewards, moments
 
-__all__ = ["Groups", "Observation", "group_rewards", "packed", "rewards_of", "unpacked"]
+__all__ = ["GroupRewards", "Groups", "Observation", "StepRewards", "group_rewards", "packed", "rewards_of", "unpacked"]
 
+GroupRewards = ArrayLike | Sequence[float | None]
+"""(rollout,) rewards of one group; None and NaN are rollouts without a grade."""
+StepRewards = ArrayLike | Sequence[GroupRewards]
+"""(group, rollout) rewards of a step, of groups of any sizes."""
 NO_REWARDS = Rewards((), np.zeros(0), np.zeros((0, 0)))
 
 
@@ -61,7 +65,7 @@ class Groups(NamedTuple):
 
 
 def rewards_of(
-    given: Any, prompt_ids: Sequence[str], weights: Sequence[float] | None = None
+    given: StepRewards | Mapping[str, StepRewards], prompt_ids: Sequence[str], weights: Sequence[float] | None = None
 ) -> tuple[Rewards, NDArray[np.intp]]:
     """Rewards of groups as one array, and (rollout,) the group of each.
 
@@ -95,7 +99,7 @@ def rewards_of(
     return Rewards(functions, factors, np.stack(columns, axis=1)), np.repeat(np.arange(len(prompt_ids)), sizes)
 
 
-def group_rewards(given: Any, prompt_id: str) -> dict[str, NDArray[np.float64]]:
+def group_rewards(given: GroupRewards | Mapping[str, GroupRewards], prompt_id: str) -> dict[str, NDArray[np.float64]]:
     """{reward function: (rollout,) rewards} of one group, NaN for None; much cheaper than `rewards_of`.
 
     Args:
@@ -115,7 +119,7 @@ def group_rewards(given: Any, prompt_id: str) -> dict[str, NDArray[np.float64]]:
     return rewards
 
 
-def _functions(by_function: Mapping[Any, Any]) -> tuple[str, ...]:
+def _functions(by_function: Mapping[str, object]) -> tuple[str, ...]:
     if not by_function:
         raise InputError("rewards of no function: give at least one")
     return tuple(map(str, by_function))
@@ -126,7 +130,7 @@ def _uneven(prompt_id: str, sizes: Mapping[str, int]) -> InputError:
     return InputError(f"rewards of prompt {prompt_id!r}: {told}: give one of each function for every rollout")
 
 
-def _flat(given: Any, prompt_ids: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _flat(given: StepRewards, prompt_ids: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """(rollout,) rewards, NaN for None, and (group,) rollouts of each group."""
     try:
         rows = _plain(given)

@@ -58,7 +58,9 @@ def _lacks(entry: Any) -> str:
     return ""
 
 
-SCORES: Registry[Score] = Registry("score", informative, reward_variance, half_solved, lacks=_lacks, functions=True)
+SCORES: Registry[Score | Callable[..., Score], Score] = Registry(
+    "score", informative, reward_variance, half_solved, lacks=_lacks, functions=True
+)
 
 
 def entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:

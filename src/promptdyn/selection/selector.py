@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.online import OnlineFilter
@@ -18,7 +18,7 @@ from promptdyn.prompts import Prompts
 from promptdyn.registry import text_of
 from promptdyn.selection.chooser import Chooser
 from promptdyn.selection.files import load_selector, write_selector
-from promptdyn.selection.groups import Groups, Observation, packed, rewards_of, unpacked
+from promptdyn.selection.groups import Groups, Observation, StepRewards, packed, rewards_of, unpacked
 from promptdyn.selection.scores import SCORES, Score, entropy
 from promptdyn.selection.strategies import STRATEGIES, Outlook, Strategy
 from promptdyn.selection.watch import SuccessWatch
@@ -148,7 +148,7 @@ class Selector:
     def observe(
         self,
         prompt_ids: Sequence[str],
-        rewards: ArrayLike | Sequence[Sequence[float | None]] | Mapping[str, Any],
+        rewards: StepRewards | Mapping[str, StepRewards],
         trained: Sequence[bool] | bool = True,
         weights: Sequence[float] | None = None,
         step: int | None = None,
@@ -196,7 +196,10 @@ class Selector:
         return seen
 
     def mixed(
-        self, prompt_ids: Sequence[str], rewards: Any, weights: Sequence[float] | None = None
+        self,
+        prompt_ids: Sequence[str],
+        rewards: StepRewards | Mapping[str, StepRewards],
+        weights: Sequence[float] | None = None,
     ) -> NDArray[np.bool_] | None:
         """Which groups `observe` would find informative, were it told of them now; nothing is learned.
 

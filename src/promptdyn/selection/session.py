@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.selection.files import load_selector, write_selector
-from promptdyn.selection.groups import Observation, group_rewards
+from promptdyn.selection.groups import GroupRewards, Observation, group_rewards
 from promptdyn.selection.recording import HistoryRecorder
 from promptdyn.selection.selector import Selector
 
@@ -148,7 +148,7 @@ class Session:
             self._taken.update(dict.fromkeys(taken))
         return taken
 
-    def end(self, prompt_id: str, rewards: ArrayLike | Mapping[str, Any], trained: bool = True) -> None:
+    def end(self, prompt_id: str, rewards: GroupRewards | Mapping[str, GroupRewards], trained: bool = True) -> None:
         """Tell of a group that has ended; `step` learns of it.
 
         The group of a prompt that was not taken, or was said to be lost, is as welcome.

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate import Accelerator
 from trl.trainer.utils import nanstd
 
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, check_choice
 
-__all__ = ["Batch", "DynamicSampling", "batch_advantages", "gathered"]
+__all__ = ["AtCap", "Batch", "DynamicSampling", "Keep", "batch_advantages", "gathered"]
+
+AtCap = Literal["train", "drop", "raise"]
+Keep = Literal["success", "reward"]
 
 # Tensors with a row per rollout: on which side they are padded along the sequence, and with what; "pad" is the
 # tokenizer's token.
@@ -53,15 +56,14 @@ class DynamicSampling:
     """
 
     max_rounds: int = 4
-    at_cap: Literal["train", "drop", "raise"] = "train"
-    keep: Literal["success", "reward"] = "success"
+    at_cap: AtCap = "train"
+    keep: Keep = "success"
 
     def __post_init__(self) -> None:
         if self.max_rounds < 1:
             raise InputError(f"max_rounds={self.max_rounds}: give at least 1")
-        for name, choices in (("at_cap", ("train", "drop", "raise")), ("keep", ("success", "reward"))):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name}={getattr(self, name)!r} is none of {', '.join(map(repr, choices))}")
+        check_choice("at_cap", self.at_cap, get_args(AtCap))
+        check_choice("keep", self.keep, get_args(Keep))
 
 
 class Batch:
@@ -116,7 +118,7 @@ class Batch:
         self.num_rolled_out += len(prompt_ids)
         self.rounds += 1
 
-    def whole(self, at_cap: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+    def whole(self, at_cap: AtCap) -> tuple[dict[str, torch.Tensor], list[str]]:
         """The rollouts of the full batch, padded to the longest, and the ids of the groups that it trains on.
 
         Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from numbers import Real
@@ -19,6 +19,9 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 from promptdyn.errors import InputError
 from promptdyn.plugins import failed, load_object
 from promptdyn.training import tasks
+
+RewardFunction = Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]
+"""A reward function in TRL's form, which may be async."""
 
 __all__ = [
     "DEFAULT_REWARD",
@@ -109,7 +112,7 @@ def load_eval_sets(text: str, num_prompts: int, seed: int) -> Dataset | dict[str
     return sets if named or len(sets) > 1 else next(iter(sets.values()))
 
 
-def load_reward(name: str) -> Callable[..., Any]:
+def load_reward(name: str) -> RewardFunction:
     """The reward function that a text names. What it gives is checked.
 
     Args:
@@ -139,7 +142,7 @@ def load_reward(name: str) -> Callable[..., Any]:
     return _checked(found, name)
 
 
-def _checked(reward: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _checked(reward: Callable[..., Any], name: str) -> RewardFunction:
     """The reward function, async where it is and named as TRL names it: one line tells of errors and of odd rewards."""
 
     @contextmanager

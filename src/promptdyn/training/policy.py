@@ -7,16 +7,18 @@ nothing of selection and trainers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from promptdyn.success import Grader, Rewards, Success
+from promptdyn.training.loading import RewardFunction
 from promptdyn.training.tasks import exact_answer
 
 __all__ = ["EMBEDDED", "load_policy", "pass_counts"]
@@ -25,7 +27,7 @@ EMBEDDED = {name: Path(__file__).parent / name for name in ("embedded", "embedde
 """Folders of the embedded policies, by name."""
 
 
-def load_policy(name: str = "embedded") -> tuple[Any, Any]:
+def load_policy(name: str = "embedded") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """An embedded policy in single precision, and its tokenizer (characters, left padding). Needs no network."""
     folder = EMBEDDED[name]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
@@ -34,10 +36,10 @@ def load_policy(name: str = "embedded") -> tuple[Any, Any]:
 
 @torch.no_grad()
 def pass_counts(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Mapping[str, Any]],
-    rewards: Sequence[Callable[..., Sequence[float | None]]] = (exact_answer,),
+    rewards: Sequence[RewardFunction] = (exact_answer,),
     num_generations: int = 8,
     temperature: float = 1.0,
     max_completion_length: int = 8,
@@ -50,7 +52,7 @@ def pass_counts(
     Args:
         model, tokenizer: a causal language model; the tokenizer must pad on the left.
         rows: (prompt,) with "prompt", a text, and what the reward function needs.
-        rewards: reward functions as TRL knows them; default `tasks.exact_answer`.
+        rewards: reward functions as TRL knows them, some of which may be async; default `tasks.exact_answer`.
         num_generations: rollouts a prompt; default 8.
         temperature: of sampling; default 1.
         max_completion_length: tokens a rollout; default 8.
@@ -72,7 +74,7 @@ def pass_counts(
             shown = flat[start : start + batch_size]
             prompts = [row["prompt"] for row in shown]
             batch = tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)
-            rollouts = model.generate(
+            rollouts = cast(Any, model).generate(
                 **batch,
                 do_sample=True,
                 temperature=temperature,
@@ -84,11 +86,16 @@ def pass_counts(
             texts = tokenizer.batch_decode(rollouts[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
             columns = {column: [row[column] for row in shown] for column in others}
             for reward, column in zip(rewards, given, strict=True):
-                column += reward(prompts=prompts, completions=texts, **columns)
+                graded = reward(prompts=prompts, completions=texts, **columns)
+                column += asyncio.run(_awaited(graded)) if isinstance(graded, Awaitable) else graded
     model.train(was_training)
     names = tuple(getattr(reward, "__name__", type(reward).__name__) for reward in rewards)
-    graded = Rewards(names, np.ones(len(names)), np.array(given, np.float64).T)
+    rollout_rewards = Rewards(names, np.ones(len(names)), np.array(given, np.float64).T)
     grader = success if isinstance(success, Grader) else Grader(success)
-    grader.see(graded)
+    grader.see(rollout_rewards)
     grader.settle()
-    return (grader.grades(graded) == 1).reshape(-1, num_generations).sum(axis=1)
+    return (grader.grades(rollout_rewards) == 1).reshape(-1, num_generations).sum(axis=1)
+
+
+async def _awaited(rewards: Awaitable[Sequence[float | None]]) -> Sequence[float | None]:
+    return await rewards

@@ -20,7 +20,7 @@ __all__ = ["distinct", "prompt_ids", "prompt_rows", "prompts"]
 logger = logging.getLogger(__name__)
 
 
-def prompts(dataset: Any, id_column: str = "prompt_id") -> Prompts:
+def prompts(dataset: Dataset, id_column: str = "prompt_id") -> Prompts:
     """The pool of a dataset: the ids of its distinct rows, and its columns, each read when it is asked for.
 
     Columns that tell kinds of prompts are looked for among those of well-known names, such as "task" and "difficulty"
@@ -36,12 +36,12 @@ def prompts(dataset: Any, id_column: str = "prompt_id") -> Prompts:
     return distinct(dataset, id_column)[1]
 
 
-def prompt_ids(dataset: Any, id_column: str = "prompt_id") -> list[str]:
+def prompt_ids(dataset: Dataset, id_column: str = "prompt_id") -> list[str]:
     """The ids alone of a dataset's pool, which will do for models that go by no column; raises as `prompt_rows`."""
     return list(prompt_rows(dataset, id_column))
 
 
-def distinct(dataset: Any, id_column: str = "prompt_id") -> tuple[Dataset, Prompts]:
+def distinct(dataset: Dataset, id_column: str = "prompt_id") -> tuple[Dataset, Prompts]:
     """The dataset with one row per prompt, and its pool in the same order; raises as `prompt_rows`."""
     rows = prompt_rows(dataset, id_column)
     if len(rows) < len(dataset):
@@ -71,7 +71,7 @@ class _DatasetColumns(Mapping[str, Any]):
         return column in self._dataset.column_names
 
 
-def prompt_rows(dataset: Any, id_column: str = "prompt_id") -> dict[str, int]:
+def prompt_rows(dataset: Dataset, id_column: str = "prompt_id") -> dict[str, int]:
     """The prompts of a dataset: id -> row, in row order.
 
     Rows that repeat another in every column are the same prompt, and the first stands for all. Rows of one prompt that

@@ -12,13 +12,20 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from promptdyn.errors import InputError
 from promptdyn.evaluation.scores import calibration_error, log_loss
@@ -396,8 +403,8 @@ def _run(yardstick: Yardstick, run: Run, folder: Path, progress: Callable[[Run, 
 
     def measure() -> None:
         solved = pass_counts(
-            trainer.model,
-            trainer.processing_class,
+            cast(PreTrainedModel, trainer.model),
+            cast(PreTrainedTokenizerBase, trainer.processing_class),
             yardstick.rows,
             yardstick.rewards,
             num_generations=declared.held_out_samples,
@@ -493,11 +500,11 @@ class Watch(TrainerCallback):
             self.measure()
         self.seconds += time.perf_counter() - started
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._measure()
         self.measured = 1
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         spent = self.racer.rollouts
         if self.progress is not None:
             self.progress(min(spent, self.racer.budget))

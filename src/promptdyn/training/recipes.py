@@ -9,23 +9,27 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from promptdyn.clusters import LABEL_COLUMNS
 from promptdyn.errors import InputError
 from promptdyn.inference import Fit, Refitted
 from promptdyn.models import MODELS, FeatureRate, InformativeRate
-from promptdyn.models.base import check_forecaster
+from promptdyn.models.base import check_dynamics, check_forecaster
 from promptdyn.online import Forecaster, OnlineFilter
 from promptdyn.prompts import AUTO, POLICY, Prompts, column_names
+from promptdyn.registry import settings_of
 from promptdyn.selection import Selector
 from promptdyn.selection.scores import SCORES
 from promptdyn.selection.strategies import STRATEGIES
 from promptdyn.success import Success
 
 __all__ = ["SELECTORS", "Plan", "Recipe", "selector_recipe"]
+
+if TYPE_CHECKING:
+    from promptdyn.training.dynamic_sampling import AtCap, Keep
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +71,8 @@ class Recipe:
     refit_every: int = 0
     refresh_features: int = 0
     max_rounds: int = 1
-    at_cap: str = "train"
-    keep: str = "success"
+    at_cap: AtCap = "train"
+    keep: Keep = "success"
 
     def __post_init__(self) -> None:
         STRATEGIES.resolve(self.strategy)
@@ -135,10 +139,10 @@ class Recipe:
             words = f"the policy's reading of each, since no column ({', '.join(LABEL_COLUMNS)}) tells kinds"
             return FeatureRate(), words, True
         model = MODELS.parse_one(self.dynamics, load=Fit.load)
-        if self.refit_every:
-            model = Refitted(model, every=self.refit_every)
-        check_forecaster(model)
-        return model, self.dynamics, prompts.named(model.cluster) != model.cluster
+        forecaster = check_forecaster(
+            Refitted(check_dynamics(model), every=self.refit_every) if self.refit_every else model
+        )
+        return forecaster, self.dynamics, prompts.named(forecaster.cluster) != forecaster.cluster
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,7 @@ SELECTORS: dict[str, Recipe] = {
 }
 
 
-def selector_recipe(text: str, **changes: Any) -> Recipe:
+def selector_recipe(text: str, **changes: object) -> Recipe:
     """The recipe that a text names.
 
     Args:
@@ -227,10 +231,10 @@ def selector_recipe(text: str, **changes: Any) -> Recipe:
     if name in SELECTORS and settings:
         if name in MODELS:
             recipe = replace(recipe, dynamics=text)
-        elif name in STRATEGIES and fields(STRATEGIES[name]):
+        elif name in STRATEGIES and settings_of(STRATEGIES[name]):
             recipe = replace(recipe, strategy=text)
         else:
             raise InputError(
                 f"selector {text!r}: {name!r} has no settings; those of a model are given as in 'rate:decay=0.9'"
             )
-    return replace(recipe, **{part: value for part, value in changes.items() if value is not None})
+    return replace(cast(Any, recipe), **{part: value for part, value in changes.items() if value is not None})

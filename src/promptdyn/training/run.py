@@ -18,9 +18,21 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, SchedulerType, Trainer, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    SchedulerType,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import PrinterCallback, TrainerState
+from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, get_dataset, get_peft_config, get_quantization_config
 
 from promptdyn.errors import InputError
@@ -130,8 +142,8 @@ class RunResult:
     """A finished run."""
 
     history: RewardHistory | None  # None where the reward functions gave None for every rollout
-    model: Any  # the trained policy
-    tokenizer: Any
+    model: PreTrainedModel  # the trained policy
+    tokenizer: PreTrainedTokenizerBase
     log: list[dict[str, float]]  # TRL's log, one entry every `logging_steps`
     steps: int  # optimizer steps
     seconds: float  # wall-clock time of training
@@ -195,8 +207,8 @@ def run(settings: RunSettings, progress: Progress | None = None) -> RunResult:
     _publish(final, save)
     return RunResult(
         history=_history(output),
-        model=trainer.model,
-        tokenizer=trainer.processing_class,
+        model=cast(PreTrainedModel, trainer.model),
+        tokenizer=cast(PreTrainedTokenizerBase, trainer.processing_class),
         log=_rewards_of(trainer.state),
         steps=trainer.state.global_step,
         seconds=seconds,
@@ -450,11 +462,18 @@ class _Progress(TrainerCallback):
         self.report = report
         self.last: dict[str, float] = {}
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not control.should_log:
             self.report(state.global_step, state.max_steps, self.last)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
         if logs and "reward" in logs:
             self.last = logs
             self.report(state.global_step, state.max_steps, logs)

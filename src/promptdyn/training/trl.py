@@ -27,7 +27,7 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ import trl
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from numpy.typing import NDArray
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
@@ -77,6 +77,9 @@ logger = logging.getLogger(__name__)
 logger.addFilter(lambda _: os.environ.get("RANK", "0") == "0")  # one process speaks for all
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+    from trl.trainer.grpo_trainer import RewardFunc
+
     Trainer = GRPOTrainer  # for what RLOOTrainer has as well
 else:
     Trainer = object
@@ -139,10 +142,10 @@ class SelectionMixin(Trainer):
 
     def __init__(
         self,
-        model: Any,
-        reward_funcs: Any = None,
+        model: str | PreTrainedModel | PeftModel,
+        reward_funcs: RewardFunc | list[RewardFunc] | None = None,
         args: GRPOConfig | RLOOConfig | None = None,
-        train_dataset: Any = None,
+        train_dataset: Dataset | None = None,
         *positional: Any,
         selector: Selector | Recipe | str = AUTO,
         success: Success | None = None,
@@ -168,7 +171,7 @@ class SelectionMixin(Trainer):
         else:
             recipe = recipe if success is None else replace(recipe, success=success)
             plan = recipe.plan(pool, generations.group_size, args.seed)
-            rule = DynamicSampling(recipe.max_rounds, cast(Any, recipe.at_cap), cast(Any, recipe.keep))
+            rule = DynamicSampling(recipe.max_rounds, recipe.at_cap, recipe.keep)
             if dynamic_sampling is None and recipe.max_rounds > 1:
                 dynamic_sampling = rule
         if isinstance(dynamic_sampling, bool):

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, check_choice
 from promptdyn.history import DenseHistory
 from promptdyn.kernels.sequences import Sequences
-from promptdyn.models.base import DynamicsLike, Params, Statistics
-from promptdyn.ppl import BACKENDS, Program
+from promptdyn.models.base import Array, DynamicsLike, Params, Statistics
+from promptdyn.ppl import BACKENDS, Backend, Program
 
 __all__ = ["Density", "Values", "check_explained", "chunks", "load_density"]
 
@@ -40,15 +40,15 @@ class Density(Protocol):
         sequences: the history as the kernels walk it, all prompts.
     """
 
-    backend: str
+    backend: Backend
     dense: DenseHistory
     program: Program
     sequences: Sequences
 
-    def unconstrain(self, params: Mapping[str, Any]) -> Values:
+    def unconstrain(self, params: Mapping[str, Array]) -> Values:
         """Sites as real numbers."""
 
-    def constrain(self, values: Mapping[str, Any]) -> Params:
+    def constrain(self, values: Mapping[str, Array]) -> Params:
         """Sites of real numbers; these may have further axes before their own."""
 
     def joint(self, values: Values) -> tuple[float, Values]:
@@ -75,15 +75,14 @@ class Density(Protocol):
         """
 
 
-def load_density(backend: str) -> Callable[[DynamicsLike, DenseHistory], Density]:
+def load_density(backend: Backend) -> Callable[[DynamicsLike, DenseHistory], Density]:
     """The density of a backend.
 
     Raises:
         InputError: it is none of `BACKENDS`.
         ModuleNotFoundError: what it stands on is not installed.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"backend={backend!r} is none of {', '.join(BACKENDS)}")
+    check_choice("backend", backend, BACKENDS)
     made: Callable[[DynamicsLike, DenseHistory], Density] = import_module(
         f"promptdyn.inference.densities.{backend}"
     ).Density

@@ -18,7 +18,7 @@ from numpyro import handlers
 from promptdyn.history import DenseHistory
 from promptdyn.inference.densities import Values, check_explained, chunks
 from promptdyn.kernels.jax import Markov, Sequences, expected_counts, log_marginal
-from promptdyn.models.base import DynamicsLike, Params, Pool, Statistics
+from promptdyn.models.base import Array, DynamicsLike, Params, Pool, Statistics
 from promptdyn.ppl.numpyro import NumPyro, Program
 
 __all__ = ["THREADS", "Density"]
@@ -122,12 +122,12 @@ class Density:
 
         return list(map(run, self._chunks) if len(self._chunks) == 1 else THREADS.map(run, self._chunks))
 
-    def unconstrain(self, params: Mapping[str, Any]) -> Values:
+    def unconstrain(self, params: Mapping[str, Array]) -> Values:
         """Sites as real numbers."""
         with jax.enable_x64(True):
             return jax.device_get(_unconstrain(self._table, dict(params)))
 
-    def constrain(self, values: Mapping[str, Any]) -> Params:
+    def constrain(self, values: Mapping[str, Array]) -> Params:
         """Sites of real numbers."""
         with jax.enable_x64(True):
             return jax.device_get(_constrain(self._table, dict(values)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import array_api_compat.torch
 import numpy as np
@@ -17,7 +16,7 @@ from promptdyn.history import DenseHistory
 from promptdyn.inference.densities import Values, check_explained, chunks
 from promptdyn.kernels.sequences import Sequences
 from promptdyn.kernels.torch import log_marginal
-from promptdyn.models.base import Chain, DynamicsLike, Params, Pool, Statistics
+from promptdyn.models.base import Array, Chain, DynamicsLike, Params, Pool, Statistics
 from promptdyn.ppl.pyro import Program, Pyro, double
 
 __all__ = ["Density"]
@@ -55,11 +54,11 @@ class Density:
         check_explained(self.dense, explained, self.sequences.num_draws, log_marginals.numpy())
         return slopes, log_marginals.numpy()
 
-    def unconstrain(self, params: Mapping[str, Any]) -> Values:
+    def unconstrain(self, params: Mapping[str, Array]) -> Values:
         """Sites as real numbers."""
         return _numpy(self.program.unconstrain(params))
 
-    def constrain(self, values: Mapping[str, Any]) -> Params:
+    def constrain(self, values: Mapping[str, Array]) -> Params:
         """Sites of real numbers."""
         return _numpy(self.program.constrain({name: torch.tensor(value) for name, value in values.items()}))
 

@@ -9,6 +9,6 @@ from promptdyn.registry import Registry, inherits
 
 __all__ = ["EM", "MAP", "METHODS", "NUTS", "SVI", "Engine", "Result"]
 
-METHODS: Registry[Engine] = Registry(
+METHODS: Registry[type[Engine], Engine] = Registry(
     "method", EM, MAP, SVI, NUTS, lacks=inherits("engine", Engine, "promptdyn.inference")
 )

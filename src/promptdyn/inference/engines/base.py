@@ -101,7 +101,7 @@ class Engine(ABC):
         return load_object(loop, f"loop of method {self.name!r}") if isinstance(loop, str) else loop
 
 
-def check_result(engine: Engine, result: Any, program: Program) -> None:
+def check_result(engine: Engine, result: object, program: Program) -> None:
     """Raise InputError unless an engine returned a `Result` with a value, and draws if any, of each of the sites."""
     name = f"method {engine.name!r}"
     if not isinstance(result, Result):
@@ -120,7 +120,7 @@ def check_result(engine: Engine, result: Any, program: Program) -> None:
                 )
 
 
-def at_least(least: int, engine: Any, *settings: str) -> None:
+def at_least(least: int, engine: Engine, *settings: str) -> None:
     """Raise InputError unless each of an engine's settings is at least so much."""
     for setting in settings:
         value = getattr(engine, setting)

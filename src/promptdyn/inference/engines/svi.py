@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, check_choice
 from promptdyn.history import DenseHistory
 from promptdyn.inference.densities import Density
 from promptdyn.inference.engines.base import Engine, Result, at_least
 from promptdyn.kernels.sequences import Sequences
 from promptdyn.progress import Report
 
-__all__ = ["GUIDES", "SVI", "mini_batches"]
+__all__ = ["SVI", "Guide", "mini_batches"]
 
 # Those of the same name in NumPyro and Pyro.
-GUIDES = ("AutoDelta", "AutoNormal", "AutoDiagonalNormal", "AutoLowRankMultivariateNormal", "AutoMultivariateNormal")
+Guide = Literal[
+    "AutoDelta", "AutoNormal", "AutoDiagonalNormal", "AutoLowRankMultivariateNormal", "AutoMultivariateNormal"
+]
 # Means over so many windows of steps are what is judged, and kept as the trace.
 WINDOWS = 40
 # A rise of so many nats per dimension makes no difference to a posterior.
@@ -33,7 +35,7 @@ class SVI(Engine):
     higher than the quarter before, beyond twice the standard error and 0.01 nats per dimension of the sites.
 
     Attributes:
-        guide: one of `GUIDES`; default "AutoNormal". "AutoDelta" finds a mode instead.
+        guide: one of those of `Guide`; default "AutoNormal". "AutoDelta" finds a mode instead.
         num_steps: optimiser steps, at least 40; default 1500.
         learning_rate: of Adam, falling tenfold (exponentially) over the run; default 0.05.
         batch_size: prompts a step, about, each once per pass over the history; default 512, or all where there are
@@ -44,7 +46,7 @@ class SVI(Engine):
         InputError: a setting is out of range.
     """
 
-    guide: str = "AutoNormal"
+    guide: Guide = "AutoNormal"
     num_steps: int = 1500
     learning_rate: float = 0.05
     batch_size: int = 512
@@ -57,8 +59,7 @@ class SVI(Engine):
     }
 
     def __post_init__(self) -> None:
-        if self.guide not in GUIDES:
-            raise InputError(f"svi: guide={self.guide!r} is none of {', '.join(GUIDES)}")
+        check_choice("svi: guide", self.guide, get_args(Guide))
         at_least(WINDOWS, self, "num_steps")
         at_least(1, self, "batch_size", "num_draws")
         if not 0.0 < self.learning_rate < np.inf:

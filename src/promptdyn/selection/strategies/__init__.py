@@ -1,7 +1,7 @@
 """Which prompts to take: a new strategy is a file here, its export, and its place in `STRATEGIES`."""
 
 from promptdyn.registry import Registry, inherits
-from promptdyn.selection.strategies.base import Outlook, Strategy, draw
+from promptdyn.selection.strategies.base import Outlook, Stateless, Strategy, draw
 from promptdyn.selection.strategies.by_score import Gumbel, Proportional, Thompson, Top, TopEntropy
 from promptdyn.selection.strategies.greso import GRESO
 from promptdyn.selection.strategies.history_resampling import HistoryResampling
@@ -14,6 +14,7 @@ __all__ = [
     "HistoryResampling",
     "Outlook",
     "Proportional",
+    "Stateless",
     "Strategy",
     "Thompson",
     "Top",
@@ -22,7 +23,7 @@ __all__ = [
     "draw",
 ]
 
-STRATEGIES: Registry[Strategy] = Registry(
+STRATEGIES: Registry[type[Strategy], Strategy] = Registry(
     "strategy",
     Proportional,
     Top,

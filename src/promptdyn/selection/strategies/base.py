@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ __all__ = ["Outlook", "Strategy", "draw"]
 
 # Odds of a prompt that has none: the least that can be divided by.
 LEAST_ODDS = 1e-300
+State = TypeVar("State")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Stateless(NamedTuple):
     """The state of a strategy that remembers nothing."""
 
 
-class Strategy(ABC):
+class Strategy(ABC, Generic[State]):
     """Which prompts to take: `priorities` ranks them, and the highest are taken.
 
     Of equal priorities those of the prompts seen least are taken, and of these some at random, never by position in the
@@ -80,6 +81,8 @@ class Strategy(ABC):
             def priorities(self, state, outlook, rng):
                 return outlook.worth() - self.weight * outlook.times_seen
 
+    For type checkers it may inherit from `Strategy[MyState]`, or `Strategy[Stateless]`.
+
     Attributes:
         name: what the strategy is called in texts and files.
         rule: how it chooses, in words, where it goes by no forecast. Default "": it goes by the score.
@@ -90,18 +93,18 @@ class Strategy(ABC):
     rule: ClassVar[str] = ""
     shared: ClassVar[tuple[str, ...]] = ()
 
-    def init(self, num_prompts: int) -> Any:
+    def init(self, num_prompts: int) -> State:
         """State of a pool of which nothing was seen; that of a longer pool begins alike. Default: no fields."""
-        return Stateless()
+        return cast(State, Stateless())
 
     def step(
         self,
-        state: Any,
+        state: State,
         rows: NDArray[np.intp],
         num_successes: NDArray[np.int64],
         num_rollouts: NDArray[np.int64],
         trained: NDArray[np.bool_],
-    ) -> Any:
+    ) -> State:
         """See one training step's counts for the prompts `rows`, none where no group ended; default: learn nothing.
 
         The state may be changed in place.
@@ -109,7 +112,7 @@ class Strategy(ABC):
         return state
 
     @abstractmethod
-    def priorities(self, state: Any, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
+    def priorities(self, state: State, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
         """(prompt,) priorities for the next step, higher first, in an array of their own."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 from operator import mul
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 from promptdyn.registry import text_of
 from promptdyn.selection.scores import entropy
-from promptdyn.selection.strategies.base import Outlook, Strategy, draw
+from promptdyn.selection.strategies.base import Outlook, Stateless, Strategy, draw
 
 __all__ = ["Gumbel", "Proportional", "Thompson", "Top", "TopEntropy"]
 
@@ -22,27 +21,27 @@ MOST_FACTORS = 8
 
 
 @dataclass(frozen=True)
-class Top(Strategy):
+class Top(Strategy[Stateless]):
     """Highest expected score (DPS)."""
 
     name = "top"
 
-    def priorities(self, state: Any, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
+    def priorities(self, state: Stateless, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
         return outlook.worth()
 
 
 @dataclass(frozen=True)
-class Thompson(Strategy):
+class Thompson(Strategy[Stateless]):
     """Highest score at one draw from each prompt's posterior (MoPPS): uncertain prompts get their turn."""
 
     name = "thompson"
 
-    def priorities(self, state: Any, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
+    def priorities(self, state: Stateless, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
         return outlook.worth(rng)
 
 
 @dataclass(frozen=True)
-class Gumbel(Strategy):
+class Gumbel(Strategy[Stateless]):
     """Draw without replacement with odds exp(score / temperature), by the Gumbel top-k trick (arXiv 1903.06059).
 
     Attributes:
@@ -57,12 +56,12 @@ class Gumbel(Strategy):
         if not 0 < self.temperature < np.inf:
             raise InputError(f"strategy 'gumbel': temperature={self.temperature} must be finite and above 0")
 
-    def priorities(self, state: Any, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
+    def priorities(self, state: Stateless, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
         return outlook.worth() / self.temperature + rng.gumbel(size=outlook.num_prompts)
 
 
 @dataclass(frozen=True)
-class Proportional(Strategy):
+class Proportional(Strategy[Stateless]):
     """Draw without replacement with odds score^power, and now and then anything: the better gets more, all get some.
 
     It needs scores that are not negative, such as "informative"; prompts that score 0 come last.
@@ -84,7 +83,7 @@ class Proportional(Strategy):
         if not 0 <= self.uniform <= 1:
             raise InputError(f"strategy 'proportional': uniform={self.uniform} is outside [0, 1]")
 
-    def priorities(self, state: Any, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
+    def priorities(self, state: Stateless, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
         worth = outlook.worth()
         if worth.min() < 0:
             raise InputError(
@@ -100,7 +99,7 @@ class Proportional(Strategy):
 
 
 @dataclass(frozen=True)
-class TopEntropy(Strategy):
+class TopEntropy(Strategy[Stateless]):
     """Highest expected score plus a bonus for uncertainty: `weight` times the entropy of the outcome forecast.
 
     With `DPS` this is the paper's optional entropy term. Attributes:
@@ -115,5 +114,5 @@ class TopEntropy(Strategy):
         if not np.isfinite(self.weight):
             raise InputError(f"strategy 'top_entropy': weight={self.weight} is not finite")
 
-    def priorities(self, state: Any, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
+    def priorities(self, state: Stateless, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
         return outlook.worth() + self.weight * entropy(outlook.outcome())

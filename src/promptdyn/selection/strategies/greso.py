@@ -35,7 +35,7 @@ class Streaks(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GRESO(Strategy):
+class GRESO(Strategy[Streaks]):
     """Draw with the odds that a prompt is kept, by its streak of groups without variance.
 
     Attributes:

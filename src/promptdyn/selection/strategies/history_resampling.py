@@ -27,7 +27,7 @@ class Turns(NamedTuple):
 
 
 @dataclass(frozen=True)
-class HistoryResampling(Strategy):
+class HistoryResampling(Strategy[Turns]):
     """Shuffled passes that leave out what was just seen solved."""
 
     name = "history_resampling"

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.selection.strategies.base import Outlook, Strategy
+from promptdyn.selection.strategies.base import Outlook, Stateless, Strategy
 
 __all__ = ["Uniform"]
 
 
 @dataclass(frozen=True)
-class Uniform(Strategy):
+class Uniform(Strategy[Stateless]):
     """Every prompt alike, in shuffled passes through the pool, as trainers do without a selector: the baseline."""
 
     name = "uniform"
     rule = "uniformly, in shuffled passes through the pool"
 
-    def priorities(self, state: Any, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
+    def priorities(self, state: Stateless, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
         return np.zeros(outlook.num_prompts)

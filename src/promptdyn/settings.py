@@ -1,0 +1,97 @@
+"""What a setting may be, told by its annotation: `num_states: int`, `emission: Literal["binomial", ...]`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field
+from math import isfinite
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from promptdyn.errors import InputError, check_choice
+
+__all__ = ["check_setting", "kinds_of"]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+# Kinds of plain values: in words, and which values are of the kind.
+_PLAIN: dict[type, tuple[str, Callable[[object], bool]]] = {
+    int: ("a whole number", lambda value: _is_number(value) and isinstance(value, Integral)),
+    float: ("a finite number", _is_number),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    str: ("a word", lambda value: isinstance(value, str)),
+    NoneType: ("none", lambda value: value is None),
+}
+_BY_NAME = {kind.__name__: kind for kind in _PLAIN}
+
+
+def kinds_of(cls: type, fields: Mapping[str, Field[Any]]) -> dict[str, Any]:
+    """Name of a setting -> its annotation.
+
+    Where the class's annotations use names that are not there when it runs, as those of a function or of a block for
+    type checkers, plain kinds alone are told: other settings may be anything.
+
+    Args:
+        cls: a dataclass.
+        fields: its settings.
+    """
+    try:
+        kinds = get_type_hints(cls)
+    except (NameError, AttributeError, TypeError):
+        kinds = {}
+    return {name: kinds.get(name, _BY_NAME.get(str(field.type), Any)) for name, field in fields.items()}
+
+
+def check_setting(setting: str, value: object, kind: Any) -> None:
+    """Raise InputError unless a value is of a setting's kind.
+
+    Args:
+        setting: what to call it: "model 'hmm': num_states".
+        value: what was given.
+        kind: its annotation.
+    """
+    if get_origin(kind) is Literal:
+        check_choice(setting, value, get_args(kind))
+    elif not _is_of(value, kind):
+        raise InputError(f"{setting}={value!r} is not {_in_words(kind)}")
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    if kind in _PLAIN:
+        return _PLAIN[kind][1](value)
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return isinstance(value, str | int) and value in parts
+    if origin in (Union, UnionType):
+        return any(_is_of(value, part) for part in parts)
+    cls = origin or kind
+    if cls in (Sequence, tuple, list):  # any will do for another, but a text for none
+        return isinstance(value, Sequence) and not isinstance(value, str)
+    try:
+        return isinstance(value, cls)
+    except TypeError:  # nothing that can be told when it runs
+        return True
+
+
+def _in_words(kind: Any) -> str:
+    if kind in _PLAIN:
+        return _PLAIN[kind][0]
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if origin in (Union, UnionType):
+        return " or ".join(map(_in_words, parts))
+    cls = origin or kind
+    named = {
+        **dict.fromkeys((Sequence, tuple, list), "a list"),
+        np.ndarray: "an array",
+        Mapping: "a mapping",
+        Callable: "a function",
+    }
+    return named.get(cls, f"a {getattr(cls, '__name__', cls)}")
