@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def run() -> list[dict[str, object]]:
     return rows
 
 
-def _measure(method: str, backend: str, options: dict[str, float]) -> tuple[float, float, float, float]:
+def _measure(method: str, backend: Any, options: dict[str, Any]) -> tuple[float, float, float, float]:
     from promptdyn.errors import ConvergenceWarning
     from promptdyn.history import RewardHistory
     from promptdyn.inference import fit

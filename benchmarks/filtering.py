@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import timed
+from benchmarks.timing import Timing, timed
 from promptdyn.kernels import jax as kernels
 from promptdyn.models.emissions import Binomial
 
@@ -24,7 +24,7 @@ def run() -> list[dict[str, object]]:
     shape = (NUM_STEPS, NUM_PROMPTS)
     symbols = np.where(rng.random(shape) < 0.2, rng.integers(1, 10, shape), 0).astype(np.uint8)
 
-    markov = kernels.Markov(*(np.float32(array) for array in (initial, transition, log_emission)))
+    markov = kernels.Markov(*(jnp.asarray(array, np.float32) for array in (initial, transition, log_emission)))
     on_device = jnp.asarray(symbols)
     sequences = kernels.Sequences.whole(on_device, symbols > 0)
     ours = timed(lambda: jax.block_until_ready(kernels.filter(markov, sequences)))
@@ -52,10 +52,10 @@ def run() -> list[dict[str, object]]:
     # It wants a proper distribution over symbols, so the "missing" symbol takes its share: the same work.
     emission = np.exp(log_emission)
     hmm.emissionprob_ = emission / emission.sum(axis=1, keepdims=True)
-    sequences, lengths = symbols.T.reshape(-1, 1), [NUM_STEPS] * NUM_PROMPTS
-    hmmlearn = timed(lambda: hmm.score(sequences, lengths), repeats=3)
+    one_column, lengths = symbols.T.reshape(-1, 1), [NUM_STEPS] * NUM_PROMPTS
+    hmmlearn = timed(lambda: hmm.score(one_column, lengths), repeats=3)
 
-    def row(what: str, timing: object, base: float) -> dict[str, object]:
+    def row(what: str, timing: Timing, base: float) -> dict[str, object]:
         return {
             "filter": what,
             "ms": round(timing.median * 1e3, 1),

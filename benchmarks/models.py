@@ -31,11 +31,12 @@ def _measure(text: str, method: str) -> dict[str, object]:
 
     import promptdyn
     from promptdyn.models import MODELS
+    from promptdyn.models.base import check_dynamics
 
     warnings.simplefilter("ignore", promptdyn.ConvergenceWarning)
     history = promptdyn.read_history("docs/data/arithmetic_grpo_history.parquet")
     before = memory_before()
-    fit = promptdyn.fit(MODELS.parse_one(text), history.before(120), method, observed="trained")
+    fit = promptdyn.fit(check_dynamics(MODELS.parse_one(text)), history.before(120), method, observed="trained")
     peak = peak_memory() - before
     (score,) = promptdyn.compare({text: fit}, history, fit_steps=120).scores
     return {

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.timing import timed
 from promptdyn.models import DPS, BetaBernoulli, InformativeRate, emissions
-from promptdyn.online import DiscountedBeta, FrozenChain
+from promptdyn.online import DiscountedBeta, FrozenChain, OnlineModel
 from promptdyn.prompts import Prompts
 from promptdyn.selection import Selector, Session
 
@@ -31,12 +31,12 @@ def run() -> list[dict[str, object]]:
         return FrozenChain("hmm", *chain, emissions.Binomial(rates).log_prob)
 
     pool = Prompts(ids, {"cluster": [f"cluster-{i}" for i in rng.integers(0, NUM_CLUSTERS, NUM_PROMPTS)]})
-    pooled = {
+    pooled: dict[str, OnlineModel] = {
         "rate of 1,000 clusters, proportional": InformativeRate(cluster="cluster"),
         "MoPPS pooled over 1,000 clusters, proportional": BetaBernoulli(cluster="cluster"),
         "DPS pooled over 1,000 clusters, proportional": DPS(cluster="cluster"),
     }
-    alone = {
+    alone: dict[str, OnlineModel] = {
         "DPS (transitions per prompt)": DPS(),
         "MoPPS": BetaBernoulli(),
         "fixed HMM, 3 states": frozen(3),

@@ -27,6 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from promptdyn.training import tasks
+from promptdyn.training.loading import RewardFunction
 from promptdyn.training.policy import EMBEDDED, pass_counts
 
 CHARACTERS = "0123456789+-*=?,() abcdefghijklmnopqrstuvwxyz"
@@ -37,7 +38,7 @@ FAMILY = {"embedded": "mixed", "embedded_countdown": "countdown"}
 MOST_NUMBERS = 4
 LENGTH = {"embedded": 8, "embedded_countdown": 16}  # tokens of an answer
 ITEMS_PER_KIND = {"embedded": 4000, "embedded_countdown": 20_000}
-REWARD = {"embedded": tasks.exact_answer, "embedded_countdown": tasks.makes_target}
+REWARD: dict[str, RewardFunction] = {"embedded": tasks.exact_answer, "embedded_countdown": tasks.makes_target}
 BATCH_SIZE, LEARNING_RATE = 256, 3e-3
 # How much less often a kind is shown for every step of difficulty, and these tasks altogether: copying digits is
 # learned much sooner than arithmetic.

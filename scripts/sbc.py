@@ -24,7 +24,7 @@ from numpyro.infer import NUTS
 from scipy.stats import binom, kstest
 
 import promptdyn
-from promptdyn.models import BetaState, DiscreteHMM, HierarchicalHMM
+from promptdyn.models import BetaState, DiscreteHMM, DynamicsLike, HierarchicalHMM
 from promptdyn.storage import atomic
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -54,7 +54,7 @@ def design(num_prompts: int = 40, num_steps: int = 20, seed: int = 0) -> promptd
     )
 
 
-def ranks(model: object, begin: int, end: int, seed: int) -> dict[str, list]:
+def ranks(model: DynamicsLike, begin: int, end: int, seed: int) -> dict[str, list]:
     """Site -> (simulation entry) posterior draws, of `NUM_DRAWS`, below the truth, of some simulations."""
     observed = promptdyn.program(model, design())
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from promptdyn.history import RewardHistory
-from promptdyn.models import BetaState, Chain, DiscreteHMM, HierarchicalHMM, emissions
+from promptdyn.models import BetaState, Chain, DiscreteHMM, DynamicsLike, HierarchicalHMM, emissions
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class OneRate:
         return Chain(one, one[None, None], emissions.Binomial(rate[None]))
 
 
-CONFIGS = {
+CONFIGS: dict[str, DynamicsLike] = {
     "hmm": DiscreteHMM(num_states=3),
     "hmm without exposure": DiscreteHMM(num_states=3, num_exposures=1),
     "hmm with clusters": DiscreteHMM(num_states=2, cluster="family", num_exposures=2),

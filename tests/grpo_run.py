@@ -17,13 +17,21 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+)
 from trl import GRPOConfig
 
 from promptdyn.history import RewardHistory
@@ -75,13 +83,13 @@ class WatchedSelector(Selector):
         super().__init__(*args, **named)
         self.calls: list[tuple] = []
 
-    def select(self, k: int, exclude: Any = (), **named: Any) -> list[str]:
-        ids = super().select(k, exclude, **named)
+    def select(self, k: int, exclude: Iterable[str] = (), *enough: Any, **named: Any) -> list[str]:
+        ids = super().select(k, exclude, *enough, **named)
         self.calls.append(("select", list(ids)))
         return ids
 
-    def observe(self, prompt_ids: Any, rewards: Any, trained: Any = True, **named: Any) -> Observation:
-        observation = super().observe(prompt_ids, rewards, trained, **named)
+    def observe(self, prompt_ids: Any, rewards: Any, trained: Any = True, *weights: Any, **named: Any) -> Observation:
+        observation = super().observe(prompt_ids, rewards, trained, *weights, **named)
         folded = rewards_of(rewards, prompt_ids, named["weights"])[0].folded.reshape(len(prompt_ids), -1)
         self.calls.append(("observe", list(prompt_ids), folded, observation))
         return observation
@@ -120,6 +128,13 @@ class Grader:
 
 class WatchedTrainer(SelectionGRPOTrainer):
     """Keeps the prompts of every micro-batch that reaches the loss, and the rewards that TRL works with."""
+
+    # What the runs here have, more narrowly than TRL says.
+    model: PreTrainedModel
+    processing_class: PreTrainedTokenizerBase
+    reward_funcs: list[Any]
+    args: GRPOConfig
+    selector: WatchedSelector
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)

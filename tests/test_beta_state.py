@@ -1,5 +1,7 @@
 """BetaState: its kernels against matrix exponentials, its grid against integrals over continuous success rates."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.linalg import expm
@@ -10,14 +12,14 @@ import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import MODELS, BetaState, Pool
-from promptdyn.models.base import for_pool
+from promptdyn.models.base import check_dynamics, cluster_of, for_pool
 from promptdyn.online import DiscountedBeta, FrozenChain, OnlineFilter
 from promptdyn.online.beta import _beta_of as moment_betas
 from promptdyn.ppl import chain_at
 
 POOL = Pool(np.zeros(3, np.int32), ("all",))
 STILL = -40.0
-PLAIN = {
+PLAIN: dict[str, Any] = {
     **{"level": [0.5], "log_spread_by_cluster": [0.0], "log_spread": 0.2, "drift_by_cluster": [0.0], "jump": STILL},
     **{"idle_rate": STILL, "idle_rate_far": 0.0, "idle_rate_tilt": 0.0},
     **{"idle_drift": 0.0, "idle_drift_tilt": 0.0, "idle_drift_side": 0.0},
@@ -29,7 +31,7 @@ STEP = GRID[1] - GRID[0]
 
 
 def test_moves_are_exponentials_of_the_generator():
-    params = {
+    params: dict[str, Any] = {
         **PLAIN,
         **{"idle_rate": -0.5, "idle_rate_far": -0.7, "idle_rate_tilt": 0.4},
         **{"idle_drift": 0.2, "idle_drift_tilt": -0.6, "idle_drift_side": 0.3, "drift_by_cluster": [0.4]},
@@ -149,10 +151,10 @@ def test_clusters_are_taken_from_the_history():
 
 def test_a_fit_is_saved_loaded_and_filtered(tmp_path):
     history = clustered_history(64, {"task": lambda i: i % 3})
-    model = MODELS.parse_one("beta:num_states=5,num_speeds=1")
+    model = check_dynamics(MODELS.parse_one("beta:num_states=5,num_speeds=1"))
     fit = promptdyn.fit(model, history)
     assert fit.method["name"] == "map"
-    assert fit.model.cluster == ("task",)
+    assert fit.cluster == ("task",)
     fit.save(tmp_path / "fit.npz")
     loaded = promptdyn.Fit.load(tmp_path / "fit.npz")
     assert loaded.model == fit.model
@@ -164,8 +166,8 @@ def test_a_fit_is_saved_loaded_and_filtered(tmp_path):
     assert fast.informative(8).shape == (64,)
     with pytest.raises(InputError, match="num_draws=2 with exact=False"):
         loaded.online(history.prompts, num_draws=2, exact=False)
-    assert MODELS.parse_one("beta:cluster=task+difficulty").cluster == ("task", "difficulty")
-    assert MODELS.parse_one("beta:cluster=none").cluster is None
+    assert cluster_of(check_dynamics(MODELS.parse_one("beta:cluster=task+difficulty"))) == ("task", "difficulty")
+    assert cluster_of(check_dynamics(MODELS.parse_one("beta:cluster=none"))) is None
 
 
 def test_betas_have_the_moments_that_they_are_made_of():
@@ -190,7 +192,7 @@ def test_the_discounted_filter_absorbs_counts_exactly():
 
 
 def test_the_discounted_filter_agrees_with_the_exact_one():
-    params = {
+    params: dict[str, Any] = {
         **PLAIN,
         **{"level": [-1.0], "log_spread": 0.4, "idle_rate": -2.0, "idle_drift": 0.1},
         **{"partly_rate": -1.0, "partly_drift": 1.0, "settled_rate": -2.5},

@@ -33,7 +33,7 @@ def promptdyn_here(*arguments) -> subprocess.CompletedProcess:
         try:
             main()
         except SystemExit as done:
-            code = done.code or 0
+            code = int(done.code or 0)
         finally:
             sys.argv = argv
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())

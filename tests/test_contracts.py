@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
 import promptdyn
 from promptdyn.errors import InputError
-from promptdyn.models import DPS, MODELS, DiscreteHMM, DynamicsLike, InformativeRate
+from promptdyn.models import DPS, MODELS, DiscreteHMM, DynamicsLike, InformativeRate, Statistics
 from promptdyn.models.base import as_dynamics
 from promptdyn.online import OnlineModel, Pool
 from promptdyn.registry import describe
@@ -23,7 +24,7 @@ def test_every_model_meets_one_of_the_two_contracts(name):
     json.dumps(described)
     assert described.pop("name") == name == model.name
     again = MODELS.create(name, described)
-    assert (again.describe() if isinstance(model, OnlineModel) else describe(again)) == {"name": name, **described}
+    assert (again.describe() if isinstance(again, OnlineModel) else describe(again)) == {"name": name, **described}
     if isinstance(model, OnlineModel):
         state = model.init(Pool.of_one_cluster(3, np.zeros((3, 2), np.float32)))
         assert all(field.shape[-1] == 3 for name, field in state._asdict().items() if name not in model.shared)
@@ -51,16 +52,20 @@ def test_what_an_online_model_lacks_is_named():
 def test_a_setting_that_has_the_name_of_another_thing_is_told(setting):
     @dataclass(frozen=True)
     class Mistaken(DPS):
-        features: int = 0
+        features: Any = 0
 
+    settings: dict[str, Any] = {"features": None, setting: 3}
     with pytest.raises(InputError, match=f"model 'dps': {setting}=3 must name columns, or be None"):
-        Mistaken(**{"features": None, setting: 3}).online(["a"])
+        Mistaken(**settings).online(["a"])
+
+
+NO_COUNTS = Statistics(np.zeros((1, 2)), np.zeros((1, 1, 2, 2)), np.zeros((2, 1)), np.zeros((1, 2), np.int32))
 
 
 def test_a_program_need_not_inherit_what_it_leaves_out():
     plain, own = (as_dynamics(Plain()), as_dynamics(OfItsOwn()))
-    assert (plain.name, plain.cluster, plain.fitted_by, plain.m_step(None, {})) == ("plain", None, "em", {})
-    assert (own.cluster, own.fitted_by, own.m_step(None, {})) == ("task", "map", {"rate": 1.0})
+    assert (plain.name, plain.cluster, plain.fitted_by, plain.m_step(NO_COUNTS, {})) == ("plain", None, "em", {})
+    assert (own.cluster, own.fitted_by, own.m_step(NO_COUNTS, {})) == ("task", "map", {"rate": 1.0})
     assert as_dynamics(DiscreteHMM(num_states=4)) == DiscreteHMM(num_states=4)
 
 
@@ -82,7 +87,7 @@ class OfItsOwn(Plain):
 
 
 def test_models_are_read_from_text():
-    models = MODELS.parse(
+    models: dict[str, Any] = MODELS.parse(
         "dps, mopps:decay=0.5,hmm:num_states=3,emission=ternary,cluster=task+difficulty,dps:decay=1.0"
     )
     assert list(models) == [
@@ -96,9 +101,10 @@ def test_models_are_read_from_text():
 
 
 def test_settings_are_read_as_what_they_are():
-    made = MODELS.parse_one("hmm:num_exposures=1,cluster=007,num_states=4")
+    made: Any = MODELS.parse_one("hmm:num_exposures=1,cluster=007,num_states=4")
     assert (made.num_exposures, made.cluster, made.num_states) == (1, "007", 4)
-    assert MODELS.parse_one("dps:prior_initial=0.5+0.3+0.2").describe()["prior_initial"] == [0.5, 0.3, 0.2]
+    made = MODELS.parse_one("dps:prior_initial=0.5+0.3+0.2")
+    assert made.describe()["prior_initial"] == [0.5, 0.3, 0.2]
     assert MODELS.parse("dps,some.npz", load=lambda path, cls: (path, cls))["some.npz"] == ("some.npz", None)
 
 
@@ -131,4 +137,4 @@ def test_public_names_exist():
         assert getattr(promptdyn, name) is not None
     assert set(dir(promptdyn)) == set(promptdyn.__all__)
     with pytest.raises(AttributeError, match="no attribute 'selekt'"):
-        _ = promptdyn.selekt
+        _ = promptdyn.selekt  # type: ignore[attr-defined]

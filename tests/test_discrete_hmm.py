@@ -1,6 +1,7 @@
 """DiscreteHMM: its EM climbs, recovers what it was simulated from, and special cases coincide."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +26,7 @@ def simulate(initial, transition, rates, num_prompts, num_steps, share_observed,
     num_exposures, num_clusters, num_states, _ = transition.shape
     cluster = np.arange(num_prompts) % num_clusters
     state = np.array([rng.choice(num_states, p=initial[c]) for c in cluster])
-    columns = {"step": [], "prompt_id": [], "num_rollouts": [], "num_successes": []}
+    columns: dict[str, Any] = {"step": [], "prompt_id": [], "num_rollouts": [], "num_successes": []}
     labels = []
     for step in range(num_steps):
         seen = rng.random(num_prompts) < share_observed
@@ -37,8 +38,9 @@ def simulate(initial, transition, rates, num_prompts, num_steps, share_observed,
             columns["num_rollouts"].append(num_rollouts)
             columns["num_successes"].append(rng.binomial(num_rollouts, rates[state[i]]))
             labels.append(f"c{cluster[i]}")
-        for i in range(num_prompts):
-            state[i] = rng.choice(num_states, p=transition[int(seen[i]) % num_exposures, cluster[i], state[i]])
+        for prompt in range(num_prompts):
+            moves = transition[int(seen[prompt]) % num_exposures, cluster[prompt], state[prompt]]
+            state[prompt] = rng.choice(num_states, p=moves)
     return RewardHistory.from_columns(**columns, clusters={"family": labels})
 
 
@@ -108,7 +110,8 @@ def test_fit_beats_the_truth_on_its_own_likelihood(history):
     dense = history.dense("family")
     with jax.enable_x64(True):
         log_emission = emissions.Binomial(TRUE["success_rates"]).log_prob(dense.counts)
-        markov = kernels.Markov(TRUE["initial"], TRUE["transition"], log_emission)
+        truth: Any = TRUE
+        markov = kernels.Markov(truth["initial"], truth["transition"], log_emission)
         sequences = kernels.Sequences.packed(dense.symbols, dense.exposure, dense.cluster)
         at_truth = float(kernels.log_marginal(markov, sequences).sum())
     assert fit.log_marginal > at_truth
@@ -240,7 +243,7 @@ def test_bad_settings_are_named(settings, message):
 
 def test_bad_fits_are_named(history):
     with pytest.raises(InputError, match="nothing to fit"):
-        promptdyn.fit(promptdyn.models.DPS(), history)
+        promptdyn.fit(promptdyn.models.DPS(), history)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="'vi' is none of em, map, svi, nuts"):
         promptdyn.fit(DiscreteHMM(), history, method="vi")
     with pytest.raises(InputError, match="no rows to fit on"):

@@ -16,10 +16,11 @@ from transformers import LlamaForCausalLM
 
 import grpo_run
 from grpo_run import NUM_GENERATIONS, POOL, Grader, WatchedTrainer
+from known import known
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.selection import Selector
-from promptdyn.training.dynamic_sampling import Batch, DynamicSampling
+from promptdyn.training.dynamic_sampling import AtCap, Batch, DynamicSampling
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import SelectionGRPOTrainer
 from test_trl import CONFIGS, assert_explained, settings
@@ -41,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, WatchedTrainer]:
 
 
 def history_of(run: WatchedTrainer) -> RewardHistory:
-    return RewardHistory.from_parquet(Path(run.args.output_dir, "history.parquet"))
+    return RewardHistory.from_parquet(Path(known(run.args.output_dir), "history.parquet"))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -65,7 +66,7 @@ def test_batches_hold_what_varies_and_all_is_observed(runs: dict[str, WatchedTra
         refilled += len(chosen) > size
         kept = Counter(TEXT[i] for i, flag in zip(chosen, trained, strict=True) for _ in range(4) if flag)
         for _ in range(run.args.num_iterations):
-            texts = chain.from_iterable(next(batches) for _ in range(run.args.steps_per_generation))
+            texts = chain.from_iterable(next(batches) for _ in range(known(run.args.steps_per_generation)))
             assert Counter(texts) == kept
     assert refilled
 
@@ -89,7 +90,7 @@ def test_the_history_tells_what_was_trained_on(runs: dict[str, WatchedTrainer], 
 @pytest.mark.parametrize("name", ["plain", "several generations a step"])
 def test_a_resumed_run_goes_on_alike(runs: dict[str, WatchedTrainer], name: str, tmp_path: Path) -> None:
     full = runs[name]
-    shutil.copytree(full.args.output_dir, tmp_path / "run")
+    shutil.copytree(known(full.args.output_dir), tmp_path / "run")
     resumed = grpo_run.trainer(tmp_path / "run", dynamic_sampling=RULE, **settings(name))
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     half = CONFIGS[name]["generations"] // 2
@@ -139,13 +140,13 @@ def test_joined_generations_have_the_loss_of_one(tmp_path: Path, loss_type: str)
         run.model.zero_grad()
         loss = run._compute_loss(run.model, dict(inputs))
         loss.backward()
-        slopes.append(torch.cat([p.grad.flatten() for p in run.model.parameters()]))
+        slopes.append(torch.cat([known(p.grad).flatten() for p in run.model.parameters()]))
     torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-4, atol=1e-6)
     assert slopes[0].abs().max() > 0
     assert batch["num_items_in_batch"] == batch["completion_mask"].sum()
     # Advantages are the groups' own.
     trained = run.selector.observed[-1][2].trained
-    groups = rewards[0][trained]
+    groups = np.asarray(rewards[0][trained])
     kept = (groups - groups.mean(axis=1, keepdims=True)) / (groups.std(axis=1, ddof=1, keepdims=True) + 1e-4)
     assert sorted(batch["advantages"].tolist()) == pytest.approx(sorted(kept.ravel()), abs=1e-5)
 
@@ -328,12 +329,12 @@ def test_how_it_is_asked_for(tmp_path: Path, given: Any, recipe: Any, expected: 
 def test_mixed_outcomes_are_told_before_they_are_learned() -> None:
     ids = ["a", "b", "c"]
     selector = Selector(grpo_run.DPS().online(ids))
-    assert selector.mixed(ids, [[0, 1], [1, 1 - 1e-7], [None, None]]).tolist() == [True, False, False]
+    assert known(selector.mixed(ids, [[0, 1], [1, 1 - 1e-7], [None, None]])).tolist() == [True, False, False]
     assert selector.mixed(["a"], {"x": [[0.1, 0.7, 0.4]]}) is None  # "auto" cannot tell yet
     assert selector.success == "0.5"
     assert selector.online.steps == 0
     by_name = Selector(grpo_run.DPS().online(ids), success="x>=0.5")
-    assert by_name.mixed(["c", "a"], {"x": [[0, 1], [1, 1]], "y": [[0, 0], [0, 1]]}).tolist() == [True, False]
+    assert known(by_name.mixed(["c", "a"], {"x": [[0, 1], [1, 1]], "y": [[0, 0], [0, 1]]})).tolist() == [True, False]
     with pytest.raises(InputError, match="no reward function is called 'x'"):
         by_name.mixed(["a"], {"y": [[0, 1]]})
 
@@ -367,7 +368,7 @@ def test_groups_that_teach_are_joined_with_padding_on_their_own_side() -> None:
 
 @pytest.mark.parametrize(("at_cap", "trained", "mask"), [("train", ["b", "c"], 1), ("drop", ["b"], 0)])
 def test_what_is_missing_comes_of_the_first_generation_and_what_varies_of_it_first(
-    at_cap: str, trained: list[str], mask: int
+    at_cap: AtCap, trained: list[str], mask: int
 ) -> None:
     batch = Batch(size=2, group_size=1, pad_token_id=9)
     batch.add(["a", "b", "c"], ONE, teaches=[False, True, False], varies=[False, True, True])

@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import arviz
 import matplotlib.pyplot as plt
@@ -27,7 +28,7 @@ from promptdyn.prompts import Prompts
 
 MODELS = {**CONFIGS, "a chain per prompt": OwnSpeed()}
 HISTORY = small_history(1, num_prompts=30, num_steps=20)
-QUICK = {
+QUICK: dict[str, dict[str, Any]] = {
     "em": {},
     "map": {},
     "svi": {"num_steps": 400, "num_draws": 400, "batch_size": 10},
@@ -53,7 +54,7 @@ BRIEF = ["hierarchical hmm", "own program with clusters"]
 
 @pytest.mark.parametrize("model", in_brief(MODELS, BRIEF))
 def test_em_climbs_and_map_reaches_its_mode_in_both_backends(model):
-    tight = {"tolerance": 1e-8, "max_iterations": 2000}
+    tight: dict[str, Any] = {"tolerance": 1e-8, "max_iterations": 2000}
     # Expected counts agree between backends, so EM in one of them tells of both; empirical Bayes goes elsewhere.
     fits = {} if isinstance(model, HierarchicalHMM) else {"em": promptdyn.fit(model, HISTORY, "em", **tight)}
     for backend in BACKENDS:
@@ -343,7 +344,7 @@ def test_progress_tells_what_one_watches(capsys):
         ("svi:num_steps=40", {"ELBO"}),
         ("nuts:num_warmup=10,num_draws=10", {"log density", "diverged", "chain"}),
     ]:
-        seen = []
+        seen: list[Any] = []
         promptdyn.fit(OneRate(), HISTORY, method, backend="pyro", progress=lambda *told, seen=seen: seen.append(told))
         done, totals, watch = zip(*seen, strict=True)
         assert list(done) == sorted(done)
@@ -409,12 +410,13 @@ def test_what_cannot_be_fitted_is_named():
     class Nameless:
         program = OneRate.program
 
-    for model, message in (
+    models: list[tuple[Any, str]] = [
         (Nameless(), "Nameless has a program and no name: give the class one, name = 'nameless'"),
         (OneRate, r"OneRate is a class: give a model made of it, OneRate\(\)"),
         (DPS(), r"DPS has no program, nothing to fit .*: it learns online, by .online\(prompts\)"),
         ("hmm", "'hmm' is no dynamics model: give one with a program"),
-    ):
+    ]
+    for model, message in models:
         with pytest.raises(InputError, match=message):
             promptdyn.fit(model, HISTORY)
 
@@ -431,7 +433,7 @@ def test_a_fit_that_ends_nowhere_is_told():
 
 def test_bad_backends_and_histories_are_named(sampled):
     with pytest.raises(InputError, match="backend='stan' is none of numpyro, pyro"):
-        promptdyn.fit(OneRate(), HISTORY, backend="stan")
+        promptdyn.fit(OneRate(), HISTORY, backend="stan")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"the ELBO is .*: lower learning_rate"):
         promptdyn.fit(CONFIGS["own program"], HISTORY, "svi", learning_rate=1e6, num_steps=40)
     other = RewardHistory.from_columns([0], ["a"], [4], [2], clusters={"family": ["c9"]})

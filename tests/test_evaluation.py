@@ -1,5 +1,7 @@
 """Scores against scikit-learn, forecasts that never look ahead, and the comparison built on both."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -123,7 +125,11 @@ def test_forecasts_are_made_for_each_rows_own_number_of_rollouts():
 
 
 def test_compare_ranks_models_and_keeps_fits(history):
-    models = {"dps": DPS(1.0), "mopps": BetaBernoulli(), "hmm": DiscreteHMM(num_states=5, cluster="half")}
+    models: dict[str, Any] = {
+        "dps": DPS(1.0),
+        "mopps": BetaBernoulli(),
+        "hmm": DiscreteHMM(num_states=5, cluster="half"),
+    }
     told = {}
     comparison = promptdyn.compare(
         models, history, fit_steps=20, progress=lambda words, done, total, watch: told.update({words: (done, total)})
@@ -133,7 +139,9 @@ def test_compare_ranks_models_and_keeps_fits(history):
     losses = [score.log_loss for score in comparison.scores]
     assert losses == sorted(losses)
     assert comparison.scores[0].model == "hmm"  # the only one with the right dynamics
-    assert comparison.models["hmm"].num_observed == np.count_nonzero(history.trained & (history.step < 20))
+    fitted = comparison.models["hmm"]
+    assert isinstance(fitted, promptdyn.Fit)
+    assert fitted.num_observed == np.count_nonzero(history.trained & (history.step < 20))
     records = comparison.to_records()
     assert {"model", "log_loss", "brier", "auroc", "precision", "calibration_error"} <= records[0].keys()
     assert all(record["num_scored"] == 20 * 60 for record in records)
@@ -143,7 +151,7 @@ def test_compare_ranks_models_and_keeps_fits(history):
 
 
 def test_intervals_of_scores_are_over_prompts(history):
-    models = {"dps": DPS(1.0), "mopps": BetaBernoulli(), "same": BetaBernoulli()}
+    models: dict[str, Any] = {"dps": DPS(1.0), "mopps": BetaBernoulli(), "same": BetaBernoulli()}
     best, *others = promptdyn.compare(models, history, fit_steps=20).scores
     assert (best.behind, best.behind_interval) == (0.0, (0.0, 0.0))
     for score in (best, *others):
@@ -245,7 +253,7 @@ def test_a_fit_of_another_run_has_not_seen_this_one(history):
 
 def test_a_fit_that_saw_what_it_is_scored_on_is_not_called_best(history):
     fit = promptdyn.fit(DiscreteHMM(num_states=5, cluster="half"), history)
-    models = {"seen": fit, "hmm": DiscreteHMM(num_states=5, cluster="half")}
+    models: dict[str, Any] = {"seen": fit, "hmm": DiscreteHMM(num_states=5, cluster="half")}
     comparison = promptdyn.compare(models, history, fit_steps=20, allow_seen=True)
     scores = {score.model: score for score in comparison.scores}
     assert (scores["seen"].steps_seen, scores["hmm"].steps_seen) == (20, 0)

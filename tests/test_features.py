@@ -1,6 +1,7 @@
 """Features and clusters of prompts, and the regression that forecasts from them."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 import promptdyn
 from promptdyn import clusters, features
 from promptdyn.errors import InputError
-from promptdyn.models import MODELS, FeatureRate
+from promptdyn.models import DPS, MODELS, FeatureRate
 from promptdyn.prompts import Prompts
 from promptdyn.training import policy, tasks
 
@@ -160,14 +161,14 @@ def test_features_of_columns_are_measured_over_a_whole_pool():
     online = model.online(Prompts(list("abcd"), {"length": x, "kind": list("uvuv")}))
     standard = (x - x.mean()) / x.std()
     np.testing.assert_allclose(online._state.features, [standard, [1, -1, 1, -1], [-1, 1, -1, 1]], rtol=1e-6)
-    other = {"length": x[:1], "kind": ["u"]}
+    other: dict[str, Any] = {"length": x[:1], "kind": ["u"]}
     for change in (online.add, online.refresh):
         with pytest.raises(InputError, match="mean 0 and variance 1 over a whole pool, which a part of it cannot tell"):
             change(Prompts(["a"], other))
     online.refresh(Prompts(list("dcba"), {"length": x, "kind": list("uvuv")}))
     np.testing.assert_allclose(online._state.features[0], standard[::-1], rtol=1e-6)
     with pytest.raises(InputError, match="'dps' reads no features: there are none to refresh"):
-        MODELS.create("dps").online(["a"]).refresh(Prompts(["a"]))
+        DPS().online(["a"]).refresh(Prompts(["a"]))
 
 
 def test_over_a_history_label_columns_are_features():
@@ -190,15 +191,15 @@ def test_the_policy_reads_each_prompt(reader_parts):
     assert found.shape == (120, 15)
     np.testing.assert_allclose(found.mean(axis=0), 0.0, atol=1e-4)
     np.testing.assert_allclose(found.std(axis=0), 1.0, atol=1e-2)
-    numbers, means = [], []
+    each_number, each_mean = [], []
     with torch.no_grad():
         for prompt in PROMPTS:
             tokens = tokenizer([prompt], return_tensors="pt")
             out = model(**tokens, output_hidden_states=True)
             chances = torch.softmax(out.logits[0, -1], -1)
-            numbers.append([-(chances * chances.log()).sum(), chances.max().log(), tokens["input_ids"].shape[1]])
-            means.append(out.hidden_states[-1][0].mean(dim=0).numpy())
-    numbers, means = np.array(numbers), np.array(means)
+            each_number.append([-(chances * chances.log()).sum(), chances.max().log(), tokens["input_ids"].shape[1]])
+            each_mean.append(out.hidden_states[-1][0].mean(dim=0).numpy())
+    numbers, means = np.array(each_number), np.array(each_mean)
     np.testing.assert_allclose(found[:, 12:], (numbers - numbers.mean(0)) / numbers.std(0), atol=2e-3)
     cloud = (means - means.mean(0)) / means.std(0)
     left = np.linalg.svd(cloud, full_matrices=False)[0][:, :6] * np.sqrt(len(cloud))
@@ -263,7 +264,7 @@ def test_what_cannot_be_read_is_told(reader_parts):
     with pytest.raises(InputError, match="prompt 0 is a conversation, and the tokenizer has no chat template"):
         reader.read([[{"role": "user", "content": "1+1="}]])
 
-    class WithoutStates(type(model)):
+    class WithoutStates(type(model)):  # type: ignore[misc]
         def forward(self, *args, output_hidden_states=None, **named):
             return super().forward(*args, **named)
 

@@ -1,5 +1,7 @@
 """HierarchicalHMM: its M-step against quadrature and gradients, what it recovers, and latent kinds as a mixture."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -10,7 +12,7 @@ import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.inference.densities import load_density
-from promptdyn.models import MODELS, DiscreteHMM, HierarchicalHMM, Pool
+from promptdyn.models import DiscreteHMM, HierarchicalHMM, Pool
 from promptdyn.models.discrete_hmm import sticky_walk
 from promptdyn.models.hierarchical_hmm import SCALE, _pooled
 from promptdyn.online import FrozenChain
@@ -59,7 +61,7 @@ def test_the_scale_between_clusters_is_recovered_by_em_and_not_by_the_joint_mode
     groups = np.repeat(np.arange(12), 20)
     history = simulate(np.ones(3) / 3, tilted(scale, 12, 0), groups, 30, seed=1)
     fit = promptdyn.fit(HierarchicalHMM(num_states=3), history)
-    assert fit.model.cluster == ("family",)
+    assert fit.cluster == ("family",)
     assert fit.converged, fit.verdict
     assert low <= fit.params["scale"] <= high
     mode = promptdyn.fit(HierarchicalHMM(num_states=3), history, "map")
@@ -139,7 +141,7 @@ def test_latent_kinds_are_a_mixture_of_chains():
     model = HierarchicalHMM(num_states=3, num_kinds=2, cluster="family")
     rng = np.random.default_rng(2)
     pool = Pool(np.array([0, 1, 0]), ("a", "b"))
-    params = {
+    params: dict[str, Any] = {
         "pool_initial": rng.dirichlet(np.ones(6)),
         "pool_transition": rng.dirichlet(np.ones(3), (3, 3)),
         "offset_initial": rng.standard_normal((2, 6)),
@@ -196,7 +198,7 @@ def test_latent_kinds_are_found_and_their_number_shows_in_the_score():
 def test_a_fit_is_saved_loaded_and_filtered(tmp_path):
     groups = np.repeat(np.arange(3), 10)
     history = simulate(np.ones(3) / 3, tilted(0.5, 3, 0), groups, 5, seed=0)
-    fit = promptdyn.fit(MODELS.parse_one("hierarchical:num_states=3"), history)
+    fit = promptdyn.fit(HierarchicalHMM(num_states=3), history)
     fit.save(tmp_path / "fit.npz")
     loaded = promptdyn.Fit.load(tmp_path / "fit.npz")
     assert loaded.model == fit.model

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 import grpo_run
 from grpo_run import POOL, Grader, WatchedTrainer, history_of, rows
+from known import known
 from promptdyn.history import RewardHistory
 from promptdyn.training.dynamic_sampling import DynamicSampling
 
@@ -53,7 +54,7 @@ def trainer(folder: Path, grader: Grader | None = None, **settings: Any) -> Watc
 def expected(run: WatchedTrainer) -> list[tuple[int, str, int]]:
     """(step, prompt, successes) of what the reward function graded."""
     found: dict[tuple[int, str], int] = {}
-    for step, ids, _, rewards in run.reward_funcs[0].graded:  # type: ignore[union-attr]
+    for step, ids, _, rewards in run.reward_funcs[0].graded:
         for prompt_id, reward in zip(ids, rewards, strict=True):
             found[step, prompt_id] = found.get((step, prompt_id), 0) + int(reward)
     return sorted((*key, successes) for key, successes in found.items())
@@ -161,7 +162,7 @@ def test_training_begins_anew_in_the_same_session(tmp_path: Path) -> None:
 
 def test_a_history_that_cannot_be_completed_hides_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = trainer(tmp_path, Stopping(RuntimeError("the judge is down"), 2), save_strategy="no")
-    run.session.recorder.path = tmp_path / "a file" / "history.parquet"
+    known(run.session.recorder).path = tmp_path / "a file" / "history.parquet"
     (tmp_path / "a file").write_text("")
     with pytest.raises(RuntimeError, match="the judge is down"):
         run.train()

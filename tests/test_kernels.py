@@ -1,6 +1,7 @@
 """The recursions against enumeration of every path, against each other, against finite differences and a peer."""
 
 from itertools import product
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +19,20 @@ NUM_PROMPTS = 4
 COUNTS = np.array([(0, 0)] + [(n, k) for n in (1, 4, 8) for k in range(n + 1)])
 
 
+def in_numpy(initial: Any, transition: Any, log_emission: Any) -> kernels.Markov:
+    """A chain of NumPy's arrays, which JAX's functions take as well."""
+    return kernels.Markov(initial, transition, log_emission)
+
+
 def random_case(seed: int, num_states: int, num_steps: int, num_exposures: int, num_clusters: int, emission: str):
     """A random chain with groups of 1, 4 and 8 rollouts, about half of the cells missing."""
     rng = np.random.default_rng(seed)
-    shown = emissions.Binomial(np.sort(rng.uniform(0.01, 0.99, num_states)))
+    shown: emissions.Binomial | emissions.Ternary = emissions.Binomial(np.sort(rng.uniform(0.01, 0.99, num_states)))
     if emission == "ternary":
         shown = emissions.Ternary(noise=0.1)
     shape = (num_steps, NUM_PROMPTS)
     symbols = np.where(rng.random(shape) < 0.5, rng.integers(1, len(COUNTS), shape), 0).astype(np.uint8)
-    markov = kernels.Markov(
+    markov = in_numpy(
         initial=rng.dirichlet(np.ones(num_states), num_clusters),
         transition=rng.dirichlet(np.ones(num_states), (num_exposures, num_clusters, num_states)),
         log_emission=shown.log_prob(COUNTS),
@@ -35,7 +41,7 @@ def random_case(seed: int, num_states: int, num_steps: int, num_exposures: int, 
     return markov, symbols, rng.integers(0, 3, shape).astype(np.uint8), places
 
 
-def of_prompt(markov: kernels.Markov, places: np.ndarray | None, i: int) -> tuple[np.ndarray, ...]:
+def of_prompt(markov: Any, places: np.ndarray | None, i: int) -> tuple[Any, Any, Any]:
     """Prompt i's own initial, transition and log-emission."""
     place = 0 if places is None else places[i]
     return markov.initial[place], markov.transition[:, place], markov.log_emission
@@ -123,8 +129,9 @@ def test_packed_cells_say_what_all_steps_say(case, num_lanes, monkeypatch):
         counts = jax.device_get(kernels.expected_counts(markov, packed))
     np.testing.assert_allclose(each, each_step, rtol=1e-10, atol=1e-12)
     # Rows of the gradient differ by what is the same for all columns: what it is with respect to is a probability.
+    axes: Any
     for slope, other, axes in zip(slopes, expected, (-1, -1, ()), strict=True):
-        slope, other = np.asarray(slope), np.asarray(other)
+        slope, other = np.asarray(slope, float), np.asarray(other, float)
         if axes == ():
             slope, other = slope[:, 1:], other[:, 1:]
         else:
@@ -134,7 +141,7 @@ def test_packed_cells_say_what_all_steps_say(case, num_lanes, monkeypatch):
 
     tensors = [torch.tensor(part, requires_grad=True) for part in markov]
     for sequences, in_jax in ((packed, slopes), (whole, expected)):
-        result = torch_kernels.log_marginal(*tensors, sequences)
+        result = torch_kernels.log_marginal(tensors[0], tensors[1], tensors[2], sequences)
         np.testing.assert_allclose(result.detach(), each, rtol=1e-10, atol=1e-12)
         for slope, other in zip(torch.autograd.grad(torch.tensor(weight) @ result, tensors), in_jax, strict=True):
             np.testing.assert_allclose(slope, other, rtol=1e-9, atol=1e-9)
@@ -164,7 +171,7 @@ def test_gradients_equal_finite_differences(case):
 
 
 def test_impossible_counts_leave_the_other_prompts_of_a_lane_alone():
-    markov = kernels.Markov(
+    markov = in_numpy(
         np.array([[1.0, 0.0, 0.0]]),
         np.eye(3)[None, None],
         emissions.Ternary().log_prob(np.array([(0, 0), (8, 0), (8, 8)])),
@@ -178,7 +185,8 @@ def test_impossible_counts_leave_the_other_prompts_of_a_lane_alone():
     assert counts.initial.sum() + counts.transition.sum() < packed.num_draws - 0.5
     # All observations that are explained, and a guess.
     np.testing.assert_allclose(counts.emission[0, 1:].sum(), 5.0 + 1 / 3)
-    again = torch_kernels.log_marginal(*map(torch.tensor, markov), packed)
+    initial, transition, emission = map(torch.tensor, markov)
+    again = torch_kernels.log_marginal(initial, transition, emission, packed)
     np.testing.assert_allclose(again, counts.log_marginal)
 
 
@@ -237,7 +245,7 @@ def test_sampled_paths_have_the_posterior_of_paths():
 def test_single_precision_agrees_with_double():
     markov, symbols, exposure, _ = random_case(7, 3, 200, 3, 1, "binomial")
     sequences = Sequences.whole(symbols, exposure)
-    single = kernels.filter(kernels.Markov(*map(np.float32, markov)), sequences)
+    single = kernels.filter(in_numpy(*map(np.float32, markov)), sequences)
     with jax.enable_x64(True):
         double = kernels.filter(markov, sequences)
         np.testing.assert_allclose(single.filtered, double.filtered, atol=1e-5)
@@ -249,7 +257,7 @@ def test_large_groups_do_not_underflow_in_single_precision():
     initial, transition = np.array([[0.5, 0.5]]), np.array([[[[0.9, 0.1], [0.1, 0.9]]]])
     log_emission = emissions.Binomial(np.array([0.5, 0.9])).log_prob(np.array([(0, 0), (512, 0), (512, 512)]))
     symbols = np.array([[1], [2], [0]], np.uint8)
-    markov = kernels.Markov(*map(np.float32, (initial, transition, log_emission)))
+    markov = in_numpy(*map(np.float32, (initial, transition, log_emission)))
     result = kernels.filter(markov, Sequences.whole(symbols, symbols))
     truth = path_sums(initial[0], transition[:, 0], log_emission, symbols[:, 0], [0] * 3)
     np.testing.assert_allclose(result.filtered[:, :, 0], truth.filtered, atol=1e-6)

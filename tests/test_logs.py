@@ -8,6 +8,7 @@ import os
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -19,6 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import promptdyn
+from known import known
+from promptdyn._columns import Repeated
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.readers import read_history
@@ -58,7 +61,7 @@ def test_repeated_rows_are_told_for_what_they_may_be():
     with pytest.raises(InputError, match="with in 5 of 10 cases the same counts"):
         RewardHistory.from_records(groups() + groups([2]) + again)
     with pytest.raises(InputError, match="repeated='first' is none of error, merge, last, apart"):
-        RewardHistory.from_records(groups(), repeated="first")
+        RewardHistory.from_records(groups(), repeated="first")  # type: ignore[arg-type]
 
 
 def test_repeated_rows_are_merged_replaced_or_set_apart():
@@ -73,7 +76,7 @@ def test_repeated_rows_are_merged_replaced_or_set_apart():
         ]
     )
 
-    def read(repeated: str, told: str) -> RewardHistory:
+    def read(repeated: Repeated, told: str) -> RewardHistory:
         with pytest.warns(PromptdynWarning, match=f"log: 1 of 4 rows repeat the prompt and step .*: {told}"):
             return RewardHistory.from_records([first, *others, second], "log", repeated=repeated)
 
@@ -82,7 +85,9 @@ def test_repeated_rows_are_merged_replaced_or_set_apart():
     assert rows(merged) == [(3, "a", 8, 4), *later]
     assert merged.trained.all()
     rewards = [1, 0, 0, 0, 1, 1, 1, 0]
-    assert (merged.reward_mean[0], merged.reward_std[0]) == pytest.approx((np.mean(rewards), np.std(rewards, ddof=1)))
+    assert (known(merged.reward_mean)[0], known(merged.reward_std)[0]) == pytest.approx(
+        (np.mean(rewards), np.std(rewards, ddof=1))
+    )
     assert rows(read("last", "kept the last")) == [(3, "a", 4, 3), *later]
     assert rows(read("apart", r"made steps of their own for them \(1 more\)")) == [
         (3, "a", 4, 1), (4, "a", 4, 3), (5, "a", 8, 2), (9, "b", 8, 2)
@@ -93,12 +98,14 @@ def test_repeated_rows_are_merged_replaced_or_set_apart():
 def test_repeated_rows_as_a_naive_loop_settles_them(cells):
     records = [{"step": step, "prompt_id": p, "num_rollouts": n, "num_successes": n // 2} for step, p, n in cells]
 
-    def read(repeated: str) -> RewardHistory:
+    def read(repeated: Repeated) -> RewardHistory:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PromptdynWarning)
             return RewardHistory.from_records(records, repeated=repeated)
 
-    total, solved, last = Counter(), Counter(), {}
+    total: Counter[tuple[int, str]] = Counter()
+    solved: Counter[tuple[int, str]] = Counter()
+    last = {}
     for step, prompt, n in cells:
         total[step, prompt] += n
         solved[step, prompt] += n // 2
@@ -439,7 +446,7 @@ def test_rows_of_single_rollouts(tmp_path):
     history = read_history(tmp_path)
     assert rows(history) == [(step, f"What is {p}+{p}?", 4, p) for step in (1, 2, 11) for p in range(3)]
     assert history.success == "0.5"
-    np.testing.assert_allclose(history.reward_mean, [0, 0.25, 0.5] * 3)
+    np.testing.assert_allclose(known(history.reward_mean), [0, 0.25, 0.5] * 3)
     assert rows(read_history(tmp_path / "2.jsonl", prompt_key="gts", reward="score")) == [
         (2, "0", 4, 0), (2, "2", 4, 1), (2, "4", 4, 2)
     ]  # fmt: skip
@@ -457,10 +464,15 @@ def test_rollouts_in_every_kind_of_file(tmp_path, suffix, caplog):
         frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
     else:
         frame.to_json(path, orient="records", lines=suffix == ".jsonl")
-    options = {"prompt_key": "question", "reward": ["correct", "form"], "step_key": "t", "cluster_columns": ["task"]}
+    options: dict[str, Any] = {
+        "prompt_key": "question",
+        "reward": ["correct", "form"],
+        "step_key": "t",
+        "cluster_columns": ["task"],
+    }
     history = read_history(path, success="correct", reward_weights=[1, 0.5], **options)
     assert rows(history) == [(3, "x", 2, 1), (3, "y", 1, 1)]
-    assert history.reward_mean.tolist() == [1.0, 0.5]
+    assert known(history.reward_mean).tolist() == [1.0, 0.5]
     assert history.prompts.labels("task").tolist() == ["a", "(none)"]
     with pytest.raises(InputError, match="success='corect': no reward function is called 'corect'"):
         read_history(path, success="corect", **options)

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from dataclasses import replace
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -42,7 +43,9 @@ def frozen(model: DiscreteHMM, cluster_names=("all",), seed=0) -> FrozenChain:
         "gaps": np.full(num_states + 1, 1 / (num_states + 1)),
         "precision": np.array(20.0),
     }
-    return Fit(model, params, cluster_names).frozen()
+    chain = Fit(model, params, cluster_names).frozen()
+    assert isinstance(chain, FrozenChain)
+    return chain
 
 
 FEATURES = np.random.default_rng(0).normal(size=(len(IDS) + 1, 3))
@@ -60,7 +63,7 @@ def ready(model):
     """A registered model as something that filters, its parameters drawn from the prior."""
     if not isinstance(model, DynamicsLike):
         return model
-    plain = replace(model, cluster=None)
+    plain = replace(cast(Any, model), cluster=None)
     drawn = load_backend("pyro").Program(plain, Pool(np.zeros(1, np.int32), ("all",))).prior(1, seed=0)
     return Fit(plain, {name: value[0] for name, value in drawn.items()}, ("all",)).frozen()
 
@@ -81,7 +84,7 @@ FILTERS = {
 }
 
 
-@pytest.fixture(params=FILTERS.values(), ids=FILTERS.keys())
+@pytest.fixture(params=list(FILTERS.values()), ids=list(FILTERS))
 def model(request):
     return request.param
 
@@ -284,9 +287,9 @@ def test_a_fit_runs_online(tmp_path):
 
 
 def test_ids_that_are_no_strings_are_known_by_their_text():
-    online = DPS().online([7, 8])
-    online.step([7], [8], [8])
-    assert online.rows(["7", 8]).tolist() == [0, 1]
+    online = DPS().online(np.array([7, 8]))
+    online.step(np.array([7]), [8], [8])
+    assert online.rows(np.array(["7", 8], object)).tolist() == [0, 1]
     assert online.prompt_ids == ["7", "8"]
 
 
@@ -296,11 +299,12 @@ def test_states_that_are_not_whole_are_refused(model):
     before = online.belief
     state = online.state_dict()
     name = next(iter(state["arrays"]))
-    for change, message in [
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"arrays": {}}, "(is|are) not"),
         ({"arrays": {**state["arrays"], name: state["arrays"][name][..., :-1]}}, f"{name!r} is not the .* array"),
         ({"clusters": LABELS[:2]}, "the state has 2 clusters for 6 prompts"),
-    ]:
+    ]
+    for change, message in changes:
         with pytest.raises(InputError, match=message):
             online.load_state_dict({**state, **change})
     with pytest.raises(InputError, match="the state has no 'steps'"):

@@ -6,8 +6,9 @@ The files are in tests/outside. Models are in test_plugins.py.
 import json
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_a_reader_of_ones_own_is_named_registered_or_given(log):
 def test_ones_own_reader_comes_before_the_packages(tmp_path):
     @READERS.register
     @dataclass(frozen=True)
-    class Commas(load_object(f"{OUTSIDE}/pairs.py:Pairs", "reader")):
+    class Commas(load_object(f"{OUTSIDE}/pairs.py:Pairs", "reader")):  # type: ignore[misc]
         name = "commas"
 
         def recognises(self, path):
@@ -129,7 +130,7 @@ def test_what_is_no_reader_is_told(log):
     with pytest.raises(
         InputError, match=r"is no reader: let it inherit from promptdyn\.readers\.Reader, or give a name"
     ):
-        promptdyn.read_history(log, object())
+        promptdyn.read_history(log, object())  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"log.pairs: reader 'needy' returned a list, not a RewardHistory"):
         promptdyn.read_history(log, Needy(" "))
 
@@ -184,7 +185,7 @@ class Returns(Engine):
         return self.what
 
 
-RESULT = ({"rate": np.array(0.4)}, np.zeros(0), True, "fine", {})
+RESULT: tuple[Any, ...] = ({"rate": np.array(0.4)}, np.zeros(0), True, "fine", {})
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ RESULT = ({"rate": np.array(0.4)}, np.zeros(0), True, "fine", {})
         (Result({"rates": np.array(0.4)}, *RESULT[1:]), "returned params of sites rates: the program has rate"),
         (Result({"rate": np.full(3, 0.4)}, *RESULT[1:]), r"params of site 'rate' of shape \(3,\): it is to be \(\)"),
         (
-            Result(*RESULT, draws={"rate": np.full(3, 0.4)}),
+            replace(Result(*RESULT), draws={"rate": np.full(3, 0.4)}),
             r"draws of site 'rate' of shape \(3,\): it is to be \(chain, draw\)",
         ),
     ],
@@ -209,11 +210,11 @@ def test_what_is_no_engine_is_told():
     with pytest.raises(
         InputError, match=r"method 3 is no engine: let it inherit from promptdyn\.inference\.Engine, or"
     ):
-        promptdyn.fit(OneRate(), HISTORY, 3)
+        promptdyn.fit(OneRate(), HISTORY, 3)  # type: ignore[arg-type]
     with pytest.raises(
         InputError, match=r"method SVI is a class: give an object, SVI\(\), or a name \(em, map, svi, nuts"
     ):
-        promptdyn.fit(OneRate(), HISTORY, SVI)
+        promptdyn.fit(OneRate(), HISTORY, SVI)  # type: ignore[arg-type]
 
     class Nameless(Engine):
         def run(self, density, seed, report): ...
@@ -257,7 +258,7 @@ def test_scores_of_ones_own_are_functions_or_have_settings(tmp_path):
     with_settings = Selector(online, "top", f"{file}:Band:low=0.4,high=0.41")
     assert with_settings.score == SCORES["band"](low=0.4, high=0.41)
     with_settings.observe(["p1", "p2"], [[0, 0], [1, 1]])
-    expected = with_settings.score(with_settings.online, 8)
+    expected = with_settings.score(with_settings.online, 8, None)
     chosen = with_settings.online.rows(with_settings.select(3))
     assert sorted(expected[chosen]) == sorted(expected)[-3:]
     assert len(set(expected)) > 2

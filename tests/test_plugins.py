@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def folder(tmp_path, monkeypatch, registries):
 
 
 def test_a_file_of_ones_own_can_be_named(folder, monkeypatch):
-    models = MODELS.parse("dps,mine.py:OneRate,mine.py:OneRate:strength=4,cluster=task,mopps")
+    models: dict[str, Any] = MODELS.parse("dps,mine.py:OneRate,mine.py:OneRate:strength=4,cluster=task,mopps")
     assert list(models) == ["dps", "mine.py:OneRate", "mine.py:OneRate:strength=4,cluster=task", "mopps"]
     default, changed = models["mine.py:OneRate"], models["mine.py:OneRate:strength=4,cluster=task"]
     assert (default.strength, changed.strength, changed.cluster) == (2.0, 4, "task")
@@ -146,7 +147,7 @@ def test_texts_that_name_nothing_are_told(folder, text, message):
 
 
 def test_registries_are_mappings_that_take_ones_own():
-    registry = Registry("model", DiscreteHMM)
+    registry: Registry[type, object] = Registry("model", DiscreteHMM)
     assert "x" not in registry
     assert registry.get("x") is None
     assert "hmm" in registry
@@ -184,14 +185,15 @@ def test_a_fit_of_ones_own_is_saved_and_loaded(folder, monkeypatch):
     with pytest.raises(InputError, match="a fit of model 'two_state', not of 'one_rate'"):
         Fit.load("fit.npz", OneRate)
     with pytest.raises(InputError, match="register the class, not what it makes"):
-        Fit.load("fit.npz", TwoState())
+        Fit.load("fit.npz", TwoState())  # type: ignore[arg-type]
     given = Fit.load("fit.npz", TwoState)
     MODELS.register(TwoState)
     for again in (given, Fit.load("fit.npz")):
         assert again.model == fit.model
         np.testing.assert_array_equal(again.chain.transition, fit.chain.transition)
     filters = (each.online(HISTORY.prompts) for each in (again, fit))
-    np.testing.assert_array_equal(*(online.informative(8) for online in filters))
+    one, other = (online.informative(8) for online in filters)
+    np.testing.assert_array_equal(one, other)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +204,9 @@ class Odd(OneRate):
 def test_settings_that_a_file_cannot_hold_are_told(tmp_path):
     kept = Fit(Odd((1, (2.5, "a"))), {"rate": np.array(0.3)}, ("all",))
     kept.save(tmp_path / "kept.npz")
-    assert Fit.load(tmp_path / "kept.npz", Odd).model.start == (1, (2.5, "a"))
+    loaded = Fit.load(tmp_path / "kept.npz", Odd).model
+    assert isinstance(loaded, Odd)
+    assert loaded.start == (1, (2.5, "a"))
     fit = Fit(Odd(np.ones(2)), {"rate": np.array(0.3)}, ("all",))
     assert fit.online(["a"]).informative(8).shape == (1,)
     with pytest.raises(InputError, match="Odd: setting start holds a ndarray, which cannot be kept"):

@@ -269,4 +269,5 @@ def test_features_follow_their_prompts_into_another_order(tmp_path: Path, caplog
         run.train(resume_from_checkpoint=None if name == "whole" else str(tmp_path / name / "checkpoint-3"))
         runs[name] = run
     assert runs["shuffled"].trained == runs["whole"].trained[3:]
-    np.testing.assert_allclose(*(run.selector.online.informative(4) for run in runs.values()), atol=1e-5)
+    one, other = (run.selector.online.informative(4) for run in runs.values())
+    np.testing.assert_allclose(one, other, atol=1e-5)

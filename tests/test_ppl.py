@@ -1,7 +1,9 @@
 """One text, every interpreter: NumPyro, Pyro, NumPy, the kernel and the enumerated path tell the same density."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +61,7 @@ def at(model, params):
 @cache
 def by_paths(model) -> float:
     """Log joint somewhere, by a sum over every path, in NumPy."""
-    params = somewhere(model)
+    params = somewhere(cast(Hashable, model))
     dense = HISTORY.dense(cluster_of(model))
     chain = chain_at(model, params, Pool.of(dense))
     places = chain.places(Pool.of(dense))
@@ -84,7 +86,7 @@ def test_starts_and_chains_are_the_same_in_every_interpreter(model):
     assert first.start.keys() == second.start.keys()
     for name, value in first.start.items():
         np.testing.assert_allclose(second.start[name], value, rtol=1e-12)
-    params = somewhere(model)
+    params = somewhere(cast(Hashable, model))
     plain = chain_at(model, params, pool)
     in_jax, prior = at(model, params)
     in_torch, torch_prior = second.at(params)
@@ -102,7 +104,7 @@ def test_starts_and_chains_are_the_same_in_every_interpreter(model):
 
 
 def test_log_densities_agree(model):
-    params = somewhere(model)
+    params = somewhere(cast(Hashable, model))
     truth = by_paths(model)
     observed = program(model, HISTORY)
     with jax.enable_x64(True):
@@ -111,7 +113,7 @@ def test_log_densities_agree(model):
 
     given = {name: torch.as_tensor(value) for name, value in params.items()}
     trace = poutine.trace(poutine.condition(program(model, HISTORY, backend="pyro"), given)).get_trace()
-    np.testing.assert_allclose(trace.log_prob_sum().item(), truth, rtol=1e-9)
+    np.testing.assert_allclose(float(trace.log_prob_sum()), truth, rtol=1e-9)
 
     enumerated = poutine.condition(program(model, HISTORY, backend="pyro", enumerated=True), given)
     loss = pyro.infer.TraceEnum_ELBO(max_plate_nesting=4).loss(enumerated, lambda: None)
@@ -128,7 +130,7 @@ def test_numpyro_enumerates_to_the_same(model):
     from numpyro.contrib.funsor import enum
     from numpyro.contrib.funsor import log_density as enumerated_density
 
-    params = somewhere(model)
+    params = somewhere(cast(Hashable, model))
     with jax.enable_x64(True):
         # Left of the four axes that plates take.
         enumerated = enum(program(model, HISTORY, enumerated=True), first_available_dim=-5)
@@ -139,7 +141,7 @@ def test_numpyro_enumerates_to_the_same(model):
 @pytest.mark.parametrize("model", in_brief(PROGRAMS, BRIEF))
 def test_gradients_equal_finite_differences(model):
     """In the unconstrained space that engines climb in, through both backends."""
-    params = somewhere(model)
+    params = somewhere(cast(Hashable, model))
     with jax.enable_x64(True):
         made = load_backend("numpyro").Program(model, a_pool(model))
         start, unravel = ravel_pytree(made.unconstrain(params))
@@ -159,7 +161,7 @@ def test_gradients_equal_finite_differences(model):
     made = load_backend("pyro").Program(model, a_pool(model))
     free = {name: value.detach().clone().requires_grad_() for name, value in made.unconstrain(params).items()}
     observed = poutine.condition(program(model, HISTORY, backend="pyro"), made.constrain(free))
-    poutine.trace(observed).get_trace().log_prob_sum().backward()
+    torch.as_tensor(poutine.trace(observed).get_trace().log_prob_sum()).backward()
     for name, value in free.items():
         np.testing.assert_allclose(value.grad, by_name[name], rtol=1e-8, atol=1e-9)
 
@@ -180,7 +182,7 @@ def drawn_forward(model, backend, params, num_draws, condition=False) -> np.ndar
 def test_predictive_of_a_program_that_observes_returns_what_was_logged(backend):
     model = CONFIGS["hmm"]
     dense = HISTORY.dense()
-    shown = drawn_forward(model, backend, somewhere(model), 2, condition=True)
+    shown = drawn_forward(model, backend, somewhere(cast(Hashable, model)), 2, condition=True)
     np.testing.assert_array_equal(shown, np.stack([dense.counts[dense.symbols, 1].T] * 2))
 
 
@@ -211,7 +213,7 @@ def test_run_forward_a_group_that_comes_out_without_variance_moves_its_prompt_as
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_run_forward_it_draws_counts_of_the_groups_that_were_rolled_out(backend):
     model, num_draws = CONFIGS["hmm with clusters"], 300
-    params = somewhere(model)
+    params = somewhere(cast(Hashable, model))
     dense = HISTORY.dense("family")
     n = dense.counts[dense.symbols, 0].T
     draws = drawn_forward(model, backend, params, num_draws)
@@ -368,11 +370,11 @@ def test_faults_in_the_text_of_a_program_keep_their_traceback(backend):
 
 def test_what_cannot_be_a_program_is_named():
     with pytest.raises(InputError, match="backend='stan' is none of numpyro, pyro"):
-        program(CONFIGS["hmm"], HISTORY, backend="stan")
+        program(CONFIGS["hmm"], HISTORY, backend="stan")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="enumerated=True with condition=False"):
         program(CONFIGS["hmm"], HISTORY, enumerated=True, condition=False)
     with pytest.raises(InputError, match="DPS has no program"):
-        program(DPS(), HISTORY)
+        program(DPS(), HISTORY)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="has no rows"):
         program(CONFIGS["hmm"], HISTORY.select(np.zeros(len(HISTORY), bool)))
     pool = Pool.of(HISTORY.dense())

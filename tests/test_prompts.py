@@ -1,6 +1,7 @@
 """Pools as tables: ids and columns, what "auto" stands for, and who is asked for what."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ class Lazy(Mapping):
 
 
 def test_labels_are_texts_and_gaps_a_level_of_their_own():
-    pool = Prompts([1, 2, 3, 4], {"task": ["a|b", None, "", float("nan")], "level": np.array([1, 2, 2, 10])})
+    ids: list[Any] = [1, 2, 3, 4]
+    pool = Prompts(ids, {"task": ["a|b", None, "", float("nan")], "level": np.array([1, 2, 2, 10])})
     assert pool.ids == ("1", "2", "3", "4")
     assert pool.labels("task").tolist() == ["a|b", "(none)", "(none)", "(none)"]
     assert pool.labels(("task", "level")).tolist() == [r"a\|b|1", "(none)|2", "(none)|2", "(none)|10"]
@@ -106,7 +108,7 @@ def test_some_rows_are_a_pool():
         (lambda: Prompts(["a", "b", "a"]), "prompt id 'a' is in the pool twice: ids must be unique"),
         (lambda: Prompts("ab"), r"ids='ab' is no list of ids: give one, as in Prompts\(\['a', 'b'\]\)"),
         (lambda: Prompts(["a"], {"task": "x"}), "column 'task' is 'x': give 1 values, one per prompt"),
-        (lambda: Prompts(["a"], {"task": 3}), "column 'task' is 3: give"),
+        (lambda: Prompts(["a"], {"task": 3}), "column 'task' is 3: give"),  # type: ignore[dict-item]
         (lambda: POOL.labels("topic"), "no column 'topic': give one of task, level, length, embedding, or add it"),
         (lambda: Prompts(IDS).labels("task"), "no column 'task': the prompts have none: add it to them"),
         (lambda: DPS().online("ab"), "ids='ab' is no list of ids"),
@@ -139,7 +141,12 @@ def test_whatever_forecasts_is_compared_and_shown(tmp_path):
         DiscreteHMM(num_states=2), num_prompts=32, num_steps=6, clusters={"task": TASK}
     ).history
     fit = promptdyn.fit(DiscreteHMM(num_states=2), history.before(3), max_iterations=2, backend="pyro")
-    forecasters = {"doubled": Doubled(), "fit": fit, "refitted": Refitted(DiscreteHMM(), every=50), "dps": DPS()}
+    forecasters: dict[str, Any] = {
+        "doubled": Doubled(),
+        "fit": fit,
+        "refitted": Refitted(DiscreteHMM(), every=50),
+        "dps": DPS(),
+    }
     assert all(isinstance(each, Forecaster) for each in forecasters.values())
     assert not any(isinstance(each, Forecaster) for each in (DiscreteHMM(), 3))
     result = promptdyn.compare(forecasters, history, 3)

@@ -138,9 +138,9 @@ def test_learning_rates_are_chosen_on_seeds_of_their_own(tmp_path):
         curve = [{"rollouts": 64, "accuracy": {"frontier": accuracy}}]
         result = {"settings": declared.settings(run), "curve": curve}
         (run.folder(out) / "result.json").write_text(json.dumps(result))
-    ((run, result),) = race(declared, out).items()
+    ((run, found),) = race(declared, out).items()
     assert run == Run("uniform", 1e-4, 9)
-    assert result["curve"][-1]["accuracy"]["frontier"] == 0.1
+    assert found["curve"][-1]["accuracy"]["frontier"] == 0.1
 
 
 def made_up(declared, accuracies) -> dict:

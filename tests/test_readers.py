@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from known import known
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.readers import READERS, GroupTable, TRLCompletions, read_history
@@ -169,11 +171,11 @@ def test_rewards_of_groups_are_read(frame, tmp_path, suffix):
     frame = frame.assign(score=[0.5, None, 1.25], reward_std=[0, 1, 2])
     path = written(frame, tmp_path / f"log{suffix}")
     history = read_history(path, columns={"reward_mean": "score"})
-    by_prompt = dict(zip(rows(history), history.reward_mean.tolist(), strict=True))
+    by_prompt = dict(zip(rows(history), known(history.reward_mean).tolist(), strict=True))
     assert by_prompt == pytest.approx(
         {(0, "007", 8, 1): 0.5, (0, "b", 8, 8): float("nan"), (1, "007", 4, 0): 1.25}, nan_ok=True
     )
-    assert sorted(history.reward_std.tolist()) == [0, 1, 2]
+    assert sorted(known(history.reward_std).tolist()) == [0, 1, 2]
     assert list(history.clusters) == ["level"]
 
 
@@ -323,10 +325,11 @@ def test_trl_run_folder_folder_and_file(tmp_path):
 )
 def test_trl_counts_equal_a_naive_count(tmp_path_factory, generations, threshold):
     folder = tmp_path_factory.mktemp("completions")
-    rollouts, successes = Counter(), Counter()
+    rollouts: Counter[tuple[int, str]] = Counter()
+    successes: Counter[tuple[int, str]] = Counter()
     for step, rollout_list in enumerate(generations):
         prompts, rewards = zip(*rollout_list, strict=True)
-        trl_log(folder, step, list(prompts), np.array(rewards, float))
+        trl_log(folder, step, list(prompts), np.array(rewards, float).tolist())
         for prompt, reward in rollout_list:
             if reward is not None and reward == reward:
                 rollouts[step, prompt] += 1
@@ -374,7 +377,7 @@ def test_trl_reward_columns(tmp_path):
         "completions_00001.parquet: column 'completion' is of type large_string: name a column of numbers"
     )
     assert bad(path, reward="score").startswith("completions_00001.parquet: no column 'score' among step, prompt,")
-    with pytest.raises(InputError, match="success=nan is not finite: give the least reward of a success"):
+    with pytest.raises(InputError, match="success=nan is not a finite number or a word or a function"):
         read_history(path, success=float("nan"))
     path = trl_log(tmp_path, 2, ["p", "p"], [True, False])
     assert rows(read_history(path)) == [(2, "p", 2, 1)]  # booleans will do where there are no floats
@@ -419,7 +422,7 @@ def test_trl_rewards_are_folded_by_weights_that_go_with_the_advantages(tmp_path,
 
     path = logged(tmp_path, (1.0, 0.5))
     assert "columns correct, form, length, at weights 1, 1, 1, does not go" in bad(path)  # `length` is no reward
-    columns = {"reward": ["correct", "form"], "reward_weights": [1, 0.5]}
+    columns: dict[str, Any] = {"reward": ["correct", "form"], "reward_weights": [1, 0.5]}
     assert rows(read_history(path, **columns)) == [(1, "p", 4, 1)]
     assert "a success is 'correct>=1 and form>=1'" in caplog.text
     assert rows(read_history(path, success="correct", **columns)) == [(1, "p", 4, 2)]

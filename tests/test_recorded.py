@@ -9,6 +9,7 @@ import warnings
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import promptdyn
 from promptdyn.errors import ConvergenceWarning
 from promptdyn.history import RewardHistory
 from promptdyn.models import MODELS
+from promptdyn.models.base import check_dynamics, check_forecaster
 from promptdyn.prompts import Prompts
 from promptdyn.selection import STRATEGIES, Selector
 
@@ -59,12 +61,14 @@ def history() -> RewardHistory:
 
 @cache
 def fitted() -> promptdyn.Fit:
-    return promptdyn.fit(MODELS.parse_one("hmm:num_states=3,cluster=kind"), history(), "em", backend="pyro")
+    return promptdyn.fit(
+        check_dynamics(MODELS.parse_one("hmm:num_states=3,cluster=kind")), history(), "em", backend="pyro"
+    )
 
 
 def choices(model: str, strategy: str) -> list[str]:
     """Of each step the prompts that a selector chose, while they are learned from what was chosen."""
-    dynamics = fitted().frozen() if model == "fit" else MODELS.parse_one(model)
+    dynamics = check_forecaster(fitted().frozen() if model == "fit" else MODELS.parse_one(model))
     selector = Selector(dynamics.online(POOL), strategy, num_generations=ROLLOUTS, success=1.0, seed=3)
     rng, chosen = np.random.default_rng(4), []
     level = rng.normal(0.0, 2.0, len(IDS))
@@ -84,7 +88,7 @@ def numbers(model: str, method: str) -> dict[str, float]:
     """What a fit comes to."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # some are cut short
-        fit = promptdyn.fit(MODELS.parse_one(model), history(), method, backend="pyro", seed=1)
+        fit = promptdyn.fit(check_dynamics(MODELS.parse_one(model)), history(), method, backend="pyro", seed=1)
     return {"log_marginal": fit.log_marginal, **{name: float(np.sum(np.square(v))) for name, v in fit.params.items()}}
 
 
@@ -123,7 +127,7 @@ def test_files_of_then_can_be_read(recorded):
 
 
 if __name__ == "__main__":
-    made = {
+    made: dict[str, Any] = {
         "choices": {f"{strategy} of {model}": choices(model, strategy) for model, strategy in SELECTORS},
         "fits": {f"{method} of {model}": numbers(model, method) for model, method in FITS},
     }

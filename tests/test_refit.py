@@ -2,11 +2,13 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import promptdyn
+from known import known
 from promptdyn import Selector
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.inference import Refitted
@@ -54,7 +56,7 @@ def test_a_refitted_model_takes_over_at_its_step_and_a_resumed_run_chooses_the_s
     drive(online, 7, 9)
     assert online.fit is not None
     assert online.fit.num_observed == 36
-    assert online.fit.method["name"] == "em"
+    assert known(online.fit).method["name"] == "em"
     # What it believes is what the fit's own filter would, had it been there from the first step.
     whole = online.fit.online(Prompts(IDS, {"cluster": LABELS}))
     drive(whole, 0, 9)
@@ -98,7 +100,7 @@ def test_steps_without_a_group_are_no_reason_to_fit():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Refitted(DPS()), "has no program, nothing to fit or to run forward"),
+        (lambda: Refitted(DPS()), "has no program, nothing to fit or to run forward"),  # type: ignore[arg-type]
         (lambda: Refitted(MODEL, every=10, lag=10), "every=10, lag=10: need every >= 1 and 0 <= lag < every"),
         (lambda: Refitted(MODEL).online(IDS), "'hmm', cluster='kind': there is no column 'kind'"),
         (
@@ -129,14 +131,14 @@ def test_an_engine_of_ones_own_fits_in_the_other_process():
     online = Refitted(MODEL, every=2, lag=0, settings={"method": engine, "backend": "pyro", "seed": 3}).online(POOL)
     drive(online, 0, 2)
     described = {"name": "adam", "num_steps": 20, "learning_rate": 0.1}
-    assert online.fit.method == {**described, "backend": "pyro", "seed": 3}
+    assert known(online.fit).method == {**described, "backend": "pyro", "seed": 3}
     assert "adam(num_steps=20" in online.describe()["settings"]["method"]
 
 
 @pytest.mark.long
 def test_a_refitted_model_is_compared_with_others():
     history = promptdyn.read_history("docs/data/arithmetic_grpo_history.parquet").before(100)
-    models = {"refitted": Refitted(BetaState(), every=40), "dps": DPS(1.0)}
+    models: dict[str, Any] = {"refitted": Refitted(BetaState(), every=40), "dps": DPS(1.0)}
     scores = {row.model: row for row in promptdyn.compare(models, history, fit_steps=50, observed="trained").scores}
     assert scores["refitted"].log_loss < scores["dps"].log_loss
 

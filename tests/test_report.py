@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import promptdyn
+from known import known
 from promptdyn import plots
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.evaluation import track
@@ -171,7 +172,7 @@ def test_legends_name_only_what_is_drawn():
 def test_selection_frequency_counts_the_whole_pool():
     history = RewardHistory.from_columns([0, 1, 2, 2], ["a", "a", "a", "b"], [4] * 4, [1] * 4)
     (line,) = plots.selection_frequency({"run": history}, 4).axes[0].lines
-    assert line.get_ydata().tolist() == [3, 1, 0, 0]
+    assert np.asarray(line.get_ydata()).tolist() == [3, 1, 0, 0]
 
 
 def test_success_by_cluster_is_the_share_of_rollouts():
@@ -179,8 +180,8 @@ def test_success_by_cluster_is_the_share_of_rollouts():
         [0, 0, 0, 1, 1], ["a", "b", "c", "a", "c"], [4, 4, 2, 4, 2], [1, 3, 2, 4, 0], clusters={"kind": list("xxyxy")}
     )
     x, y = plots.success_by_cluster(history, "kind").axes[0].lines
-    assert (x.get_label(), x.get_ydata().tolist()) == ("x", [0.5, 1.0])
-    assert (y.get_label(), y.get_ydata().tolist()) == ("y", [1.0, 0.0])
+    assert (x.get_label(), np.asarray(x.get_ydata()).tolist()) == ("x", [0.5, 1.0])
+    assert (y.get_label(), np.asarray(y.get_ydata()).tolist()) == ("y", [1.0, 0.0])
 
 
 def test_dots_at_the_edges_are_whole():
@@ -240,7 +241,7 @@ def test_the_page_in_a_browser(tmp_path, scheme, width):
     )
     done = subprocess.run(
         [
-            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
             *("--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'user'}"),
             f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
             *("--window-size=1400,1000", "--virtual-time-budget=10000", "--dump-dom", f"file://{tmp_path}/look.html"),
@@ -249,7 +250,7 @@ def test_the_page_in_a_browser(tmp_path, scheme, width):
         text=True,
         timeout=120,
     )
-    found = json.loads(html.unescape(re.search(r'id="found">(.*?)</pre>', done.stdout, re.S)[1]))
+    found = json.loads(html.unescape(known(re.search(r'id="found">(.*?)</pre>', done.stdout, re.S))[1]))
     assert found["dark"] == (scheme == "dark")
     assert found["page"] <= width  # nothing makes the page itself scroll sideways
     assert len(found["figures"]) >= 10

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trl
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedModel
 from trl import GRPOTrainer, RLOOConfig
 
 import grpo_run
@@ -24,13 +24,21 @@ from promptdyn.training.trl import RELIED_ON, SelectionGRPOTrainer, SelectionMix
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
-def trainer(folder: Path, dynamic_sampling: Any = None, model: Any = None, **settings: Any) -> SelectionRLOOTrainer:
+class WatchedTrainer(SelectionRLOOTrainer):
+    """What the runs here have, more narrowly than TRL says."""
+
+    model: PreTrainedModel
+    reward_funcs: list[Any]
+    selector: grpo_run.WatchedSelector
+
+
+def trainer(folder: Path, dynamic_sampling: Any = None, model: Any = None, **settings: Any) -> WatchedTrainer:
     common = grpo_run.config(folder).to_dict()
     fields = RLOOConfig.__dataclass_fields__
     args = {name: value for name, value in common.items() if name in fields and fields[name].init}
     for name in ("generation_batch_size", "steps_per_generation"):  # follow from the batch's size
         args[name] = None
-    return SelectionRLOOTrainer(
+    return WatchedTrainer(
         model or grpo_run.model(),
         Grader(),
         RLOOConfig(**{**args, "beta": 0.0, **settings}),
@@ -41,8 +49,8 @@ def trainer(folder: Path, dynamic_sampling: Any = None, model: Any = None, **set
     )
 
 
-def weights(run: SelectionRLOOTrainer) -> float:
-    return sum(p.double().sum().item() for p in run.model.parameters())
+def weights(run: WatchedTrainer) -> float:
+    return sum(float(p.double().sum()) for p in run.model.parameters())
 
 
 @pytest.mark.parametrize("rule", [None, DynamicSampling(max_rounds=3)], ids=["plain", "dynamic sampling"])

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import promptdyn
-from promptdyn.models import MODELS
 
 ROOT = Path(promptdyn.__file__).parent
 # From the ground up. A room may import those before it, and itself.
@@ -117,7 +116,7 @@ assert len(promptdyn.read_history(sys.argv[3])) == 2
 
 def test_live_path_loads_neither_jax_nor_torch(tmp_path):
     history = promptdyn.RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
-    promptdyn.fit(MODELS.create("hmm", {"num_states": 3}), history, max_iterations=2).save(tmp_path / "fit.npz")
+    promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=3), history, max_iterations=2).save(tmp_path / "fit.npz")
     files = [str(tmp_path / name) for name in ("fit.npz", "selector.npz", "history.parquet")]
     subprocess.run([sys.executable, "-c", LIVE, *files], check=True)
 
@@ -140,14 +139,14 @@ sys.meta_path.insert(0, Absent)
 import promptdyn
 
 history = promptdyn.RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
-program = promptdyn.program(promptdyn.models.DiscreteHMM(num_states=3), history, backend=backend)
+program = promptdyn.program(promptdyn.models.promptdyn.models.DiscreteHMM(num_states=3), history, backend=backend)
 if backend == "numpyro":
     from jax import jit
     from numpyro.handlers import seed
     jit(lambda: seed(program, 0)() and None)()  # compiled whole, not operation by operation
 else:
     program()
-model = promptdyn.models.DiscreteHMM(num_states=3)
+model = promptdyn.models.promptdyn.models.DiscreteHMM(num_states=3)
 fit = promptdyn.fit(model, history, backend=backend)
 fit.idata, fit.online(["a"])
 """

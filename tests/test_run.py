@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from datasets import Dataset
 from trl.trainer.utils import get_callable_name
 
 import promptdyn
+from known import known
 from promptdyn.errors import InputError
 from promptdyn.plugins import load_object
 from promptdyn.training import policy, tasks
@@ -19,7 +21,7 @@ from promptdyn.training.run import RunSettings, make_trainer, run
 from test_cli import promptdyn_here
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
-SMALL = {"num_prompts": 40, "prompts_per_step": 6, "num_generations": 4}
+SMALL: dict[str, Any] = {"num_prompts": 40, "prompts_per_step": 6, "num_generations": 4}
 
 
 def test_a_run_trains_logs_and_leaves_its_history(tmp_path):
@@ -27,15 +29,15 @@ def test_a_run_trains_logs_and_leaves_its_history(tmp_path):
     settings = RunSettings(tmp_path, selector="mopps", max_steps=4, **SMALL)
     result = run(settings, progress=lambda *told: steps.append(told[:2]))
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert len(result.history) == 4 * 6
-    assert (result.history.num_rollouts == 4).all()
-    assert set(result.history.clusters) == {"task", "difficulty"}
+    assert len(known(result.history)) == 4 * 6
+    assert (known(result.history).num_rollouts == 4).all()
+    assert set(known(result.history).clusters) == {"task", "difficulty"}
     again = promptdyn.read_history(tmp_path / "history.parquet")
-    np.testing.assert_array_equal(again.num_successes, result.history.num_successes)
+    np.testing.assert_array_equal(again.num_successes, known(result.history).num_successes)
     pool = {row["prompt_id"] for row in tasks.make_pool("arithmetic", 40, 0)}
-    assert set(result.history.prompt_ids) <= pool
+    assert set(known(result.history).prompt_ids) <= pool
     realised = [entry["selection/informative"] for entry in result.log]
-    by_step = [result.history.informative[result.history.step == step].mean() for step in range(4)]
+    by_step = [known(result.history).informative[known(result.history).step == step].mean() for step in range(4)]
     assert realised == pytest.approx(by_step)
     start, _ = policy.load_policy()
     moved = [
@@ -52,8 +54,8 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(tmp_path):
     run(dataclasses.replace(settings, output_dir=tmp_path / "parts", max_steps=2), progress=lambda *_: None)
     parts = run(dataclasses.replace(settings, output_dir=tmp_path / "parts", resume=True), progress=lambda *_: None)
     for column in ("step", "prompt", "num_successes"):
-        np.testing.assert_array_equal(getattr(parts.history, column), getattr(whole.history, column))
-    assert list(parts.history.prompt_ids) == list(whole.history.prompt_ids)
+        np.testing.assert_array_equal(getattr(known(parts.history), column), getattr(known(whole.history), column))
+    assert list(known(parts.history).prompt_ids) == list(known(whole.history).prompt_ids)
 
 
 def test_a_run_without_any_reward_ends_and_says_so(tmp_path):
@@ -81,13 +83,15 @@ def test_uniform_selection_is_said_to_be_uniform(tmp_path, caplog, name):
 
 def test_a_fit_with_clusters_chooses_live(tmp_path):
     first = run(RunSettings(tmp_path / "first", selector="uniform", max_steps=8, **SMALL), progress=lambda *_: None)
-    fit = promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=4, num_exposures=1), first.history, backend="pyro")
+    fit = promptdyn.fit(
+        promptdyn.models.DiscreteHMM(num_states=4, num_exposures=1), known(first.history), backend="pyro"
+    )
     fit.save(tmp_path / "fit.npz")
     second = run(
         RunSettings(tmp_path / "second", selector=str(tmp_path / "fit.npz"), max_steps=2, **SMALL),
         progress=lambda *_: None,
     )
-    assert len(second.history) == 12
+    assert len(known(second.history)) == 12
 
 
 def test_a_run_learns_its_dynamics_on_the_fly(tmp_path):
@@ -99,7 +103,7 @@ def test_a_run_learns_its_dynamics_on_the_fly(tmp_path):
         **SMALL,
     )
     result = run(settings, progress=lambda *_: None)
-    assert len(result.history) == 18
+    assert len(known(result.history)) == 18
     saved = next(tmp_path.glob("checkpoint-3/selector.npz"))
     with np.load(saved) as file:
         assert any(name.startswith("online/fit/params/") for name in file.files)
@@ -163,7 +167,7 @@ def test_the_demo_ends_with_its_table_and_report(tmp_path):
         ({"selector": "hmm"}, "must be fitted first"),
         ({"selector": "fit.npz"}, "fit.npz: no such file"),
         ({"selector": Recipe(max_rounds=0)}, "max_rounds=0: give at least 1"),
-        ({"selector": Recipe(at_cap="stop")}, "at_cap='stop' is none of train, drop, raise"),
+        ({"selector": Recipe(at_cap="stop")}, "at_cap=.stop. is none of train, drop, raise"),  # type: ignore[arg-type]
         ({"prompts_per_step": 60}, "40 prompts"),
         ({"prompts_per_step": 0}, "prompts_per_step=0: give at least 1"),
         ({"num_generations": 1}, "num_generations=1: give at least 2"),
@@ -286,11 +290,11 @@ def test_rewards_of_every_kind_are_named_as_trl_names_them_and_counted(tmp_path,
         assert get_callable_name(reward) == get_callable_name(load_object(f"judges.py:{name}", "reward")) == called
     every = ",".join(f"judges.py:{name}" for name in names)
     settings = RunSettings(tmp_path / "all", reward=every, selector=Recipe(success="Judge>=1"), max_steps=1, **SMALL)
-    history = run(settings, progress=lambda *_: None).history
+    history = known(run(settings, progress=lambda *_: None).history)
     assert (history.success, history.num_successes.sum()) == ("Judge>=1", 24)
-    assert history.reward_mean.tolist() == [5.0] * len(history)
+    assert known(history.reward_mean).tolist() == [5.0] * len(history)
     settings = RunSettings(tmp_path / "none", reward="judges.py:none", max_steps=1, **SMALL)
-    assert run(settings, progress=lambda *_: None).history.num_successes.sum() == 1
+    assert known(run(settings, progress=lambda *_: None).history).num_successes.sum() == 1
 
 
 @pytest.mark.parametrize(

@@ -364,8 +364,8 @@ def test_what_cannot_be_is_told_and_changes_nothing(tmp_path: Path) -> None:
         (lambda: session.end("ghost", {"x": [0, 1]}), "'ghost' is not among"),
         (lambda: session.end("p0", {"x": [0, 1]}), "prompt 'p0' has ended twice in one step"),
         (lambda: session.end("p1", {"y": [0, 1]}), "rewards of prompt 'p1' by y, of the groups before by x"),
-        (lambda: session.end("p1", {"x": ["good"]}), "rewards of prompt 'p1' are not numbers"),
-        (lambda: session.end("p1", 1.0), r"rewards of prompt 'p1' have shape \(\)"),
+        (lambda: session.end("p1", {"x": ["good"]}), "rewards of prompt 'p1' are not numbers"),  # type: ignore[list-item]
+        (lambda: session.end("p1", 1.0), r"rewards of prompt 'p1' have shape \(\)"),  # type: ignore[arg-type]
         (lambda: session.end("p1", {"x": [1, 0], "y": [1]}), "rewards of prompt 'p1': 1 by 'y', 2 by 'x': give one of"),
         (lambda: two.end("p1", {"b": [1], "a": [0]}), "by b, a, of the groups before by a, b: .* in one order"),
         (lambda: session.end("p1", {}), "rewards of no function"),

@@ -2,12 +2,14 @@
 
 import json
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 
 import promptdyn
 from configs import OneRate, OwnSpeed, TwoState, small_history
+from known import known
 from promptdyn.errors import InputError
 from promptdyn.evaluation import simulate
 from promptdyn.history import RewardHistory
@@ -73,8 +75,8 @@ def test_what_was_logged_can_be_drawn_again():
     for n, k, mean, std in zip(
         history.num_rollouts,
         again.history.num_successes,
-        again.history.reward_mean,
-        again.history.reward_std,
+        known(again.history.reward_mean),
+        known(again.history.reward_std),
         strict=True,
     ):
         rewards = np.arange(n) < k
@@ -95,10 +97,10 @@ def test_prompts_with_chains_of_their_own_are_those_of_the_fit():
 
 def test_clusters_that_a_model_takes_of_itself():
     model = HierarchicalHMM(num_states=2)
-    assert simulate(model, num_prompts=3, num_steps=2, backend="pyro").truth.model.cluster is None
+    assert simulate(model, num_prompts=3, num_steps=2, backend="pyro").truth.cluster is None
     labels = {"task": ["x", "y"] * 10, "level": ["1", "1", "2", "2"] * 5}
     drawn = simulate(model, num_prompts=20, num_steps=2, clusters=labels, backend="pyro")
-    assert drawn.truth.model.cluster == ("task",)
+    assert drawn.truth.cluster == ("task",)
     crossed = simulate(
         HierarchicalHMM(num_states=2, cluster=("task", "level")), num_prompts=20, clusters=labels, backend="pyro"
     )
@@ -111,7 +113,7 @@ def test_truth_is_recovered_and_forecasts_best():
     fit = promptdyn.fit(DiscreteHMM(num_states=2, cluster="family"), drawn.history.before(40))
     np.testing.assert_allclose(fit.success_rates, CLUSTERED.success_rates, atol=0.01)
     np.testing.assert_allclose(fit.params["transition"], CLUSTERED.params["transition"], atol=0.12)
-    models = {"truth": drawn.truth, "fit": fit, "dps": DPS()}
+    models: dict[str, Any] = {"truth": drawn.truth, "fit": fit, "dps": DPS()}
     scores = {score.model: score for score in promptdyn.compare(models, drawn.history, 40).scores}
     assert scores["truth"].log_loss < scores["fit"].log_loss < scores["dps"].log_loss
     assert scores["truth"].calibration_error < 0.02

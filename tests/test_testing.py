@@ -106,7 +106,7 @@ def test_what_is_no_model_is_told():
         name = "nothing"
 
     with pytest.raises(InputError, match=r"model .*Nothing is no model: give it program\(self, ppl, pool\), or let"):
-        check_model(Nothing())
+        check_model(Nothing())  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Odd: setting start holds a ndarray"):
         check_model(Odd(np.ones(2)))
 

@@ -18,6 +18,7 @@ from datasets import Dataset, IterableDataset
 
 import grpo_run
 from grpo_run import NUM_GENERATIONS, POOL, Grader, WatchedTrainer, history_of, rows
+from known import known
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import DPS
@@ -82,7 +83,7 @@ def test_choice_knows_the_rewards_of_the_generation_before(runs: dict[str, Watch
 def test_trains_on_whole_groups_of_the_selected_prompts(runs: dict[str, WatchedTrainer], name: str) -> None:
     run = runs[name]
     text = dict(zip(POOL["prompt_id"], POOL["prompt"], strict=True))
-    micro_batches = run.args.steps_per_generation
+    micro_batches = known(run.args.steps_per_generation)
     for i, chosen in enumerate(run.selector.selected):
         whole = Counter({text[prompt_id]: NUM_GENERATIONS for prompt_id in chosen})
         for iteration in range(run.args.num_iterations):
@@ -105,7 +106,7 @@ def test_observed_rewards_are_those_of_the_completions(runs: dict[str, WatchedTr
 @pytest.mark.parametrize("name", CONFIGS)
 def test_history_is_what_was_observed(runs: dict[str, WatchedTrainer], name: str) -> None:
     run = runs[name]
-    history = history_of(run.args.output_dir)
+    history = history_of(known(run.args.output_dir))
     steps = [graded[0] for graded in run.reward_funcs[0].graded]
     expected = [
         (step, prompt_id, NUM_GENERATIONS, int(group.sum()), True)
@@ -140,13 +141,13 @@ def assert_explained(log: dict[str, float]) -> None:
 def test_resumed_run_continues_as_if_never_stopped(runs: dict[str, WatchedTrainer], name: str, tmp_path: Path) -> None:
     full = runs[name]
     # The copied history goes on past the checkpoint, as that of a run that died later does.
-    shutil.copytree(full.args.output_dir, tmp_path / "run")
+    shutil.copytree(known(full.args.output_dir), tmp_path / "run")
     resumed = grpo_run.trainer(tmp_path / "run", **settings(name))
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     half = CONFIGS[name]["generations"] // 2
     assert resumed.selector.selected == full.selector.selected[half:]
     assert resumed.rewards == full.rewards[half:]
-    assert rows(history_of(tmp_path / "run")) == rows(history_of(full.args.output_dir))
+    assert rows(history_of(tmp_path / "run")) == rows(history_of(known(full.args.output_dir)))
     weights = [sum(p.double().sum().item() for p in run.model.parameters()) for run in (full, resumed)]
     assert weights[0] == weights[1]
 
@@ -179,7 +180,7 @@ def test_killed_run_resumes_as_if_never_killed(runs: dict[str, WatchedTrainer], 
     resumed.train(resume_from_checkpoint=True)
     full = runs["plain"]
     assert resumed.selector.selected == full.selector.selected[4:]
-    assert rows(history_of(tmp_path)) == rows(history_of(full.args.output_dir))
+    assert rows(history_of(tmp_path)) == rows(history_of(known(full.args.output_dir)))
 
 
 def test_two_processes_choose_the_same_and_see_the_same(tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_evaluation_is_untouched(tmp_path: Path) -> None:
         tmp_path, eval_dataset=questions, eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=8
     )
     run.train()
-    graded = Counter()
+    graded: Counter[str] = Counter()
     for _, ids, _, _ in run.reward_funcs[0].graded:
         assert len({prompt_id[0] for prompt_id in ids}) == 1  # rows of a pool and of an evaluation never mix
         graded.update(prompt_id for prompt_id in ids if prompt_id.startswith("e"))
@@ -272,7 +273,7 @@ def test_a_dataset_that_repeats_itself_is_trained_on_once(tmp_path: Path) -> Non
         selector="dps",
     )
     assert tuple(trained.selector.prompt_ids) == prompts(POOL).ids == prompts(twice).ids == tuple(prompt_ids(twice))
-    assert len(trained.train_dataset) == len(POOL)
+    assert known(trained.train_dataset).num_rows == len(POOL)
 
 
 def selector_of(ids: list[str], num_generations: int = NUM_GENERATIONS) -> Selector:
@@ -343,7 +344,7 @@ def test_checkpoint_of_another_pool_or_without_a_selector(
     runs: dict[str, WatchedTrainer], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint = tmp_path / "run" / "checkpoint-4"
-    shutil.copytree(runs["plain"].args.output_dir, tmp_path / "run")
+    shutil.copytree(known(runs["plain"].args.output_dir), tmp_path / "run")
     others = Dataset.from_list([{**row, "prompt_id": f"e{i}"} for i, row in enumerate(POOL)])
     with pytest.raises(
         InputError, match=r"selector\.npz: the state was saved for another pool: none of its 12 prompts, "
@@ -397,7 +398,8 @@ def test_without_labels_auto_goes_by_what_the_policy_reads(tmp_path: Path, caplo
     assert (tmp_path / "whole" / "features.npz").is_file()
     assert not np.array_equal(first, run.selector.online._state.features)
     assert runs["resumed"].trained == runs["whole"].trained[3:]
-    np.testing.assert_array_equal(*(run.selector.online.informative(4) for run in runs.values()))
+    one, other = (run.selector.online.informative(4) for run in runs.values())
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(

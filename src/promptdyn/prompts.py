@@ -16,9 +16,11 @@ from promptdyn.clusters import cross, few_levels_first
 from promptdyn.errors import InputError
 from promptdyn.features import as_features, from_columns
 
-__all__ = ["AUTO", "POLICY", "PROMPT_ID", "Column", "Columns", "Prompts", "column_names"]
+__all__ = ["AUTO", "POLICY", "PROMPT_ID", "Column", "Columns", "Ids", "Prompts", "column_names"]
 
 Columns = str | tuple[str, ...]
+Ids = Sequence[str] | NDArray[Any]
+"""(prompt,) ids. What is no text becomes one."""
 Column = Sequence[Any] | NDArray[Any]
 """(prompt,) labels, numbers or vectors of numbers."""
 # Columns of no table: those that tell kinds of prompts, the policy's reading of each, and the ids themselves.
@@ -69,9 +71,9 @@ class Prompts:
                 self.column(name)
 
     @classmethod
-    def of(cls, prompts: Prompts | Sequence[str]) -> Prompts:
+    def of(cls, prompts: Prompts | Ids) -> Prompts:
         """A pool as it is, or one of ids without columns."""
-        return prompts if isinstance(prompts, Prompts) else cls(prompts)
+        return prompts if isinstance(prompts, Prompts) else cls(list(prompts))
 
     def __len__(self) -> int:
         return len(self.ids)

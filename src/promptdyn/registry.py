@@ -111,7 +111,7 @@ class Registry(Mapping[str, Entry], Generic[Entry, Made]):
 
         STRATEGIES.parse_one("mine:rest=10")  # Mine(rest=10), and so does --strategy mine.py:Mine:rest=10
 
-    For type checkers, `Registry[type[Strategy], Strategy]` has classes of strategies, and makes strategies of them.
+    For type checkers, `Registry[Callable[..., Strategy], Strategy]` has classes of strategies, and makes strategies.
 
     Args:
         kind: what they are ("model"), for messages.

@@ -88,7 +88,7 @@ def _in_words(kind: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(map(_in_words, parts))
     cls = origin or kind
-    named = {
+    named: dict[object, str] = {
         **dict.fromkeys((Sequence, tuple, list), "a list"),
         np.ndarray: "an array",
         Mapping: "a mapping",

@@ -20,7 +20,8 @@ class Pairs(Reader):
         return path.suffix == ".pairs"
 
     def read(self, paths, source):
-        rollouts, successes = Counter(), Counter()
+        rollouts: Counter[tuple[int, str]] = Counter()
+        successes: Counter[tuple[int, str]] = Counter()
         for path in paths:
             for number, line in enumerate(path.read_text().splitlines(), 1):
                 try:

@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from arviz import InferenceData
+    import arviz
+    from xarray import Dataset
+
+    class InferenceData(arviz.InferenceData):
+        """ArviZ's, with the groups that a fit's may have, which type checkers do not see: they come at run time."""
+
+        posterior: Dataset
+        prior: Dataset
+        sample_stats: Dataset
+        log_likelihood: Dataset
+        observed_data: Dataset
+        constant_data: Dataset
+        posterior_predictive: Dataset
+        prior_predictive: Dataset
+
 
 __all__ = ["from_dict", "load_arviz"]
 

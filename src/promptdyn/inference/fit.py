@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -36,12 +36,12 @@ from promptdyn.online import DiscountedBeta, FrozenChain, FrozenMixture, OnlineF
 from promptdyn.plugins import where
 from promptdyn.ppl import Backend, Program, chain_at
 from promptdyn.progress import Report, bars
-from promptdyn.prompts import PROMPT_ID, Columns, Prompts
+from promptdyn.prompts import PROMPT_ID, Columns, Ids, Prompts
 from promptdyn.registry import Registry, describe
 from promptdyn.storage import read_state, write_state
 
 if TYPE_CHECKING:
-    from arviz import InferenceData
+    from promptdyn.inference._arviz import InferenceData
 
 __all__ = ["Fit", "engine_for", "fit"]
 
@@ -121,7 +121,7 @@ class Fit:
 
     def online(
         self,
-        prompts: Prompts | Sequence[str],
+        prompts: Prompts | Ids,
         num_draws: int = 0,
         exact: bool = True,
     ) -> OnlineFilter:

@@ -18,8 +18,7 @@ from promptdyn.ppl import Program, load_backend
 from promptdyn.ppl.fixed import Fixed
 
 if TYPE_CHECKING:
-    from arviz import InferenceData
-
+    from promptdyn.inference._arviz import InferenceData
     from promptdyn.inference.fit import Fit
 
 __all__ = ["inference_data"]

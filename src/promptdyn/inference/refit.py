@@ -13,7 +13,7 @@ import sys
 import tempfile
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from promptdyn.models.base import DynamicsLike, check_dynamics, cluster_of, for_
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.online.filter import fresh_state
 from promptdyn.plugins import load_object, where
-from promptdyn.prompts import Columns, Prompts
+from promptdyn.prompts import Columns, Ids, Prompts
 from promptdyn.registry import Registry, describe, text_of
 from promptdyn.storage import read_state, write_state
 
@@ -104,7 +104,7 @@ class Refitted:
     def features(self) -> None:
         """A program reads no features."""
 
-    def online(self, prompts: Prompts | Sequence[str]) -> RefittedFilter:
+    def online(self, prompts: Prompts | Ids) -> RefittedFilter:
         """Start filtering a pool.
 
         Args:

@@ -1,5 +1,7 @@
 """Dynamics models: one file each. A new one is a file here, its export, and its place in `MODELS`."""
 
+from collections.abc import Callable
+
 from promptdyn.models import emissions
 from promptdyn.models.base import PPL, Chain, Dynamics, DynamicsLike, Emission, Params, Statistics, lacks
 from promptdyn.models.beta_bernoulli import BetaBernoulli
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 Model = OnlineModel | DynamicsLike
-MODELS: Registry[type[Model], Model] = Registry(
+MODELS: Registry[Callable[..., Model], Model] = Registry(
     "model",
     DPS,
     BetaBernoulli,

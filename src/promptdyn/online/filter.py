@@ -19,7 +19,7 @@ from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.features import as_features
 from promptdyn.online.pool import Pool
 from promptdyn.online.state import check_axes, extended, restored
-from promptdyn.prompts import POLICY, Columns, Prompts
+from promptdyn.prompts import POLICY, Columns, Ids, Prompts
 
 if TYPE_CHECKING:
     from promptdyn.online.model import OnlineModel
@@ -43,7 +43,7 @@ class OnlineFilter:
             does not know.
     """
 
-    def __init__(self, model: OnlineModel, prompts: Prompts | Sequence[str]) -> None:
+    def __init__(self, model: OnlineModel, prompts: Prompts | Ids) -> None:
         for setting, columns in (("cluster", model.cluster), ("features", model.features)):
             names = columns if isinstance(columns, tuple | list) else (columns,)
             if columns is not None and not all(isinstance(name, str) for name in names):
@@ -108,7 +108,7 @@ class OnlineFilter:
         """Ids of the given rows."""
         return [self._ids[row] for row in rows]
 
-    def rows(self, prompt_ids: Sequence[str], distinct: bool = False) -> NDArray[np.intp]:
+    def rows(self, prompt_ids: Ids, distinct: bool = False) -> NDArray[np.intp]:
         """Row of each id; InputError names the first id that is not in the pool or, if `distinct`, given twice."""
         try:
             rows = np.fromiter((self._row[str(prompt_id)] for prompt_id in prompt_ids), np.intp, len(prompt_ids))
@@ -122,7 +122,7 @@ class OnlineFilter:
             raise InputError(f"step {self.steps}: prompt {twice!r} appears twice: merge its groups into one")
         return rows
 
-    def add(self, prompts: Prompts | Sequence[str]) -> None:
+    def add(self, prompts: Prompts | Ids) -> None:
         """Let new prompts join the pool, at their initial belief.
 
         Raises:
@@ -191,7 +191,7 @@ class OnlineFilter:
 
     def step(
         self,
-        prompt_ids: Sequence[str],
+        prompt_ids: Ids,
         num_successes: ArrayLike,
         num_rollouts: ArrayLike,
         trained: ArrayLike = True,

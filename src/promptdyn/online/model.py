@@ -6,7 +6,6 @@ An *outcome* is one of three kinds of rollout group: none succeeded, some did (i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from promptdyn.online.filter import OnlineFilter
 from promptdyn.online.pool import Pool
-from promptdyn.prompts import Columns, Prompts
+from promptdyn.prompts import Columns, Ids, Prompts
 from promptdyn.registry import describe
 
 __all__ = ["OnlineModel"]
@@ -66,7 +65,7 @@ class OnlineModel(ABC, Generic[State]):
         cluster = prompts.named(self.cluster)
         return self if cluster == self.cluster else replace(cast(Any, self), cluster=cluster)
 
-    def online(self, prompts: Prompts | Sequence[str]) -> OnlineFilter:
+    def online(self, prompts: Prompts | Ids) -> OnlineFilter:
         """Start filtering a pool.
 
         Args:

@@ -8,7 +8,7 @@ Knows nothing of models and trainers.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from promptdyn.registry import Registry, inherits, settings_of
 __all__ = ["READERS", "GroupTable", "Reader", "RolloutTable", "RunFolder", "TRLCompletions", "read_history"]
 
 # The last that recognises a path and has the options reads it: the choosier come later, and one's own before all.
-READERS: Registry[type[Reader], Reader] = Registry(
+READERS: Registry[Callable[..., Reader], Reader] = Registry(
     "reader",
     GroupTable,
     RolloutTable,

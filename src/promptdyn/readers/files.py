@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError, PromptdynWarning
 
@@ -74,7 +74,7 @@ def _in_order(paths: Sequence[Path]) -> list[Path]:
     return sorted(paths, key=key)
 
 
-def superseded(steps: Sequence[int], times: Sequence[int]) -> NDArray[np.bool_]:
+def superseded(steps: ArrayLike, times: ArrayLike) -> NDArray[np.bool_]:
     """(file,) whether a file of a folder, of some step and written at some nanosecond, is of a run before the last one.
 
     A run that starts again in a folder writes its steps over those that are there; where it ends earlier, the files of
@@ -84,8 +84,9 @@ def superseded(steps: Sequence[int], times: Sequence[int]) -> NDArray[np.bool_]:
     Times tell nothing where they go back within an instant or more often than runs start again, as those of copies do,
     nor where a step has several files, so that nothing was written over.
     """
-    by_time = np.lexsort((steps, times))
-    step, time = np.asarray(steps, np.int64)[by_time], np.asarray(times, np.int64)[by_time]
+    step, time = np.asarray(steps, np.int64), np.asarray(times, np.int64)
+    by_time = np.lexsort((step, time))
+    step, time = step[by_time], time[by_time]
     back = 1 + np.flatnonzero(np.diff(step) < 0)
     of_runs = len(back) <= max(1, len(step) // 10) and (time[back] - time[back - 1] >= INSTANT).all()
     old = np.zeros(len(step), bool)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, SupportsFloat
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.success import FOLDED, Grader, Rewards, moments
 
 __all__ = ["GroupRewards", "Groups", "Observation", "StepRewards", "group_rewards", "packed", "rewards_of", "unpacked"]
 
-GroupRewards = ArrayLike | Sequence[float | None]
+
+class SupportsArray(Protocol):
+    """An array of NumPy's, or a tensor of torch's."""
+
+    def __array__(self) -> Any: ...
+
+
+GroupRewards = Sequence[SupportsFloat | None] | SupportsArray
 """(rollout,) rewards of one group; None and NaN are rollouts without a grade."""
-StepRewards = ArrayLike | Sequence[GroupRewards]
+StepRewards = Sequence[GroupRewards] | SupportsArray
 """(group, rollout) rewards of a step, of groups of any sizes."""
 NO_REWARDS = Rewards((), np.zeros(0), np.zeros((0, 0)))
 

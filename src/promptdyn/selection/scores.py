@@ -58,7 +58,7 @@ def _lacks(entry: Any) -> str:
     return ""
 
 
-SCORES: Registry[Score | Callable[..., Score], Score] = Registry(
+SCORES: Registry[Callable[..., Any], Score] = Registry(
     "score", informative, reward_variance, half_solved, lacks=_lacks, functions=True
 )
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.online import OnlineFilter
-from promptdyn.prompts import Prompts
+from promptdyn.prompts import Ids, Prompts
 from promptdyn.registry import text_of
 from promptdyn.selection.chooser import Chooser
 from promptdyn.selection.files import load_selector, write_selector
@@ -103,7 +103,7 @@ class Selector:
         """The rule of success in force, as `promptdyn.success` writes it; None while it cannot be told."""
         return None if self.grader.rule is None else str(self.grader.rule)
 
-    def add(self, prompts: Prompts | Sequence[str]) -> None:
+    def add(self, prompts: Prompts | Ids) -> None:
         """Let new prompts join the pool; raises as `OnlineFilter.add`."""
         self.online.add(prompts)
         self._chooser.add(self.num_prompts - len(self._chooser.times_seen))
@@ -147,9 +147,9 @@ class Selector:
 
     def observe(
         self,
-        prompt_ids: Sequence[str],
+        prompt_ids: Ids,
         rewards: StepRewards | Mapping[str, StepRewards],
-        trained: Sequence[bool] | bool = True,
+        trained: Sequence[bool] | NDArray[np.bool_] | bool = True,
         weights: Sequence[float] | None = None,
         step: int | None = None,
     ) -> Observation:
@@ -197,7 +197,7 @@ class Selector:
 
     def mixed(
         self,
-        prompt_ids: Sequence[str],
+        prompt_ids: Ids,
         rewards: StepRewards | Mapping[str, StepRewards],
         weights: Sequence[float] | None = None,
     ) -> NDArray[np.bool_] | None:

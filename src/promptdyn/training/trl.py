@@ -78,8 +78,10 @@ logger.addFilter(lambda _: os.environ.get("RANK", "0") == "0")  # one process sp
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from trl.trainer.grpo_trainer import RewardFunc
 
+    from promptdyn.training.loading import RewardFunction
+
+    Reward = str | PreTrainedModel | RewardFunction
     Trainer = GRPOTrainer  # for what RLOOTrainer has as well
 else:
     Trainer = object
@@ -143,7 +145,7 @@ class SelectionMixin(Trainer):
     def __init__(
         self,
         model: str | PreTrainedModel | PeftModel,
-        reward_funcs: RewardFunc | list[RewardFunc] | None = None,
+        reward_funcs: Reward | Sequence[Reward] | None = None,
         args: GRPOConfig | RLOOConfig | None = None,
         train_dataset: Dataset | None = None,
         *positional: Any,
@@ -482,6 +484,8 @@ class SelectionMixin(Trainer):
 
 class SelectionGRPOTrainer(SelectionMixin, GRPOTrainer):
     """TRL's `GRPOTrainer`, whose prompts are chosen by a selector; arguments as of `SelectionMixin`."""
+
+    args: GRPOConfig
 
 
 class SelectionRLOOTrainer(SelectionMixin, RLOOTrainer):  # type: ignore[misc]  # checkers take the mixin for GRPO's

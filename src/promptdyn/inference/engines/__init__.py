@@ -1,5 +1,7 @@
 """Engines, which fit: a new one is a file here, its export, and its place in `METHODS`."""
 
+from collections.abc import Callable
+
 from promptdyn.inference.engines.base import Engine, Result
 from promptdyn.inference.engines.em import EM
 from promptdyn.inference.engines.map import MAP
@@ -9,6 +11,6 @@ from promptdyn.registry import Registry, inherits
 
 __all__ = ["EM", "MAP", "METHODS", "NUTS", "SVI", "Engine", "Result"]
 
-METHODS: Registry[type[Engine], Engine] = Registry(
+METHODS: Registry[Callable[..., Engine], Engine] = Registry(
     "method", EM, MAP, SVI, NUTS, lacks=inherits("engine", Engine, "promptdyn.inference")
 )

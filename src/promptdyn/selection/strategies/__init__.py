@@ -1,5 +1,7 @@
 """Which prompts to take: a new strategy is a file here, its export, and its place in `STRATEGIES`."""
 
+from collections.abc import Callable
+
 from promptdyn.registry import Registry, inherits
 from promptdyn.selection.strategies.base import Outlook, Stateless, Strategy, draw
 from promptdyn.selection.strategies.by_score import Gumbel, Proportional, Thompson, Top, TopEntropy
@@ -23,7 +25,7 @@ __all__ = [
     "draw",
 ]
 
-STRATEGIES: Registry[type[Strategy], Strategy] = Registry(
+STRATEGIES: Registry[Callable[..., Strategy], Strategy] = Registry(
     "strategy",
     Proportional,
     Top,
