@@ -22,6 +22,11 @@ LONG = {"fitting.md", "free-form.md", "models.md"}
 BRIEF = {"declare.md"}
 
 
+def code_of(page: Path) -> str:
+    """The Python of a page, as one file."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL))
+
+
 @pytest.fixture
 def compiled_well(page):
     """As in a user's process, where fits are long enough to gain from it."""
@@ -41,8 +46,7 @@ def compiled_well(page):
 def test_examples_run(page, tmp_path, monkeypatch):
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     script = tmp_path / "page.py"
-    script.write_text("\n".join(blocks))
+    script.write_text(code_of(page))
     monkeypatch.setattr(sys, "argv", [str(script)])
     runpy.run_path(str(script), run_name="__main__")

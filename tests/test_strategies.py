@@ -1,7 +1,7 @@
 """Strategies: what each takes by its formula, what it sees of a run, and what a stranger's own needs."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -298,7 +298,7 @@ def test_priorities_that_are_none_are_told(priorities, message):
 def test_a_state_with_a_field_of_another_length_is_told():
     @dataclass(frozen=True)
     class Short(Surprising):
-        shared = ()
+        shared: ClassVar[tuple[str, ...]] = ()
 
     with pytest.raises(InputError, match=r"strategy 'surprising': field 'mean' of its state has shape \(2,\) for 8 pr"):
         Chooser(Short(), 8)

@@ -29,12 +29,12 @@ Loaded = TypeVar("Loaded")
 Declared = TypeVar("Declared")
 
 
-def settings_of(thing: Any) -> dict[str, Field[Any]]:
+def settings_of(thing: object) -> dict[str, Field[Any]]:
     """The settings of a dataclass, or of what one makes: name -> field. None for all else."""
     return {field.name: field for field in fields(thing) if field.init} if is_dataclass(thing) else {}
 
 
-def describe(thing: Any, exact: bool = False) -> dict[str, Any]:
+def describe(thing: object, exact: bool = False) -> dict[str, Any]:
     """JSON-able name and settings of a dataclass, from which its registry makes it again.
 
     Args:
@@ -43,7 +43,7 @@ def describe(thing: Any, exact: bool = False) -> dict[str, Any]:
     """
     if exact and not is_dataclass(thing):
         raise InputError(f"{type(thing).__name__} is no dataclass, so its settings cannot be kept: make it one")
-    described = {"name": thing.name}
+    described: dict[str, Any] = {"name": _name_of(thing)}
     for setting in settings_of(thing):
 
         def plain(value: Any, setting: str = setting) -> Any:
@@ -60,7 +60,7 @@ def describe(thing: Any, exact: bool = False) -> dict[str, Any]:
     return described
 
 
-def text_of(thing: Any) -> str:
+def text_of(thing: object) -> str:
     """Name and settings, the same in every process: "gumbel(temperature=0.1)"; of a function "informative"."""
     name = _name_of(thing)
     if isfunction(thing) or name is None:
@@ -93,7 +93,7 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _name_of(entry: Any) -> Any:
+def _name_of(entry: object) -> Any:
     """What an entry is called: a class by its attribute `name`, a function as it was defined."""
     return entry.__name__ if isfunction(entry) else getattr(entry, "name", None)
 

@@ -37,6 +37,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from promptdyn.errors import InputError
@@ -400,7 +401,9 @@ class SelectionMixin(Trainer):
         self._selection_time = self._step_time = 0.0
         self._generations_to_come = self._generations.per_step - 1
 
-    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *positional: Any, **named: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | Path | bool | None = None, *positional: Any, **named: Any
+    ) -> TrainOutput:
         """As TRL's. `resume_from_checkpoint=True` takes the newest whole checkpoint of `args.output_dir`.
 
         Default: what `args.resume_from_checkpoint` says.
