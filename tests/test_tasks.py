@@ -1,5 +1,6 @@
 """The embedded tasks and policy: pools that repeat, answers that are right, a policy with something left to learn."""
 
+import asyncio
 import math
 import re
 from typing import Any
@@ -141,6 +142,12 @@ def test_the_pool_has_unsolved_partly_solved_and_solved_prompts():
     rewards: list[Any] = [tasks.exact_answer, lambda completions, **_: [0.3] * len(completions)]
     both = policy.pass_counts(model, tokenizer, pool, rewards, success="exact_answer", seed=3)
     assert (both == counts).all()
+
+    async def judge(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        await asyncio.sleep(0)
+        return tasks.exact_answer(completions, **columns)
+
+    assert (policy.pass_counts(model, tokenizer, pool, [judge], seed=3) == counts).all()
 
 
 def test_a_family_gives_all_it_has_and_no_more(monkeypatch):
