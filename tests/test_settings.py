@@ -56,14 +56,15 @@ def test_kinds_are_said_in_words() -> None:
         check_setting("x", "c", Literal["a", "b"])
 
 
-def test_plain_kinds_are_known_where_others_are_names_for_type_checkers() -> None:
+def test_kinds_are_known_where_others_are_names_for_type_checkers_alone() -> None:
     @dataclass
     class Mine:
         number: int
+        label: str | None
         price: Decimal
 
     kinds = kinds_of(Mine, {field.name: field for field in fields(Mine)})
-    assert kinds == {"number": int, "price": Any}
+    assert kinds == {"number": int, "label": str | None, "price": Any}
 
 
 def test_an_option_of_a_reader_that_is_of_another_kind_is_told(tmp_path) -> None:

@@ -73,7 +73,7 @@ class Prompts:
     @classmethod
     def of(cls, prompts: Prompts | Ids) -> Prompts:
         """A pool as it is, or one of ids without columns."""
-        return prompts if isinstance(prompts, Prompts) else cls(list(prompts))
+        return prompts if isinstance(prompts, Prompts) else cls(cast("Sequence[str]", prompts))
 
     def __len__(self) -> int:
         return len(self.ids)

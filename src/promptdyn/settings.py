@@ -28,24 +28,34 @@ _PLAIN: dict[type, tuple[str, Callable[[object], bool]]] = {
     str: ("a word", lambda value: isinstance(value, str)),
     NoneType: ("none", lambda value: value is None),
 }
-_BY_NAME = {kind.__name__: kind for kind in _PLAIN}
 
 
 def kinds_of(cls: type, fields: Mapping[str, Field[Any]]) -> dict[str, Any]:
-    """Name of a setting -> its annotation.
+    """Name of a setting -> its annotation; `Any` where it uses a name that is not there when the class runs.
 
-    Where the class's annotations use names that are not there when it runs, as those of a function or of a block for
-    type checkers, plain kinds alone are told: other settings may be anything.
+    Such names are those of a function, or of a block for type checkers.
 
     Args:
         cls: a dataclass.
         fields: its settings.
     """
+    kinds = _annotations(cls)
+    if kinds is None:  # some of them are not known: each by itself
+        alone = {name: _annotations(_with_one(cls, name, field.type)) for name, field in fields.items()}
+        kinds = {name: kind[name] for name, kind in alone.items() if kind}
+    return {name: kinds.get(name, Any) for name in fields}
+
+
+def _annotations(cls: type) -> dict[str, Any] | None:
     try:
-        kinds = get_type_hints(cls)
+        return get_type_hints(cls)
     except (NameError, AttributeError, TypeError):
-        kinds = {}
-    return {name: kinds.get(name, _BY_NAME.get(str(field.type), Any)) for name, field in fields.items()}
+        return None
+
+
+def _with_one(cls: type, name: str, annotation: object) -> type:
+    """A class of the same module with a single annotation."""
+    return type(cls.__name__, (), {"__annotations__": {name: annotation}, "__module__": cls.__module__})
 
 
 def check_setting(setting: str, value: object, kind: Any) -> None:
