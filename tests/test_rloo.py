@@ -50,7 +50,7 @@ def trainer(folder: Path, dynamic_sampling: Any = None, model: Any = None, **set
 
 
 def weights(run: WatchedTrainer) -> float:
-    return sum(float(p.double().sum()) for p in run.model.parameters())
+    return sum(float(p.double().sum().item()) for p in run.model.parameters())
 
 
 @pytest.mark.parametrize("rule", [None, DynamicSampling(max_rounds=3)], ids=["plain", "dynamic sampling"])
@@ -191,7 +191,7 @@ def test_trl_has_what_is_relied_on(kind: type[SelectionMixin], tmp_path: Path) -
 
 def test_a_version_of_trl_that_lacks_something_is_told(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(adapter, "RELIED_ON", (*RELIED_ON, "_of_another_version"))
-    message = f"relies on _of_another_version of SelectionRLOOTrainer, which TRL {trl.__version__} has not: install"
+    message = f"relies on _of_another_version of WatchedTrainer, which TRL {trl.__version__} has not: install"
     with pytest.raises(InputError, match=message):
         trainer(tmp_path)
 

@@ -139,14 +139,14 @@ sys.meta_path.insert(0, Absent)
 import promptdyn
 
 history = promptdyn.RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
-program = promptdyn.program(promptdyn.models.promptdyn.models.DiscreteHMM(num_states=3), history, backend=backend)
+program = promptdyn.program(promptdyn.models.DiscreteHMM(num_states=3), history, backend=backend)
 if backend == "numpyro":
     from jax import jit
     from numpyro.handlers import seed
     jit(lambda: seed(program, 0)() and None)()  # compiled whole, not operation by operation
 else:
     program()
-model = promptdyn.models.promptdyn.models.DiscreteHMM(num_states=3)
+model = promptdyn.models.DiscreteHMM(num_states=3)
 fit = promptdyn.fit(model, history, backend=backend)
 fit.idata, fit.online(["a"])
 """

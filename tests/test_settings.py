@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,6 +16,11 @@ from promptdyn.settings import check_setting, kinds_of
 
 if TYPE_CHECKING:
     from decimal import Decimal
+
+
+class Mode(StrEnum):
+    FAST = "fast"
+
 
 FIT = [
     (int, [3, np.int64(3), np.float64(2).astype(int)], [3.0, True, "3", None, np.nan]),
@@ -31,6 +37,7 @@ FIT = [
     (Callable[[Any], float], [abs], ["abs"]),
     (np.ndarray, [np.ones(2)], [[1.0]]),
     (Any, [object()], []),
+    (Mode, ["fast", Mode.FAST], []),  # as a text or a file has it: the class tells
     ("of a name that is not known", [object()], []),
 ]
 

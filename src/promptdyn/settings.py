@@ -83,10 +83,11 @@ def _is_of(value: object, kind: Any) -> bool:
     cls = origin or kind
     if cls in (Sequence, tuple, list):  # any will do for another, but a text for none
         return isinstance(value, Sequence) and not isinstance(value, str)
-    try:
-        return isinstance(value, cls)
-    except TypeError:  # nothing that can be told when it runs
-        return True
+    if cls in (Mapping, dict):
+        return isinstance(value, Mapping)
+    if cls is np.ndarray:
+        return isinstance(value, np.ndarray)
+    return callable(value) if cls is Callable else True  # the class itself tells of what is none of these
 
 
 def _in_words(kind: Any) -> str:
@@ -100,8 +101,8 @@ def _in_words(kind: Any) -> str:
     cls = origin or kind
     named: dict[object, str] = {
         **dict.fromkeys((Sequence, tuple, list), "a list"),
+        **dict.fromkeys((Mapping, dict), "a mapping"),
         np.ndarray: "an array",
-        Mapping: "a mapping",
         Callable: "a function",
     }
     return named.get(cls, f"a {getattr(cls, '__name__', cls)}")
