@@ -154,9 +154,8 @@ def test_absent_trained_column_means_all_trained():
 
 
 def test_ids_and_labels_become_strings():
-    history = RewardHistory.from_columns(
-        [0, 0, 1], np.array([7, "8", "7"], object), [2, 2, 2], [0, 1, 2], clusters={"level": [1.5, 2, 1.5]}
-    )
+    ids: list[Any] = [7, "8", "7"]
+    history = RewardHistory.from_columns([0, 0, 1], ids, [2, 2, 2], [0, 1, 2], clusters={"level": [1.5, 2, 1.5]})
     assert history.prompt_ids.tolist() == ["7", "8"]
     assert history.prompt.tolist() == [0, 1, 0]
     assert history.prompts.labels("level").tolist() == ["1.5", "2"]

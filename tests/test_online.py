@@ -287,9 +287,10 @@ def test_a_fit_runs_online(tmp_path):
 
 
 def test_ids_that_are_no_strings_are_known_by_their_text():
-    online = DPS().online(np.array([7, 8]))
-    online.step(np.array([7]), [8], [8])
-    assert online.rows(np.array(["7", 8], object)).tolist() == [0, 1]
+    ids: list[Any] = [7, 8]
+    online = DPS().online(ids)
+    online.step(ids[:1], [8], [8])
+    assert online.rows(["7", ids[1]]).tolist() == DPS().online(np.array(ids)).rows(np.array(ids)).tolist() == [0, 1]
     assert online.prompt_ids == ["7", "8"]
 
 

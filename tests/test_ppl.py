@@ -1,9 +1,8 @@
 """One text, every interpreter: NumPyro, Pyro, NumPy, the kernel and the enumerated path tell the same density."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +60,7 @@ def at(model, params):
 @cache
 def by_paths(model) -> float:
     """Log joint somewhere, by a sum over every path, in NumPy."""
-    params = somewhere(cast(Hashable, model))
+    params = somewhere(model)
     dense = HISTORY.dense(cluster_of(model))
     chain = chain_at(model, params, Pool.of(dense))
     places = chain.places(Pool.of(dense))
@@ -86,7 +85,7 @@ def test_starts_and_chains_are_the_same_in_every_interpreter(model):
     assert first.start.keys() == second.start.keys()
     for name, value in first.start.items():
         np.testing.assert_allclose(second.start[name], value, rtol=1e-12)
-    params = somewhere(cast(Hashable, model))
+    params = somewhere(model)
     plain = chain_at(model, params, pool)
     in_jax, prior = at(model, params)
     in_torch, torch_prior = second.at(params)
@@ -104,7 +103,7 @@ def test_starts_and_chains_are_the_same_in_every_interpreter(model):
 
 
 def test_log_densities_agree(model):
-    params = somewhere(cast(Hashable, model))
+    params = somewhere(model)
     truth = by_paths(model)
     observed = program(model, HISTORY)
     with jax.enable_x64(True):
@@ -130,7 +129,7 @@ def test_numpyro_enumerates_to_the_same(model):
     from numpyro.contrib.funsor import enum
     from numpyro.contrib.funsor import log_density as enumerated_density
 
-    params = somewhere(cast(Hashable, model))
+    params = somewhere(model)
     with jax.enable_x64(True):
         # Left of the four axes that plates take.
         enumerated = enum(program(model, HISTORY, enumerated=True), first_available_dim=-5)
@@ -141,7 +140,7 @@ def test_numpyro_enumerates_to_the_same(model):
 @pytest.mark.parametrize("model", in_brief(PROGRAMS, BRIEF))
 def test_gradients_equal_finite_differences(model):
     """In the unconstrained space that engines climb in, through both backends."""
-    params = somewhere(cast(Hashable, model))
+    params = somewhere(model)
     with jax.enable_x64(True):
         made = load_backend("numpyro").Program(model, a_pool(model))
         start, unravel = ravel_pytree(made.unconstrain(params))
@@ -180,9 +179,9 @@ def drawn_forward(model, backend, params, num_draws, condition=False) -> np.ndar
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_predictive_of_a_program_that_observes_returns_what_was_logged(backend):
-    model = CONFIGS["hmm"]
+    model: Any = CONFIGS["hmm"]
     dense = HISTORY.dense()
-    shown = drawn_forward(model, backend, somewhere(cast(Hashable, model)), 2, condition=True)
+    shown = drawn_forward(model, backend, somewhere(model), 2, condition=True)
     np.testing.assert_array_equal(shown, np.stack([dense.counts[dense.symbols, 1].T] * 2))
 
 
@@ -212,8 +211,9 @@ def test_run_forward_a_group_that_comes_out_without_variance_moves_its_prompt_as
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_run_forward_it_draws_counts_of_the_groups_that_were_rolled_out(backend):
-    model, num_draws = CONFIGS["hmm with clusters"], 300
-    params = somewhere(cast(Hashable, model))
+    model: Any = CONFIGS["hmm with clusters"]
+    num_draws = 300
+    params = somewhere(model)
     dense = HISTORY.dense("family")
     n = dense.counts[dense.symbols, 0].T
     draws = drawn_forward(model, backend, params, num_draws)

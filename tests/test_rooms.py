@@ -18,7 +18,6 @@ ROOMS = [
         "storage",
         "plugins",
         "settings",
-        "settings",
         "registry",
         "success",
         "_columns",

@@ -29,15 +29,16 @@ def test_a_run_trains_logs_and_leaves_its_history(tmp_path):
     settings = RunSettings(tmp_path, selector="mopps", max_steps=4, **SMALL)
     result = run(settings, progress=lambda *told: steps.append(told[:2]))
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert len(known(result.history)) == 4 * 6
-    assert (known(result.history).num_rollouts == 4).all()
-    assert set(known(result.history).clusters) == {"task", "difficulty"}
+    history = known(result.history)
+    assert len(history) == 4 * 6
+    assert (history.num_rollouts == 4).all()
+    assert set(history.clusters) == {"task", "difficulty"}
     again = promptdyn.read_history(tmp_path / "history.parquet")
-    np.testing.assert_array_equal(again.num_successes, known(result.history).num_successes)
+    np.testing.assert_array_equal(again.num_successes, history.num_successes)
     pool = {row["prompt_id"] for row in tasks.make_pool("arithmetic", 40, 0)}
-    assert set(known(result.history).prompt_ids) <= pool
+    assert set(history.prompt_ids) <= pool
     realised = [entry["selection/informative"] for entry in result.log]
-    by_step = [known(result.history).informative[known(result.history).step == step].mean() for step in range(4)]
+    by_step = [history.informative[history.step == step].mean() for step in range(4)]
     assert realised == pytest.approx(by_step)
     start, _ = policy.load_policy()
     moved = [
@@ -167,7 +168,7 @@ def test_the_demo_ends_with_its_table_and_report(tmp_path):
         ({"selector": "hmm"}, "must be fitted first"),
         ({"selector": "fit.npz"}, "fit.npz: no such file"),
         ({"selector": Recipe(max_rounds=0)}, "max_rounds=0: give at least 1"),
-        ({"selector": Recipe(at_cap="stop")}, "at_cap=.stop. is none of train, drop, raise"),  # type: ignore[arg-type]
+        ({"selector": Recipe(at_cap="stop")}, "at_cap='stop' is none of train, drop, raise"),  # type: ignore[arg-type]
         ({"prompts_per_step": 60}, "40 prompts"),
         ({"prompts_per_step": 0}, "prompts_per_step=0: give at least 1"),
         ({"num_generations": 1}, "num_generations=1: give at least 2"),

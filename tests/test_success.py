@@ -450,7 +450,7 @@ def test_live_and_imported_histories_of_a_run_are_equal(
         logged = {(step - 1, i): value for step, i, value in by_group(imported, name)}
         assert {(step, i): value for step, i, value in by_group(lived, name)} == pytest.approx(logged, abs=1e-6)
     assert 0 < lived.num_successes.sum() < lived.num_rollouts.sum()
-    assert len({step for step, *_ in rows(lived, 0)}) == steps  # those before the rule was informed, too
+    assert len({step for step, *_ in rows(lived, 0)}) == steps  # those before the rule was known, too
 
 
 def by_group(history: RewardHistory, column: str) -> list[tuple[int, str, float]]:

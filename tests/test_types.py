@@ -74,10 +74,16 @@ session = promptdyn.Session(selector)
 # Rooms whose exported names are what people use.
 ROOMS = (
     *("", "clusters", "errors", "evaluation", "features", "history", "inference", "models", "online", "ppl", "prompts"),
-    *("readers", "registry", "report", "selection", "success", "testing", "training.recipes", "training.trl"),
+    *("readers", "registry", "report", "selection", "success", "testing", "training.loading", "training.policy"),
+    *(
+        "training.dynamic_sampling",
+        "training.pool",
+        "training.race",
+        "training.recipes",
+        "training.run",
+        "training.trl",
+    ),
 )
-
-
 # Looked into by the long test alone, which takes a minute more.
 LARGE = ("accelerate", "jax", "jaxlib", "matplotlib", "numpyro", "peft", "pyro", "torch", "transformers", "trl")
 

@@ -25,9 +25,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from promptdyn._columns import Repeated
 from promptdyn.errors import InputError, PromptdynWarning
-from promptdyn.history import Observed
+from promptdyn.history import Observed, Repeated
 from promptdyn.models import MODELS
 from promptdyn.ppl import Backend
 from promptdyn.progress import bars

@@ -4,7 +4,8 @@ The sparse form (`RewardHistory`) has one row per prompt and step that was rolle
 is what array kernels run on. Knows nothing of log formats other than its own Parquet file, of models, or of trainers.
 """
 
+from promptdyn._columns import Repeated
 from promptdyn.history.dense import DenseHistory
 from promptdyn.history.sparse import Observed, RewardHistory
 
-__all__ = ["DenseHistory", "Observed", "RewardHistory"]
+__all__ = ["DenseHistory", "Observed", "Repeated", "RewardHistory"]

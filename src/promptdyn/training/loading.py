@@ -25,6 +25,7 @@ RewardFunction = Callable[..., Sequence[float | None] | Awaitable[Sequence[float
 
 __all__ = [
     "DEFAULT_REWARD",
+    "RewardFunction",
     "check_column",
     "check_packages",
     "first_line",
