@@ -18,8 +18,8 @@ NUM_PROMPTS, NUM_STEPS = 100_000, 200
 JOBS = {
     "EM, 10 iterations": ("em", "numpyro", {"max_iterations": 10, "tolerance": -1.0}),
     "MAP, 10 iterations": ("map", "numpyro", {"max_iterations": 10, "tolerance": -1.0}),
-    "SVI, one pass": ("svi", "numpyro", {"num_steps": NUM_PROMPTS // 512, "num_draws": 10}),
-    "SVI, one pass, Pyro": ("svi", "pyro", {"num_steps": NUM_PROMPTS // 512, "num_draws": 10}),
+    "SVI, one pass": ("svi", "numpyro", {"num_steps": NUM_PROMPTS // 512, "num_samples": 10}),
+    "SVI, one pass, Pyro": ("svi", "pyro", {"num_steps": NUM_PROMPTS // 512, "num_samples": 10}),
 }
 
 
@@ -51,7 +51,9 @@ def _measure(method: str, backend: Any, options: dict[str, Any]) -> tuple[float,
     rng = np.random.default_rng(0)
     step, prompt = np.nonzero(rng.random((NUM_STEPS, NUM_PROMPTS), np.float32) < 0.2)
     rate = rng.beta(0.4, 0.4, NUM_PROMPTS)
-    history = RewardHistory.from_columns(step, prompt.astype(str), np.full(len(step), 8), rng.binomial(8, rate[prompt]))
+    history = RewardHistory.from_columns(
+        step, prompt.astype(str), num_successes=rng.binomial(8, rate[prompt]), num_rollouts=np.full(len(step), 8)
+    )
     before = memory_before()
     marks: list[float] = []
     begun = time.perf_counter()

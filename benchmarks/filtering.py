@@ -19,8 +19,8 @@ def run() -> list[dict[str, object]]:
     rng = np.random.default_rng(0)
     initial = np.full((1, NUM_STATES), 1 / NUM_STATES)
     transition = np.array([[[[0.97, 0.02, 0.01], [0.015, 0.97, 0.015], [0.01, 0.02, 0.97]]]])
-    counts = np.array([(0, 0)] + [(8, k) for k in range(9)])
-    log_emission = Binomial(np.array([0.01, 0.5, 0.99])).log_prob(counts)
+    successes, rollouts = np.append(0, np.arange(9)), np.append(0, np.full(9, 8))
+    log_emission = Binomial(np.array([0.01, 0.5, 0.99])).log_prob(successes, rollouts)
     shape = (NUM_STEPS, NUM_PROMPTS)
     symbols = np.where(rng.random(shape) < 0.2, rng.integers(1, 10, shape), 0).astype(np.uint8)
 

@@ -35,7 +35,7 @@ def race(observed: float) -> list[dict[str, object]]:
     successes, num_rollouts = counts(observed)
     step, prompt = np.nonzero(num_rollouts)
     seen = step, prompt
-    history = RewardHistory.from_columns(step, prompt, num_rollouts[seen], successes[seen])
+    history = RewardHistory.from_columns(step, prompt, num_successes=successes[seen], num_rollouts=num_rollouts[seen])
     model = DiscreteHMM(num_states=NUM_STATES, num_exposures=1, concentration=1e-9)
     start = load_backend("numpyro").Program(model, Pool(np.zeros(NUM_PROMPTS, np.int32), ("all",))).start
     initial, transition = start["initial"][0], start["transition"][0, 0]

@@ -23,7 +23,7 @@ def run() -> list[dict[str, object]]:
 
 def _row(num_states: int, num_clusters: int) -> dict[str, object]:
     rng = np.random.default_rng(0)
-    counts = np.array([(0, 0)] + [(8, k) for k in range(9)])
+    successes, rollouts = np.append(0, np.arange(9)), np.append(0, np.full(9, 8))
     shape = (NUM_STEPS, NUM_PROMPTS)
     symbols = np.where(rng.random(shape) < 0.2, rng.integers(1, 10, shape), 0).astype(np.uint8)
     exposure = np.where(symbols > 0, rng.integers(0, 3, shape), 0).astype(np.uint8)
@@ -32,7 +32,7 @@ def _row(num_states: int, num_clusters: int) -> dict[str, object]:
     markov = kernels.Markov(
         jnp.asarray(rng.dirichlet(np.ones(num_states), num_clusters)),
         jnp.asarray(rng.dirichlet(np.ones(num_states), (3, num_clusters, num_states))),
-        jnp.asarray(Binomial(np.linspace(0.01, 0.99, num_states)).log_prob(counts)),
+        jnp.asarray(Binomial(np.linspace(0.01, 0.99, num_states)).log_prob(successes, rollouts)),
     )
     slope = jax.jit(jax.value_and_grad(lambda chain: kernels.log_marginal(chain, sequences).sum()))
     timings = {

@@ -36,7 +36,7 @@ def _measure(text: str, method: str) -> dict[str, object]:
     warnings.simplefilter("ignore", promptdyn.ConvergenceWarning)
     history = promptdyn.read_history("docs/data/arithmetic_grpo_history.parquet")
     before = memory_before()
-    fit = promptdyn.fit(check_dynamics(MODELS.parse_one(text)), history.before(120), method, observed="trained")
+    fit = promptdyn.fit(check_dynamics(MODELS.parse_one(text)), history.before(120), method)
     peak = peak_memory() - before
     (score,) = promptdyn.compare({text: fit}, history, fit_steps=120).scores
     return {

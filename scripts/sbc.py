@@ -47,10 +47,10 @@ def design(num_prompts: int = 40, num_steps: int = 20, seed: int = 0) -> promptd
     return promptdyn.RewardHistory.from_columns(
         step,
         prompt,
-        np.full(len(step), 4),
-        rng.integers(0, 5, len(step)),
+        num_successes=rng.integers(0, 5, len(step)),
+        num_rollouts=np.full(len(step), 4),
         trained=rng.random(len(step)) < 0.6,
-        clusters={"task": prompt % 4},
+        columns={"task": prompt % 4},
     )
 
 
@@ -70,7 +70,7 @@ def ranks(model: DynamicsLike, begin: int, end: int, seed: int) -> dict[str, lis
         num_simulations=end - begin,
         sample_kwargs={"num_warmup": 300, "num_samples": NUM_DRAWS * THINNING, "thinning": THINNING},
         seed=seed * 1_000_000 + begin,
-        data_dir={"num_successes": dense.counts[dense.symbols, 1].T},
+        data_dir={"num_successes": dense.counts.num_successes[dense.symbols].T},
     )
     found.run_simulations()
     # Every simulation loads compiled code anew, and a process may map only so much.

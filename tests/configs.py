@@ -80,7 +80,7 @@ PLAINER = ("hmm without exposure", "beta", "own program")
 
 
 def in_brief(models, names=None):
-    """Models to parametrise by: the suite runs these names, by default all but the plainer; `long` runs all."""
+    """Models to parametrize by: the suite runs these names, by default all but the plainer; `long` runs all."""
     kept = [name for name in models if name not in PLAINER] if names is None else names
     return [
         pytest.param(model, id=name, marks=[] if name in kept else pytest.mark.long) for name, model in models.items()
@@ -96,8 +96,8 @@ def small_history(seed: int = 0, num_prompts: int = 5, num_steps: int = 4) -> Re
     return RewardHistory.from_columns(
         step,
         [f"p{i}" for i in prompt],
-        n,
-        rng.binomial(n, rng.beta(0.5, 0.5, len(n))),
+        num_successes=rng.binomial(n, rng.beta(0.5, 0.5, len(n))),
+        num_rollouts=n,
         trained=rng.random(len(step)) < 0.7,
-        clusters={"family": [f"c{i % 2}" for i in prompt]},
+        columns={"family": [f"c{i % 2}" for i in prompt]},
     )

@@ -180,7 +180,7 @@ def selector(**settings: Any) -> WatchedSelector:
 
 def trainer(
     folder: Path,
-    cluster_columns: Any = ("task",),
+    label_columns: Any = ("task",),
     pool: Dataset = POOL,
     grader: Grader | None = None,
     of: type[WatchedTrainer] = WatchedTrainer,
@@ -195,7 +195,7 @@ def trainer(
         config(folder, **settings),
         pool,
         processing_class=tokenizer(),
-        cluster_columns=cluster_columns,
+        label_columns=label_columns,
         **({"selector": selector()} | own),
     )
 

@@ -134,9 +134,9 @@ def clustered_history(num_prompts, columns):
     return RewardHistory.from_columns(
         np.repeat([0, 1], num_prompts),
         [f"p{i}" for i in prompt],
-        np.full(len(prompt), 8),
-        prompt % 9,
-        clusters={name: [str(label(i)) for i in prompt] for name, label in columns.items()},
+        num_successes=prompt % 9,
+        num_rollouts=np.full(len(prompt), 8),
+        columns={name: [str(label(i)) for i in prompt] for name, label in columns.items()},
     )
 
 
@@ -164,8 +164,8 @@ def test_a_fit_is_saved_loaded_and_filtered(tmp_path):
     np.testing.assert_array_equal(after.informative(8), before.informative(8))
     fast = loaded.online(history.prompts, exact=False)
     assert fast.informative(8).shape == (64,)
-    with pytest.raises(InputError, match="num_draws=2 with exact=False"):
-        loaded.online(history.prompts, num_draws=2, exact=False)
+    with pytest.raises(InputError, match="num_samples=2 with exact=False"):
+        loaded.online(history.prompts, num_samples=2, exact=False)
     assert cluster_of(check_dynamics(MODELS.parse_one("beta:cluster=task+difficulty"))) == ("task", "difficulty")
     assert cluster_of(check_dynamics(MODELS.parse_one("beta:cluster=none"))) is None
 

@@ -48,10 +48,10 @@ def history_path(tmp_path_factory):
     RewardHistory.from_columns(
         step,
         [f"p{i}" for i in prompt],
-        np.full(len(step), 8),
-        rng.binomial(8, rate),
+        num_successes=rng.binomial(8, rate),
+        num_rollouts=np.full(len(step), 8),
         trained=rng.random(len(step)) < 0.3,
-        clusters={"task": [str(i // 20) for i in prompt]},
+        columns={"task": [str(i // 20) for i in prompt]},
     ).to_parquet(path)
     return path
 
@@ -95,7 +95,7 @@ def test_import_fit_and_report_work_on_one_another(history_path, tmp_path):
         p = history.prompt[i]
         lines.append(
             f"{history.step[i]},{history.prompt_ids[p]},{history.num_rollouts[i]},{history.num_successes[i]},"
-            f"{str(history.trained[i]).lower()},{history.clusters['task'][p]}"
+            f"{str(history.trained[i]).lower()},{history.columns['task'][p]}"
         )
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
 
@@ -109,11 +109,11 @@ def test_import_fit_and_report_work_on_one_another(history_path, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert promptdyn.Fit.load(tmp_path / "fit.npz").cluster_names == ("0", "1")
-    assert json.loads((tmp_path / "fit.json").read_text())["groups"] == len(history)
+    assert json.loads((tmp_path / "fit.json").read_text())["groups"] == history.trained.sum()
 
     done = promptdyn_here(
         "fit", tmp_path / "h.parquet", "--model", "hmm:num_states=2", "--out", tmp_path / "draws.npz", "--method",
-        "svi:num_steps=40,num_draws=9", "--backend", "pyro", "--seed", "4", "--json", "-",
+        "svi:num_steps=40,num_samples=9", "--backend", "pyro", "--seed", "4", "--json", "-",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -140,7 +140,7 @@ def test_import_fit_and_report_work_on_one_another(history_path, tmp_path):
     assert page.count("<svg") >= 8
     for words in (
         "Where the pool stands",
-        "Predicted and realised",
+        "Predicted and realized",
         "Which prompts were",
         "Learned transitions",
         "again",
@@ -262,14 +262,14 @@ def test_logs_are_imported_as_they_are(tmp_path):
     for options, told in (
         (["--label-columns", "task"], ["skipped 1 bad of 5 rows", "1 of 4 rows repeat the prompt and step of a row"]),
         (["--drop", "loss"], ["skipped 1 bad of 5 rows", "1 of 4 rows repeat the prompt and step of a row"]),
-        (["--cluster-columns", "task", "--json", "-"], ["skipped", "repeat"]),
+        (["--label-columns", "task", "--json", "-"], ["skipped", "repeat"]),
         ([], ["left out 'loss'"]),
     ):
         done = promptdyn_here("import", *sources, out, "--skip-bad", "--repeated", "last", *options)
         assert done.returncode == 0, done.stderr
         assert all(word in done.stderr for word in told)
         history = RewardHistory.from_parquet(out)
-        assert (history.num_successes.tolist(), list(history.clusters)) == ([3, 5, 5], ["task"])
+        assert (history.num_successes.tolist(), list(history.columns)) == ([3, 5, 5], ["task"])
     done = promptdyn_here("import", f"{tmp_path}/?.csv", out, "--skip-bad", "--repeated", "merge", "--drop", "loss")
     assert RewardHistory.from_parquet(out).num_rollouts.tolist() == [8, 16, 8]
 
@@ -288,13 +288,13 @@ def test_tables_are_wider_than_a_narrow_terminal(history_path, monkeypatch):
 def test_brackets_in_names_are_shown_as_they_are(history_path, tmp_path, monkeypatch, capsys):
     history = RewardHistory.from_parquet(history_path)
     named = tmp_path / "a[bold]b[x].parquet"
-    clusters = {"[red]task[/y]": history.clusters["task"][history.prompt]}
+    clusters = {"[red]task[/y]": history.columns["task"][history.prompt]}
     RewardHistory.from_columns(
         history.step,
         history.prompt_ids[history.prompt],
-        history.num_rollouts,
-        history.num_successes,
-        clusters=clusters,
+        num_successes=history.num_successes,
+        num_rollouts=history.num_rollouts,
+        columns=clusters,
     ).to_parquet(named)
     monkeypatch.chdir(tmp_path)
     out = "c[i].parquet"

@@ -9,6 +9,7 @@ import pytest
 
 import promptdyn
 from promptdyn.errors import InputError
+from promptdyn.history import Counts
 from promptdyn.models import DPS, MODELS, DiscreteHMM, DynamicsLike, InformativeRate, Statistics
 from promptdyn.models.base import as_dynamics
 from promptdyn.online import OnlineModel, Pool
@@ -59,7 +60,9 @@ def test_a_setting_that_has_the_name_of_another_thing_is_told(setting):
         Mistaken(**settings).online(["a"])
 
 
-NO_COUNTS = Statistics(np.zeros((1, 2)), np.zeros((1, 1, 2, 2)), np.zeros((2, 1)), np.zeros((1, 2), np.int32))
+NO_COUNTS = Statistics(
+    np.zeros((1, 2)), np.zeros((1, 1, 2, 2)), np.zeros((2, 1)), Counts(np.zeros(1, np.int32), np.zeros(1, np.int32))
+)
 
 
 def test_a_program_need_not_inherit_what_it_leaves_out():

@@ -11,7 +11,7 @@ from scipy.stats import betabinom, binom
 import promptdyn
 from brute_force import path_sums
 from promptdyn.errors import InputError
-from promptdyn.history import RewardHistory
+from promptdyn.history import Counts, RewardHistory
 from promptdyn.kernels import jax as kernels
 from promptdyn.models import Chain, DiscreteHMM, Pool, emissions
 from promptdyn.models.discrete_hmm import sticky_walk
@@ -41,7 +41,7 @@ def simulate(initial, transition, rates, num_prompts, num_steps, share_observed,
         for prompt in range(num_prompts):
             moves = transition[int(seen[prompt]) % num_exposures, cluster[prompt], state[prompt]]
             state[prompt] = rng.choice(num_states, p=moves)
-    return RewardHistory.from_columns(**columns, clusters={"family": labels})
+    return RewardHistory.from_columns(**columns, columns={"family": labels})
 
 
 TRUE = {
@@ -109,7 +109,7 @@ def test_fit_beats_the_truth_on_its_own_likelihood(history):
     fit = promptdyn.fit(model, history, max_iterations=500)
     dense = history.dense("family")
     with jax.enable_x64(True):
-        log_emission = emissions.Binomial(TRUE["success_rates"]).log_prob(dense.counts)
+        log_emission = emissions.Binomial(TRUE["success_rates"]).log_prob(*dense.counts)
         truth: Any = TRUE
         markov = kernels.Markov(truth["initial"], truth["transition"], log_emission)
         sequences = kernels.Sequences.packed(dense.symbols, dense.exposure, dense.cluster)
@@ -117,30 +117,31 @@ def test_fit_beats_the_truth_on_its_own_likelihood(history):
     assert fit.log_marginal > at_truth
 
 
+COUNTS = Counts(*np.array([(0, 0)] + [(k, n) for n in (1, 2, 8) for k in range(n + 1)]).T)
+
+
 def test_emissions_are_what_they_say():
-    counts = np.array([(0, 0)] + [(n, k) for n in (1, 2, 8) for k in range(n + 1)])
-    n, k = counts.T
+    k, n = COUNTS
     rates = np.array([0.01, 0.5, 0.9])
-    shown = emissions.Binomial(rates).log_prob(counts)
+    shown = emissions.Binomial(rates).log_prob(*COUNTS)
     np.testing.assert_allclose(shown, binom.logpmf(k, n, rates[:, None]), atol=1e-12)
-    varied = emissions.BetaBinomial(rates, 7.0).log_prob(counts)
+    varied = emissions.BetaBinomial(rates, 7.0).log_prob(*COUNTS)
     expected = betabinom.logpmf(k, n, 7.0 * rates[:, None], 7.0 * (1 - rates[:, None]))
     np.testing.assert_allclose(varied, expected, atol=1e-10)
-    np.testing.assert_allclose(emissions.BetaBinomial(rates, 1e9).log_prob(counts), shown, atol=1e-5)
+    np.testing.assert_allclose(emissions.BetaBinomial(rates, 1e9).log_prob(*COUNTS), shown, atol=1e-5)
     assert outcome_of(np.array([0, 1, 0, 3, 8]), np.array([1, 1, 8, 8, 8])).tolist() == [0, 2, 0, 1, 2]
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_the_ternary_emission_is_a_distribution_of_counts(noise):
-    counts = np.array([(0, 0)] + [(n, k) for n in (1, 2, 8) for k in range(n + 1)])
-    shown = np.exp(emissions.Ternary(noise).log_prob(counts))
+    shown = np.exp(emissions.Ternary(noise).log_prob(*COUNTS))
     np.testing.assert_allclose(shown[:, 0], 1.0)
     for n in (1, 2, 8):
-        np.testing.assert_allclose(shown[:, counts[:, 0] == n].sum(axis=1), 1.0)
-    unsolved, partly, solved = shown[:, counts[:, 0] == 8]
+        np.testing.assert_allclose(shown[:, COUNTS.num_rollouts == n].sum(axis=1), 1.0)
+    unsolved, partly, solved = shown[:, COUNTS.num_rollouts == 8]
     np.testing.assert_allclose([unsolved[0], partly[1:8].sum(), solved[8]], 1.0 - noise)
     # A single rollout cannot show "some".
-    np.testing.assert_allclose(shown[:, counts.tolist().index([1, 1])], [noise, 0.5, 1.0 - noise])
+    np.testing.assert_allclose(shown[:, list(zip(*COUNTS, strict=True)).index((1, 1))], [noise, 0.5, 1.0 - noise])
 
 
 def test_log_marginal_of_a_fit_equals_the_sum_over_paths():
@@ -153,13 +154,13 @@ def test_log_marginal_of_a_fit_equals_the_sum_over_paths():
         ]
     )
     model = DiscreteHMM(num_states=3)
-    fit = promptdyn.fit(model, history, max_iterations=5, tolerance=0.0)
+    fit = promptdyn.fit(model, history, observed="all", max_iterations=5, tolerance=0.0)
     dense = history.dense()
     total = sum(
         path_sums(
             fit.chain.initial[0],
             fit.chain.transition[:, 0],
-            fit.chain.emission.log_prob(dense.counts),
+            fit.chain.log_emission(dense.counts),
             dense.symbols[:, i],
             dense.exposure[:, i],
         ).log_marginal
@@ -169,18 +170,19 @@ def test_log_marginal_of_a_fit_equals_the_sum_over_paths():
 
 
 ODD = {
-    "one prompt": ([0, 1, 2], ["a"] * 3, [8] * 3, [0, 3, 8]),
-    "one step": ([0, 0], ["a", "b"], [8, 8], [0, 3]),
+    "one prompt": ([0, 1, 2], ["a"] * 3, [0, 3, 8], [8] * 3),
+    "one step": ([0, 0], ["a", "b"], [0, 3], [8, 8]),
     "one row": ([5], ["a"], [8], [8]),
-    "groups of one": ([0, 0, 1, 1], ["a", "b", "a", "b"], [1] * 4, [0, 1, 1, 1]),
-    "nothing ever solved": ([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0] * 4),
+    "groups of one": ([0, 0, 1, 1], ["a", "b", "a", "b"], [0, 1, 1, 1], [1] * 4),
+    "nothing ever solved": ([0, 0, 1, 1], ["a", "b", "a", "b"], [0] * 4, [8] * 4),
 }
 
 
 @pytest.mark.parametrize("emission", ["binomial", "beta_binomial", "ternary"])
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_histories_give_finite_fits_and_forecasts(odd, emission):
-    history = RewardHistory.from_columns(*ODD[odd])
+    step, prompt_id, num_successes, num_rollouts = ODD[odd]
+    history = RewardHistory.from_columns(step, prompt_id, num_successes=num_successes, num_rollouts=num_rollouts)
     fit = promptdyn.fit(DiscreteHMM(num_states=3, emission=emission), history)
     assert np.isfinite(fit.trace).all()
     online = fit.online(["a", "new"])
@@ -249,7 +251,7 @@ def test_bad_fits_are_named(history):
     with pytest.raises(InputError, match="no rows to fit on"):
         promptdyn.fit(DiscreteHMM(), history.select(np.zeros(len(history), bool)))
     with pytest.raises(InputError, match="observed='all' would use the others"):
-        promptdyn.fit(DiscreteHMM(), replace(history, trained=np.zeros(len(history), bool)), observed="trained")
+        promptdyn.fit(DiscreteHMM(), replace(history, trained=np.zeros(len(history), bool)))
     with pytest.raises(InputError, match=r"'em' has no setting 'max_iter'; it has max_iterations, tolerance"):
         promptdyn.fit(DiscreteHMM(), history, max_iter=3)
     with pytest.raises(InputError, match="max_iterations=0"):
@@ -276,7 +278,9 @@ class NeverBack:
 
 
 def test_prompts_that_the_model_holds_impossible_are_named():
-    history = RewardHistory.from_columns([0, 0, 1, 1, 2, 2], list("abcbab"), [4] * 6, [0, 0, 2, 4, 4, 2])
+    history = RewardHistory.from_columns(
+        [0, 0, 1, 1, 2, 2], list("abcbab"), num_successes=[0, 0, 2, 4, 4, 2], num_rollouts=[4] * 6
+    )
     with pytest.raises(InputError, match="prompt 'b' has outcomes that the model holds impossible"):
         promptdyn.fit(NeverBack(), history)
     fit = promptdyn.fit(NeverBack(noise=0.1), history)

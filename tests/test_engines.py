@@ -11,6 +11,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from pyro import poutine
 from scipy.stats import beta
 
 import promptdyn
@@ -31,8 +32,8 @@ HISTORY = small_history(1, num_prompts=30, num_steps=20)
 QUICK: dict[str, dict[str, Any]] = {
     "em": {},
     "map": {},
-    "svi": {"num_steps": 400, "num_draws": 400, "batch_size": 10},
-    "nuts": {"num_warmup": 60, "num_draws": 150, "num_chains": 1},
+    "svi": {"num_steps": 400, "num_samples": 400, "batch_size": 10},
+    "nuts": {"num_warmup": 60, "num_samples": 150, "num_chains": 1},
 }
 OTHER = [("nuts", "pyro")]
 
@@ -56,9 +57,13 @@ BRIEF = ["hierarchical hmm", "own program with clusters"]
 def test_em_climbs_and_map_reaches_its_mode_in_both_backends(model):
     tight: dict[str, Any] = {"tolerance": 1e-8, "max_iterations": 2000}
     # Expected counts agree between backends, so EM in one of them tells of both; empirical Bayes goes elsewhere.
-    fits = {} if isinstance(model, HierarchicalHMM) else {"em": promptdyn.fit(model, HISTORY, "em", **tight)}
+    fits = (
+        {}
+        if isinstance(model, HierarchicalHMM)
+        else {"em": promptdyn.fit(model, HISTORY, "em", observed="all", **tight)}
+    )
     for backend in BACKENDS:
-        fits[backend] = promptdyn.fit(model, HISTORY, "map", backend=backend, **tight)
+        fits[backend] = promptdyn.fit(model, HISTORY, "map", observed="all", backend=backend, **tight)
     for fit in fits.values():
         assert fit.converged, fit.verdict
         assert np.diff(fit.trace).min() > -1e-8
@@ -76,7 +81,7 @@ def test_em_climbs_and_map_reaches_its_mode_in_both_backends(model):
     ],
 )
 def test_every_engine_finds_a_posterior_that_is_known(method, backend):
-    fit = promptdyn.fit(OneRate(), HISTORY, method, backend=backend, **QUICK[method])
+    fit = promptdyn.fit(OneRate(), HISTORY, method, observed="all", backend=backend, **QUICK[method])
     successes = HISTORY.num_successes.sum()
     exact = beta(2 + successes, 3 + HISTORY.num_rollouts.sum() - successes)
     if method in ("em", "map"):
@@ -92,14 +97,17 @@ def test_every_engine_finds_a_posterior_that_is_known(method, backend):
 @pytest.mark.parametrize(
     ("backend", "engine"),
     [
-        ("numpyro", SVI(num_steps=40, batch_size=7, num_draws=20)),
-        ("pyro", SVI(num_steps=40, batch_size=7, num_draws=20)),
-        pytest.param("numpyro", NUTS(num_warmup=5, num_draws=8), marks=pytest.mark.long),
-        ("pyro", NUTS(num_warmup=5, num_draws=8, num_chains=1)),
+        ("numpyro", SVI(num_steps=40, batch_size=7, num_samples=20)),
+        ("pyro", SVI(num_steps=40, batch_size=7, num_samples=20)),
+        pytest.param("numpyro", NUTS(num_warmup=5, num_samples=8), marks=pytest.mark.long),
+        ("pyro", NUTS(num_warmup=5, num_samples=8, num_chains=1)),
     ],
 )
 def test_the_same_seed_draws_the_same(engine, backend):
-    first, again = (promptdyn.fit(OneRate(), HISTORY, engine, backend=backend, seed=1).draws["rate"] for _ in range(2))
+    first, again = (
+        promptdyn.fit(OneRate(), HISTORY, engine, observed="all", backend=backend, seed=1).draws["rate"]
+        for _ in range(2)
+    )
     np.testing.assert_array_equal(again, first)
 
 
@@ -108,7 +116,8 @@ def test_the_same_seed_draws_the_same(engine, backend):
 def test_mini_batches_stand_for_the_whole_pool(backend):
     model = CONFIGS["own program with clusters"]
     whole, parts = (
-        promptdyn.fit(model, HISTORY, SVI(num_steps=300, batch_size=size), backend=backend) for size in (30, 8)
+        promptdyn.fit(model, HISTORY, SVI(num_steps=300, batch_size=size), observed="all", backend=backend)
+        for size in (30, 8)
     )
     for name, draws in whole.draws.items():
         spread = draws.std(axis=(0, 1))
@@ -137,7 +146,7 @@ def test_long_histories_are_summed_chunk_by_chunk(monkeypatch):
 @pytest.fixture(scope="module")
 def sampled():
     model = CONFIGS["hmm with clusters"]
-    return promptdyn.fit(model, HISTORY, "nuts", num_warmup=60, num_draws=60, seed=3)
+    return promptdyn.fit(model, HISTORY, "nuts", observed="all", num_warmup=60, num_samples=60, seed=3)
 
 
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter")  # few draws
@@ -173,7 +182,7 @@ def test_draws_as_arviz_data(sampled):
 
 
 def test_a_point_is_arviz_data_of_one_draw():
-    fit = promptdyn.fit(OwnSpeed(), HISTORY)
+    fit = promptdyn.fit(OwnSpeed(), HISTORY, observed="all")
     with pytest.warns(
         PromptdynWarning, match="not for arviz.loo or arviz.compare: em finds one point and no posterior"
     ):
@@ -184,7 +193,7 @@ def test_a_point_is_arviz_data_of_one_draw():
 
 @pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.long)])
 def test_counts_are_drawn_for_predictive_checks(backend):
-    fit = promptdyn.fit(CONFIGS["hmm with clusters"], HISTORY, backend=backend)
+    fit = promptdyn.fit(CONFIGS["hmm with clusters"], HISTORY, observed="all", backend=backend)
     with pytest.warns(PromptdynWarning, match="one point"):
         idata = fit.inference_data(posterior_predictive=True, prior_predictive=True)
     shown, before = (idata[name]["num_successes"] for name in ("posterior_predictive", "prior_predictive"))
@@ -202,7 +211,9 @@ def test_counts_are_drawn_for_predictive_checks(backend):
 
 
 def test_counts_of_a_loaded_fit_are_drawn_for_a_history_that_is_given(tmp_path):
-    drawn = promptdyn.fit(DiscreteHMM(num_states=2), HISTORY, "svi", backend="pyro", num_steps=40, num_draws=10)
+    drawn = promptdyn.fit(
+        DiscreteHMM(num_states=2), HISTORY, "svi", observed="all", backend="pyro", num_steps=40, num_samples=10
+    )
     drawn.save(tmp_path / "fit.npz")
     loaded = promptdyn.Fit.load(tmp_path / "fit.npz")
     with pytest.raises(InputError, match="no history to draw counts for: give one"):
@@ -214,7 +225,7 @@ def test_counts_of_a_loaded_fit_are_drawn_for_a_history_that_is_given(tmp_path):
 
 def test_prompts_with_parameters_of_their_own_need_not_be_observed():
     part = HISTORY.select(HISTORY.prompt != 3)
-    fit = promptdyn.fit(OwnSpeed(), part, "svi", num_steps=40, num_draws=5)
+    fit = promptdyn.fit(OwnSpeed(), part, "svi", num_steps=40, num_samples=5)
     with pytest.warns(PromptdynWarning, match="conditional on parameters"):
         idata = fit.idata
     prompts = [str(i) for i in HISTORY.prompt_ids]
@@ -224,7 +235,7 @@ def test_prompts_with_parameters_of_their_own_need_not_be_observed():
 
 
 def test_a_likelihood_given_each_prompts_own_effect_is_told():
-    fit = promptdyn.fit(OwnSpeed(), HISTORY, "svi", num_steps=40, num_draws=5)
+    fit = promptdyn.fit(OwnSpeed(), HISTORY, "svi", observed="all", num_steps=40, num_samples=5)
     with pytest.warns(
         PromptdynWarning, match=r"not for arviz.loo .*: it is conditional on parameters that each prompt"
     ):
@@ -234,7 +245,7 @@ def test_a_likelihood_given_each_prompts_own_effect_is_told():
 def test_draws_and_report_are_saved_and_loaded(sampled, tmp_path):
     sampled.save(tmp_path / "fit.npz")
     loaded = promptdyn.Fit.load(tmp_path / "fit.npz")
-    assert loaded.method == {**sampled.method, "name": "nuts", "num_draws": 60, "backend": "numpyro", "seed": 3}
+    assert loaded.method == {**sampled.method, "name": "nuts", "num_samples": 60, "backend": "numpyro", "seed": 3}
     assert (loaded.verdict, loaded.diagnostics) == (sampled.verdict, sampled.diagnostics)
     json.dumps(loaded.diagnostics)
     for part in ("params", "draws", "sample_stats"):
@@ -242,15 +253,15 @@ def test_draws_and_report_are_saved_and_loaded(sampled, tmp_path):
             np.testing.assert_array_equal(getattr(loaded, part)[name], value)
     assert "log_likelihood" not in loaded.idata.groups()
     assert loaded.inference_data(HISTORY).log_likelihood.equals(sampled.idata.log_likelihood)
-    before, after = (fit.online(HISTORY.prompts, num_draws=5) for fit in (sampled, loaded))
+    before, after = (fit.online(HISTORY.prompts, num_samples=5) for fit in (sampled, loaded))
     after.load_state_dict(before.state_dict())
     np.testing.assert_array_equal(before.belief, after.belief)
 
 
 def test_a_mixture_over_draws_forecasts_as_their_posterior_weighs_them(sampled):
-    num_draws = 6
+    num_samples = 6
     flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in sampled.draws.items()}
-    chosen = np.linspace(0, len(flat["initial"]) - 1, num_draws).round().astype(int)
+    chosen = np.linspace(0, len(flat["initial"]) - 1, num_samples).round().astype(int)
     made = density(sampled.model, HISTORY, "numpyro")
     filters, logs = [], []
     for draw in chosen:
@@ -259,7 +270,7 @@ def test_a_mixture_over_draws_forecasts_as_their_posterior_weighs_them(sampled):
         logs.append(made.log_marginals(params))
     weights = np.exp(np.array(logs) - np.max(logs, axis=0))
     weights /= weights.sum(axis=0)
-    mixed = sampled.online(HISTORY.prompts, num_draws=num_draws)
+    mixed = sampled.online(HISTORY.prompts, num_samples=num_samples)
     for online in (*filters, mixed):
         for _, rows in walk(online, HISTORY, "all"):
             assert len(rows)
@@ -276,15 +287,15 @@ def test_a_mixture_over_draws_forecasts_as_their_posterior_weighs_them(sampled):
 
 
 def test_more_draws_than_there_are_is_named(sampled):
-    with pytest.raises(InputError, match="num_draws=121, but the fit has 120 posterior draws: give 1 to 120"):
-        sampled.online(Prompts(["a"], {"family": ["c0"]}), num_draws=121)
-    point = promptdyn.fit(OneRate(), HISTORY)
+    with pytest.raises(InputError, match="num_samples=121, but the fit has 120 posterior draws: give 1 to 120"):
+        sampled.online(Prompts(["a"], {"family": ["c0"]}), num_samples=121)
+    point = promptdyn.fit(OneRate(), HISTORY, observed="all")
     with pytest.raises(InputError, match="the fit has 0 posterior draws: fit with method='nuts' or 'svi'"):
-        point.online(["a"], num_draws=8)
+        point.online(["a"], num_samples=8)
 
 
 def test_chains_of_each_prompt_filter_the_prompts_of_their_fit(tmp_path):
-    fit = promptdyn.fit(OwnSpeed(), HISTORY)
+    fit = promptdyn.fit(OwnSpeed(), HISTORY, observed="all")
     ids = list(HISTORY.prompt_ids)
     online = fit.online(ids[::-1])
     for _, rows in walk(online, HISTORY, "all"):
@@ -310,18 +321,18 @@ def test_a_fit_that_is_cut_short_says_so():
         (EM(max_iterations=1), r"not converged: 1 iterations, the last gained .*; raise max_iterations"),
         (MAP(max_iterations=2), r"not converged: 2 iterations, the last gained .*; raise max_iterations"),
         (
-            SVI(num_steps=40, num_draws=5),
+            SVI(num_steps=40, num_samples=5),
             r"not converged: the ELBO rose by .* in the last quarter of 40 steps; raise num_steps",
         ),
-        (NUTS(num_warmup=4, num_draws=8, num_chains=1), r"not converged: .* raise num_draws"),
+        (NUTS(num_warmup=4, num_samples=8, num_chains=1), r"not converged: .* raise num_samples"),
     ]:
         model = OneRate() if engine.name == "nuts" else CONFIGS["hmm"]
         with pytest.warns(ConvergenceWarning, match=words):
-            fit = promptdyn.fit(model, HISTORY, engine, backend="pyro")
+            fit = promptdyn.fit(model, HISTORY, engine, observed="all", backend="pyro")
         assert not fit.converged
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert promptdyn.fit(CONFIGS["own program"], HISTORY).converged
+        assert promptdyn.fit(CONFIGS["own program"], HISTORY, observed="all").converged
 
 
 def test_a_verdict_says_no_number_is_above_itself():
@@ -342,15 +353,22 @@ def test_progress_tells_what_one_watches(capsys):
         ("em", {"log joint"}),  # which ends before its last iteration
         ("map:max_iterations=3", {"log joint"}),
         ("svi:num_steps=40", {"ELBO"}),
-        ("nuts:num_warmup=10,num_draws=10", {"log density", "diverged", "chain"}),
+        ("nuts:num_warmup=10,num_samples=10", {"log density", "diverged", "chain"}),
     ]:
         seen: list[Any] = []
-        promptdyn.fit(OneRate(), HISTORY, method, backend="pyro", progress=lambda *told, seen=seen: seen.append(told))
+        promptdyn.fit(
+            OneRate(),
+            HISTORY,
+            method,
+            observed="all",
+            backend="pyro",
+            progress=lambda *told, seen=seen: seen.append(told),
+        )
         done, totals, watch = zip(*seen, strict=True)
         assert list(done) == sorted(done)
         assert done[-1] == totals[-1]
         assert set(watch[-1]) == watched
-    promptdyn.fit(OneRate(), HISTORY, progress=True)
+    promptdyn.fit(OneRate(), HISTORY, observed="all", progress=True)
     assert "em: one_rate" in capsys.readouterr().err
 
 
@@ -360,8 +378,8 @@ def test_pyro_leaves_the_users_parameters_and_generator_alone():
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    promptdyn.fit(OneRate(), HISTORY, "svi", backend="pyro", num_steps=40)
-    promptdyn.fit(OneRate(), HISTORY, "nuts", backend="pyro", num_warmup=5, num_draws=8, num_chains=1)
+    promptdyn.fit(OneRate(), HISTORY, "svi", observed="all", backend="pyro", num_steps=40)
+    promptdyn.fit(OneRate(), HISTORY, "nuts", observed="all", backend="pyro", num_warmup=5, num_samples=8, num_chains=1)
     assert torch.rand(1) == expected
     assert list(pyro.get_param_store().keys()) == ["mine"]
     pyro.clear_param_store()
@@ -379,7 +397,14 @@ def test_pyro_leaves_the_users_parameters_and_generator_alone():
 )
 def test_guides_by_name(backend, guide):
     fit = promptdyn.fit(
-        CONFIGS["own program"], HISTORY, "svi", backend=backend, guide=guide, num_steps=60, num_draws=20
+        CONFIGS["own program"],
+        HISTORY,
+        "svi",
+        observed="all",
+        backend=backend,
+        guide=guide,
+        num_steps=60,
+        num_samples=20,
     )
     assert set(fit.draws) == set(fit.params)
     assert np.isfinite(fit.log_marginal)
@@ -403,7 +428,7 @@ def test_guides_by_name(backend, guide):
 )
 def test_bad_settings_are_named(method, options, message):
     with pytest.raises(InputError, match=message):
-        promptdyn.fit(OneRate(), HISTORY, method, **options)
+        promptdyn.fit(OneRate(), HISTORY, method, observed="all", **options)
 
 
 def test_what_cannot_be_fitted_is_named():
@@ -418,7 +443,7 @@ def test_what_cannot_be_fitted_is_named():
     ]
     for model, message in models:
         with pytest.raises(InputError, match=message):
-            promptdyn.fit(model, HISTORY)
+            promptdyn.fit(model, HISTORY, observed="all")
 
 
 def test_a_fit_that_ends_nowhere_is_told():
@@ -428,17 +453,34 @@ def test_a_fit_that_ends_nowhere_is_told():
             return {name: value * np.nan for name, value in params.items()}
 
     with pytest.raises(InputError, match=r"em of 'one_rate' came to parameters where .* log density nan"):
-        promptdyn.fit(Nowhere(), HISTORY, "em")
+        promptdyn.fit(Nowhere(), HISTORY, "em", observed="all")
 
 
 def test_bad_backends_and_histories_are_named(sampled):
     with pytest.raises(InputError, match="backend='stan' is none of numpyro, pyro"):
-        promptdyn.fit(OneRate(), HISTORY, backend="stan")  # type: ignore[arg-type]
+        promptdyn.fit(OneRate(), HISTORY, observed="all", backend="stan")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"the ELBO is .*: lower learning_rate"):
-        promptdyn.fit(CONFIGS["own program"], HISTORY, "svi", learning_rate=1e6, num_steps=40)
-    other = RewardHistory.from_columns([0], ["a"], [4], [2], clusters={"family": ["c9"]})
+        promptdyn.fit(CONFIGS["own program"], HISTORY, "svi", observed="all", learning_rate=1e6, num_steps=40)
+    other = RewardHistory.from_columns([0], ["a"], num_successes=[2], num_rollouts=[4], columns={"family": ["c9"]})
     with pytest.raises(InputError, match="the history has clusters c9, the fit c0, c1"):
         sampled.inference_data(other)
     own = promptdyn.Fit(OwnSpeed(), {"speed": np.zeros(1)}, ("all",), prompt_ids=("b",))
     with pytest.raises(InputError, match="the history has not the 1 prompts of the fit"):
         own.inference_data(other)
+
+
+def test_a_fit_and_a_program_observe_the_rows_that_were_trained_on_by_default():
+    model, trained = CONFIGS["hmm with clusters"], HISTORY.observed("trained")
+    assert 0 < len(trained) < len(HISTORY)
+    fit, same, other = (
+        promptdyn.fit(model, history, observed=observed, max_iterations=3)
+        for history, observed in ((HISTORY, "trained"), (trained, "all"), (HISTORY, "all"))
+    )
+    default = promptdyn.fit(model, HISTORY, max_iterations=3)
+    assert (default.num_observed, other.num_observed) == (len(trained), len(HISTORY))
+    assert default.log_marginal == fit.log_marginal == same.log_marginal != other.log_marginal
+    program, same_program = (promptdyn.program(model, history, backend="pyro") for history in (HISTORY, trained))
+    shown, as_trained = (
+        poutine.trace(run).get_trace().nodes["num_successes"]["value"].numpy() for run in (program, same_program)
+    )
+    np.testing.assert_array_equal(shown, as_trained)

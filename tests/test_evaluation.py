@@ -33,10 +33,10 @@ def history() -> RewardHistory:
     return RewardHistory.from_columns(
         step,
         [f"p{i}" for i in prompt],
-        np.full(len(step), 8),
-        rng.binomial(8, rate),
+        num_successes=rng.binomial(8, rate),
+        num_rollouts=np.full(len(step), 8),
         trained=rng.random(len(step)) < 0.25,
-        clusters={"half": [str(i // 30) for i in prompt]},
+        columns={"half": [str(i // 30) for i in prompt]},
     )
 
 
@@ -62,7 +62,7 @@ def test_calibration_error_by_hand():
     diagram = reliability(probability, event)
     assert diagram.size.tolist() == [2, 1, 2]
     assert diagram.forecast.tolist() == pytest.approx([0.05, 0.15, 0.975])
-    assert diagram.realised.tolist() == pytest.approx([0.5, 0.0, 1.0])
+    assert diagram.realized.tolist() == pytest.approx([0.5, 0.0, 1.0])
     assert calibration_error(probability, event) == pytest.approx((2 * 0.45 + 0.15 + 2 * 0.025) / 5)
 
 
@@ -86,9 +86,9 @@ def test_forecasts_use_only_observed_rows_of_past_steps(history, model):
         changed = RewardHistory.from_columns(
             history.step,
             history.prompt_ids[history.prompt],
-            history.num_rollouts,
-            num_successes,
-            history.trained,
+            num_successes=num_successes,
+            num_rollouts=history.num_rollouts,
+            trained=history.trained,
         )
         return forecast(model.online(list(history.prompt_ids)), changed, fit_steps=10)
 
@@ -117,7 +117,9 @@ def test_forecast_equals_stepping_by_hand(history):
 
 
 def test_forecasts_are_made_for_each_rows_own_number_of_rollouts():
-    history = RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8, 8, 2, 32], [4, 4, 1, 16])
+    history = RewardHistory.from_columns(
+        [0, 0, 1, 1], ["a", "b", "a", "b"], num_successes=[4, 4, 1, 16], num_rollouts=[8, 8, 2, 32]
+    )
     made = forecast(BetaBernoulli().online(["a", "b"]), history, fit_steps=1)
     online = BetaBernoulli().online(["a", "b"])
     online.step(["a", "b"], [4, 4], 8)
@@ -212,7 +214,9 @@ def test_bad_fit_steps_are_named(history):
 
 
 def test_a_comparison_without_rows_to_fit_on_says_so():
-    history = RewardHistory.from_columns([0, 1, 2], ["a", "b", "a"], [4] * 3, [1, 2, 3], trained=[False, True, True])
+    history = RewardHistory.from_columns(
+        [0, 1, 2], ["a", "b", "a"], num_successes=[1, 2, 3], num_rollouts=[4] * 3, trained=[False, True, True]
+    )
     for fit_steps in (0, 1):
         with pytest.raises(InputError, match=rf"'hmm' has no rows .*fit_steps={fit_steps} .*observed='trained'"):
             promptdyn.compare({"hmm": promptdyn.models.DiscreteHMM()}, history, fit_steps)
@@ -244,7 +248,9 @@ def test_a_fit_of_another_run_has_not_seen_this_one(history):
     fit = promptdyn.fit(DiscreteHMM(num_states=3), history)
     n, k = history.num_rollouts, history.num_successes
     ids = history.prompt_ids[history.prompt]
-    other = RewardHistory.from_columns(history.step, ids, n, np.random.default_rng(1).binomial(8, k / n))
+    other = RewardHistory.from_columns(
+        history.step, ids, num_successes=np.random.default_rng(1).binomial(8, k / n), num_rollouts=n
+    )
     assert not fit.saw(other).any()
     promptdyn.compare({"hmm": fit}, other, fit_steps=20)
     # Nor has one that was made by hand seen any.
@@ -282,7 +288,9 @@ def test_a_fit_that_does_not_say_what_it_saw_is_told_of(history):
 def test_best_is_not_said_of_a_model_that_knows_no_more_than_the_base_rate():
     rng = np.random.default_rng(0)
     step, prompt = (grid.ravel() for grid in np.meshgrid(np.arange(40), np.arange(60), indexing="ij"))
-    noise = RewardHistory.from_columns(step, prompt, np.full(len(step), 8), rng.choice([0, 8, 4], len(step)))
+    noise = RewardHistory.from_columns(
+        step, prompt, num_successes=rng.choice([0, 8, 4], len(step)), num_rollouts=np.full(len(step), 8)
+    )
     comparison = promptdyn.compare({"dps": DPS(), "mopps": BetaBernoulli()}, noise, 20, observed="all")
     share = comparison.informative.mean()
     assert comparison.base_log_loss == pytest.approx(-(share * np.log(share) + (1 - share) * np.log(1 - share)))
@@ -300,7 +308,7 @@ def test_best_is_not_said_of_a_model_that_knows_no_more_than_the_base_rate():
 
 def test_where_every_group_taught_there_was_nothing_to_foresee():
     step, prompt = (grid.ravel() for grid in np.meshgrid(np.arange(10), np.arange(6), indexing="ij"))
-    history = RewardHistory.from_columns(step, prompt, np.full(60, 8), 1 + prompt)
+    history = RewardHistory.from_columns(step, prompt, num_successes=1 + prompt, num_rollouts=np.full(60, 8))
     comparison = promptdyn.compare({"dps": DPS()}, history, 5)
     assert comparison.in_words() == "Every group that was scored taught: there was nothing to foresee."
     assert comparison.table()[1]["AUROC"] == "–"

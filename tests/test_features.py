@@ -52,7 +52,7 @@ def test_it_learns_where_groups_are_informative():
 
 
 def test_a_step_is_laplaces_approximation():
-    """Mean and covariance against a general optimiser and the inverse Hessian, from a prior that a step has moved."""
+    """Mean and covariance against a general optimizer and the inverse Hessian, from a prior that a step has moved."""
     model = FeatureRate(num_functions=7, decay=0.9)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(12, 3))

@@ -72,16 +72,16 @@ def check(history: RewardHistory | None, path: Path | None = None) -> None:
     assert (np.diff(history.step) >= 0).all()
     assert len(set(history.prompt_ids)) == history.num_prompts == history.prompt.max() + 1
     assert len(set(zip(history.step.tolist(), history.prompt.tolist(), strict=True))) == len(history)
-    assert all(isinstance(label, str) for labels in history.clusters.values() for label in labels)
+    assert all(isinstance(label, str) for labels in history.columns.values() for label in labels)
     history.summary()
     own = {"step", "prompt_id", "num_rollouts", "num_successes", *OPTIONAL}
-    if path is not None and not own & set(history.clusters):
+    if path is not None and not own & set(history.columns):
         history.to_parquet(path)
         again = RewardHistory.from_parquet(path)
         for name in ("step", "prompt", "num_rollouts", "num_successes", *OPTIONAL, "prompt_ids"):
             np.testing.assert_array_equal(getattr(again, name), getattr(history, name))
-        assert {name: list(labels) for name, labels in again.clusters.items()} == {
-            name: list(labels) for name, labels in history.clusters.items()
+        assert {name: list(labels) for name, labels in again.columns.items()} == {
+            name: list(labels) for name, labels in history.columns.items()
         }
 
 
@@ -178,7 +178,7 @@ def test_columns(folder, table, data):
     given = {name: table[name] for name in ("step", "prompt_id", "num_rollouts", "num_successes")}
     clusters = {name: values for name, values in table.items() if name not in (*given, *OPTIONAL)}
     given |= {name: data.draw(st.sampled_from([None, table.get(name)])) for name in OPTIONAL}
-    check(taken(RewardHistory.from_columns, **given, clusters=clusters), folder / "columns.parquet")
+    check(taken(RewardHistory.from_columns, **given, columns=clusters), folder / "columns.parquet")
 
 
 def spoil(text: bytes):
@@ -244,7 +244,7 @@ def test_files_of_rollouts(folder, content, reward, prompt_key, labels, skip_bad
     path = folder / "7.jsonl"
     path.write_bytes(content)
     named = {"reward": reward, "prompt_key": prompt_key} if reward else {}
-    check(taken(promptdyn.read_history, path, cluster_columns=labels, skip_bad=skip_bad, **named))
+    check(taken(promptdyn.read_history, path, label_columns=labels, skip_bad=skip_bad, **named))
 
 
 @inputs(5_000)
@@ -342,7 +342,7 @@ def test_completions_of_any_types(folder, data):
             reward=data.draw(st.sampled_from(names)),
             prompt_key=data.draw(st.sampled_from(names)),
             success=data.draw(st.sampled_from(["auto", 0.5, -1.0, np.inf, "graded", "graded<=0 or reward"])),
-            cluster_columns=data.draw(st.sampled_from([(), ("task",), ("graded",), ("step",), ("missing",)])),
+            label_columns=data.draw(st.sampled_from([(), ("task",), ("graded",), ("step",), ("missing",)])),
         )
     )
 
@@ -432,7 +432,7 @@ WORDS = [
     "drop",
     "success",
     "skip_bad",
-    "num_draws",
+    "num_samples",
     "decay",
     "num_states",
     "task",

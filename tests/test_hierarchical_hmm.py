@@ -40,9 +40,9 @@ def simulate(pool_initial, transitions, groups, num_steps, seed, share=0.5):
     return RewardHistory.from_columns(
         step,
         [f"p{i}" for i in prompt],
-        np.full(len(step), 8),
-        successes,
-        clusters={"family": [f"c{groups[i]:02}" for i in prompt]},
+        num_successes=successes,
+        num_rollouts=np.full(len(step), 8),
+        columns={"family": [f"c{groups[i]:02}" for i in prompt]},
     )
 
 
@@ -166,7 +166,7 @@ def test_latent_kinds_are_a_mixture_of_chains():
             weight = first[states].sum()
             own = chain.transition[:, :, states, states]
             np.testing.assert_allclose(own.sum(axis=-1), 1.0)
-            shown = lambda counts: chain.emission.log_prob(counts)[:3]  # noqa: E731
+            shown = lambda **counts: chain.emission.log_prob(**counts)[:3]  # noqa: E731
             parts.append(np.log(weight) + evidence(first[None, states] / weight, own, shown))
         together = evidence(first[None], chain.transition, chain.emission.log_prob)
         assert together == pytest.approx(logsumexp(parts), rel=1e-10)

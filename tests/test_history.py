@@ -54,9 +54,9 @@ def assert_same(one: RewardHistory, other: RewardHistory) -> None:
         np.testing.assert_array_equal(mine, its)
     for name in ("reward_mean", "reward_std"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    assert list(one.clusters) == list(other.clusters)
-    for name, labels in one.clusters.items():
-        np.testing.assert_array_equal(labels, other.clusters[name])
+    assert list(one.columns) == list(other.columns)
+    for name, labels in one.columns.items():
+        np.testing.assert_array_equal(labels, other.columns[name])
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def history() -> RewardHistory:
         num_rollouts=[8, 4, 8, 4, 8],
         num_successes=[8, 0, 1, 2, 3],
         trained=[True, False, True, True, False],
-        clusters={"task": ["mul", "add", "mul", "add", "mul"], "level": [1, 2, 1, 2, 10]},
+        columns={"task": ["mul", "add", "mul", "add", "mul"], "level": [1, 2, 1, 2, 10]},
     )
 
 
@@ -91,7 +91,7 @@ def test_every_constructor_builds_the_same_history(table):
     assert_same(RewardHistory.from_table(pd.DataFrame(table)), history)
     clusters = {name: np.array(table.pop(name)) for name in ("family", "length")}
     columns: dict[str, Any] = {name: np.array(values) for name, values in table.items()}
-    assert_same(RewardHistory.from_columns(**columns, clusters=clusters), history)
+    assert_same(RewardHistory.from_columns(**columns, columns=clusters), history)
 
 
 @settings(deadline=None)
@@ -101,18 +101,19 @@ def test_dense_view_equals_a_naive_loop(table, cluster):
     dense = history.dense(cluster)
     steps = sorted(set(table["step"]))
     assert dense.steps.tolist() == steps
-    assert dense.counts[0].tolist() == [0, 0]
-    assert len({tuple(pair) for pair in dense.counts.tolist()}) == len(dense.counts)
+    counts = list(zip(*dense.counts, strict=True))
+    assert counts[0] == (0, 0)
+    assert len(set(counts)) == len(counts)
 
     row_of = {cell: row for row, cell in enumerate(zip(table["step"], table["prompt_id"], strict=True))}
     for t, step in enumerate(steps):
         for i, prompt_id in enumerate(dense.prompt_ids):
             row = row_of.get((step, prompt_id))
-            expected = (0, 0) if row is None else (table["num_rollouts"][row], table["num_successes"][row])
-            assert tuple(dense.counts[dense.symbols[t, i]].tolist()) == expected
+            expected = (0, 0) if row is None else (table["num_successes"][row], table["num_rollouts"][row])
+            assert counts[dense.symbols[t, i]] == expected
             level = 0
             if row is not None and table["trained"][row]:
-                level = 1 if 0 < expected[1] < expected[0] else 2
+                level = 1 if 0 < expected[0] < expected[1] else 2
             assert dense.exposure[t, i] == level
     for i, prompt_id in enumerate(dense.prompt_ids):
         row = table["prompt_id"].index(prompt_id)
@@ -126,13 +127,15 @@ def test_dense_view_equals_a_naive_loop(table, cluster):
 @pytest.mark.parametrize(("n", "dtype"), [(254, np.uint8), (255, np.uint16)])
 def test_dense_symbols_are_as_small_as_they_can_be(n, dtype):
     ids = [str(k) for k in range(n + 1)]
-    dense = RewardHistory.from_columns([0] * len(ids), ids, [n] * len(ids), range(n + 1)).dense()
+    dense = RewardHistory.from_columns(
+        [0] * len(ids), ids, num_successes=range(n + 1), num_rollouts=[n] * len(ids)
+    ).dense()
     assert dense.symbols.dtype == dtype
-    assert dense.counts[dense.symbols[0], 1].tolist() == list(range(n + 1))
+    assert dense.counts.num_successes[dense.symbols[0]].tolist() == list(range(n + 1))
 
 
 def test_groups_too_large_to_tabulate_are_named():
-    history = RewardHistory.from_columns([0, 3], ["a", "b"], [900_000, 1_000_000], [1, 2])
+    history = RewardHistory.from_columns([0, 3], ["a", "b"], num_successes=[1, 2], num_rollouts=[900_000, 1_000_000])
     with pytest.raises(InputError, match="step 3, prompt 'b': num_rollouts=1000000 is too large"):
         history.dense()
 
@@ -146,16 +149,20 @@ def test_rows_are_sorted_by_step_and_prompts_by_first_row(history):
     assert history.informative.tolist() == [False, True, True, False, True]
     assert history.steps.tolist() == [0, 2, 5]
     assert (len(history), history.num_prompts) == (5, 3)
-    assert repr(history) == "RewardHistory(5 rows, 3 prompts, 3 steps, clusters task, level)"
+    assert repr(history) == "RewardHistory(5 rows, 3 prompts, 3 steps, columns task, level)"
 
 
 def test_absent_trained_column_means_all_trained():
-    assert RewardHistory.from_columns([0, 1], ["a", "a"], [2, 2], [0, 1]).trained.tolist() == [True, True]
+    assert RewardHistory.from_columns(
+        [0, 1], ["a", "a"], num_successes=[0, 1], num_rollouts=[2, 2]
+    ).trained.tolist() == [True, True]
 
 
 def test_ids_and_labels_become_strings():
     ids: list[Any] = [7, "8", "7"]
-    history = RewardHistory.from_columns([0, 0, 1], ids, [2, 2, 2], [0, 1, 2], clusters={"level": [1.5, 2, 1.5]})
+    history = RewardHistory.from_columns(
+        [0, 0, 1], ids, num_successes=[0, 1, 2], num_rollouts=[2, 2, 2], columns={"level": [1.5, 2, 1.5]}
+    )
     assert history.prompt_ids.tolist() == ["7", "8"]
     assert history.prompt.tolist() == [0, 1, 0]
     assert history.prompts.labels("level").tolist() == ["1.5", "2"]
@@ -178,7 +185,9 @@ def test_labels_cross_columns(history):
     assert history.prompts.labels("task").tolist() == ["add", "mul", "mul"]
     assert history.prompts.labels(("task", "level")).tolist() == ["add|2", "mul|1", "mul|10"]
     assert history.dense(["level", "task"]).cluster_names == ("10|mul", "1|mul", "2|add")
-    piped = RewardHistory.from_columns([0], ["a"], [8], [0], clusters={"x": ["u|v"], "y": ["w"]})
+    piped = RewardHistory.from_columns(
+        [0], ["a"], num_successes=[0], num_rollouts=[8], columns={"x": ["u|v"], "y": ["w"]}
+    )
     assert piped.prompts.labels("x").tolist() == ["u|v"]
     assert piped.prompts.labels(("x", "y")).tolist() == [r"u\|v|w"]
 
@@ -207,7 +216,7 @@ def test_summary(history):
         "trained_rows": 3,
         "trained": 0.6,
         "density": 5 / 9,
-        "clusters": {"task": 2, "level": 3},
+        "columns": {"task": 2, "level": 3},
         "success": None,
         "pool_size": None,
     }
@@ -216,7 +225,7 @@ def test_summary(history):
 
 
 def test_the_size_of_the_pool_is_kept(tmp_path):
-    history = RewardHistory.from_columns([0, 1], ["a", "b"], [4, 4], [1, 2], pool_size=9)
+    history = RewardHistory.from_columns([0, 1], ["a", "b"], num_successes=[1, 2], num_rollouts=[4, 4], pool_size=9)
     history.to_parquet(tmp_path / "h.parquet")
     assert RewardHistory.from_parquet(tmp_path / "h.parquet").pool_size == 9
     assert promptdyn.read_history(tmp_path / "h.parquet").summary()["pool_size"] == 9
@@ -224,9 +233,11 @@ def test_the_size_of_the_pool_is_kept(tmp_path):
     sizes: list[Any] = [1, 0, -3, 2.5, "many"]
     for size in sizes:
         with pytest.raises(InputError, match=f"history: pool_size={size}, and 2 prompts are in the history"):
-            history.of_pool(size)
+            history.with_pool_size(size)
     with pytest.raises(InputError, match="run: pool_size=1, and 2 prompts"):
-        RewardHistory.from_columns([0, 1], ["a", "b"], [4, 4], [1, 2], pool_size=1, source="run")
+        RewardHistory.from_columns(
+            [0, 1], ["a", "b"], num_successes=[1, 2], num_rollouts=[4, 4], pool_size=1, source="run"
+        )
 
 
 @given(st.data())
@@ -236,7 +247,7 @@ def test_marks_know_a_steps_rows_again(data):
 
     def marks(rows):
         step, prompt, n, solved = zip(*rows, strict=True)
-        history = RewardHistory.from_columns(step, prompt, n, np.where(solved, n, 0))
+        history = RewardHistory.from_columns(step, prompt, num_successes=np.where(solved, n, 0), num_rollouts=n)
         return dict(zip(history.steps.tolist(), history.marks().tolist(), strict=True))
 
     found = marks(rows)
@@ -268,9 +279,9 @@ BAD_VALUES = [
     ({"reward_mean": 1e60}, "reward_mean=1e+60 is out of range: give a finite number"),
     ({"reward_std": -0.1}, "reward_std=-0.1 is out of range: give a number >= 0"),
     ({"task": ["add"]}, "task=['add'] is no label: give a string or a number, or drop the column"),
-    ({"task": None}, "cluster column 'task' changes from 'add' to '(none)': give all rows of a prompt one label, "
+    ({"task": None}, "label column 'task' changes from 'add' to '(none)': give all rows of a prompt one label, "
      "or drop the column"),
-    ({"task": "div"}, "cluster column 'task' changes from 'add' to 'div': give all rows of a prompt one label, "
+    ({"task": "div"}, "label column 'task' changes from 'add' to 'div': give all rows of a prompt one label, "
      "or drop the column"),
 ]  # fmt: skip
 
@@ -294,7 +305,7 @@ def columns_with(row: int, values: dict) -> dict[str, list]:
 @pytest.mark.parametrize(("values", "message"), BAD_VALUES)
 def test_bad_value_names_its_row_prompt_and_step(values, message):
     with pytest.raises(InputError) as error:
-        RewardHistory.from_table(columns_with(1, values), source="runs/a.parquet", cluster_columns=["task"])
+        RewardHistory.from_table(columns_with(1, values), source="runs/a.parquet", label_columns=["task"])
     assert str(error.value) == f"runs/a.parquet row 1 (prompt 'a', step 4): {message}"
 
 
@@ -304,13 +315,13 @@ def test_bad_value_names_its_row_prompt_and_step(values, message):
     ("num_successes", np.array([0, -3, 0], np.int8), "num_successes=-3 is out of range"),
     ("trained", np.array([0, 2, 1]), "trained=2 is not a boolean"),
     ("trained", np.array(["yes", "no", "no"]), "trained='yes' is not a boolean"),
-    ("task", pd.array(["x", None, "x"], dtype="string"), r"cluster column 'task' changes from 'x' to '\(none\)'"),
+    ("task", pd.array(["x", None, "x"], dtype="string"), r"label column 'task' changes from 'x' to '\(none\)'"),
     ("prompt_id", pd.array(["a", None, "a"], dtype="string"), "prompt_id is missing"),
     ("num_rollouts", pd.array([8, None, 8], dtype="Int64"), "num_rollouts is missing"),
 ])  # fmt: skip
 def test_arrays_are_checked_as_lists_are(name, values, found):
     with pytest.raises(InputError, match=found):
-        RewardHistory.from_table(columns_with(0, {}) | {name: values}, cluster_columns=["task"])
+        RewardHistory.from_table(columns_with(0, {}) | {name: values}, label_columns=["task"])
 
 
 @pytest.mark.parametrize(("values", "message"), [
@@ -335,12 +346,14 @@ def test_rows_are_named_by_their_place_in_the_source_not_in_the_sorted_history()
     with pytest.raises(
         InputError, match=r"line 4 \(prompt 'a', step 3\): the prompt has a row .* already, line 2, with the"
     ):
-        RewardHistory.from_columns([9, 3, 1, 3], ["a"] * 4, [8] * 4, [0] * 4, place=lambda row: f"line {row + 1}")
+        RewardHistory.from_columns(
+            [9, 3, 1, 3], ["a"] * 4, num_successes=[0] * 4, num_rollouts=[8] * 4, place=lambda row: f"line {row + 1}"
+        )
 
 
 def test_long_prompts_are_quoted_short_and_on_one_line():
     with pytest.raises(InputError) as error:
-        RewardHistory.from_columns([0], ["first\nsecond " * 100], [8], [9])
+        RewardHistory.from_columns([0], ["first\nsecond " * 100], num_successes=[9], num_rollouts=[8])
     assert len(str(error.value)) < 200
     assert "\n" not in str(error.value)
 
@@ -350,11 +363,11 @@ def test_long_prompts_are_quoted_short_and_on_one_line():
      "x.parquet: no column 'prompt_id', 'num_successes' among step, prompt, num_rollouts: "
      "name the columns step, prompt_id, num_rollouts, num_successes, or say which they are (columns, as in "
      "prompt_id=NAME)"),
-    (lambda: RewardHistory.from_columns([0, 1], ["a", "a"], [8], [0, 0]),
+    (lambda: RewardHistory.from_columns([0, 1], ["a", "a"], num_successes=[0, 0], num_rollouts=[8]),
      "history: column 'num_rollouts' has 1 values and 'step' has 2: give columns of equal length"),
-    (lambda: RewardHistory.from_columns([0], ["a"], np.array([[8]]), [0]),
+    (lambda: RewardHistory.from_columns([0], ["a"], num_successes=[0], num_rollouts=np.array([[8]])),
      "history: column 'num_rollouts' has shape (1, 1): give one value a row"),
-    (lambda: RewardHistory.from_columns([], [], [], []),
+    (lambda: RewardHistory.from_columns([], [], num_successes=[], num_rollouts=[]),
      "history: the history has no rows: give at least one rolled-out prompt"),
     (lambda: RewardHistory.from_records([]),
      "records: the history has no rows: give at least one rolled-out prompt"),
@@ -371,7 +384,7 @@ def test_bad_requests(history):
     with pytest.raises(InputError, match="there is no column 'tasks': give one of task, level"):
         history.dense("tasks")
     with pytest.raises(InputError, match="there is no column 'task': the prompts have none"):
-        RewardHistory.from_columns([0], ["a"], [8], [0]).prompts.labels("task")
+        RewardHistory.from_columns([0], ["a"], num_successes=[0], num_rollouts=[8]).prompts.labels("task")
     with pytest.raises(InputError, match="observed='some' is none of trained, all"):
         history.observed("some")
     with pytest.raises(InputError, match=r"mask of shape \(2,\) and type bool .* one boolean for each of 5 rows"):
@@ -396,7 +409,7 @@ def test_foreign_parquet_is_read_if_its_columns_fit(tmp_path):
     history = RewardHistory.from_parquet(path)
     assert history.prompt_ids.tolist() == ["b", "a"]
     assert history.num_successes.tolist() == [1, 2, 3]
-    assert {name: labels.tolist() for name, labels in history.clusters.items()} == {
+    assert {name: labels.tolist() for name, labels in history.columns.items()} == {
         "level": ["1", "2"],
         "hard": ["True", "False"],
     }
@@ -419,7 +432,7 @@ def test_rewards_of_groups_are_kept_as_far_as_they_are_known(tmp_path):
     unknown = RewardHistory.from_table({**columns, "reward_mean": [None, None, None]})
     assert (unknown.reward_mean, unknown.reward_std) == (None, None)
     with pytest.raises(InputError, match="'reward_std' has the name of a history's own column"):
-        replace(unknown, clusters={"reward_std": np.array(["x", "y"], object)}).to_parquet(tmp_path / "x.parquet")
+        replace(unknown, columns={"reward_std": np.array(["x", "y"], object)}).to_parquet(tmp_path / "x.parquet")
 
 
 def test_written_files_are_plain_to_others(history, tmp_path):
@@ -487,9 +500,9 @@ def test_failed_write_leaves_the_old_file(history, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_own_column_names_are_no_cluster_columns(tmp_path):
-    history = RewardHistory.from_columns([0], ["a"], [8], [0], clusters={"step": ["x"]})
-    with pytest.raises(InputError, match="cluster column 'step' has the name of a history's own column: rename it"):
+def test_own_column_names_are_no_label_columns(tmp_path):
+    history = RewardHistory.from_columns([0], ["a"], num_successes=[0], num_rollouts=[8], columns={"step": ["x"]})
+    with pytest.raises(InputError, match="label column 'step' has the name of a history's own column: rename it"):
         history.to_parquet(tmp_path / "x.parquet")
 
 
@@ -501,4 +514,4 @@ def test_import_loads_numpy_only():
 
 def test_text_that_no_file_can_hold_is_named():
     with pytest.raises(InputError, match=r"row 1 \(prompt 'b\\ud800', step 0\): prompt_id=.* is no valid text"):
-        RewardHistory.from_columns([0, 0], ["a", "b\ud800"], [8, 8], [0, 1])
+        RewardHistory.from_columns([0, 0], ["a", "b\ud800"], num_successes=[0, 1], num_rollouts=[8, 8])

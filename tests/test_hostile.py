@@ -53,7 +53,7 @@ def test_half_precision_is_read(tmp_path):
 @pytest.mark.parametrize("prompt_id", [np.array(3), [1], {}, decimal.Decimal("sNaN")])
 def test_ids_that_cannot_be_told_apart(prompt_id):
     with pytest.raises(InputError, match=r"row 0 .*is no label"):
-        RewardHistory.from_columns([0], [prompt_id], [8], [3])
+        RewardHistory.from_columns([0], [prompt_id], num_successes=[3], num_rollouts=[8])
     with pytest.raises(InputError, match=r"row 0 .*is no label"):
         RewardHistory.from_records([{"step": 0, "prompt_id": prompt_id, **NUMBERS}])
 
@@ -80,7 +80,9 @@ def test_rewards_that_are_none(rewards, message):
 
 def test_groups_as_large_as_can_be_declared():
     most = 1_000_000
-    history = RewardHistory.from_columns([0, 1, 2, 3], ["a", "b", "a", "b"], [most] * 4, [3, most, 5, 0])
+    history = RewardHistory.from_columns(
+        [0, 1, 2, 3], ["a", "b", "a", "b"], num_successes=[3, most, 5, 0], num_rollouts=[most] * 4
+    )
     scores = promptdyn.compare({"mopps": BetaBernoulli(), "dps": DPS()}, history, 2).scores
     assert all(np.isfinite(score.log_loss) for score in scores)
 
@@ -162,7 +164,7 @@ def test_arrays_larger_than_their_file_are_not_made(tmp_path):
 
 @pytest.mark.parametrize("change", [lambda rows: rows * np.nan, lambda rows: -rows, lambda rows: rows * 0.5])
 def test_fits_whose_rows_are_no_probabilities(tmp_path, change):
-    history = RewardHistory.from_columns([0, 1, 2], ["a", "b", "a"], [4] * 3, [0, 3, 4])
+    history = RewardHistory.from_columns([0, 1, 2], ["a", "b", "a"], num_successes=[0, 3, 4], num_rollouts=[4] * 3)
     path = tmp_path / "fit.npz"
     promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=2), history, max_iterations=1).save(path)
     values, arrays = read_state(path, "fit")

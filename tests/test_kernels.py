@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from brute_force import joint, path_sums
+from promptdyn.history import Counts
 from promptdyn.kernels import jax as kernels
 from promptdyn.kernels import torch as torch_kernels
 from promptdyn.kernels.sequences import FRESH, Sequences
 from promptdyn.models import emissions
 
 NUM_PROMPTS = 4
-COUNTS = np.array([(0, 0)] + [(n, k) for n in (1, 4, 8) for k in range(n + 1)])
+COUNTS = Counts(*np.array([(0, 0)] + [(k, n) for n in (1, 4, 8) for k in range(n + 1)]).T)
 
 
 def in_numpy(initial: Any, transition: Any, log_emission: Any) -> kernels.Markov:
@@ -31,11 +32,11 @@ def random_case(seed: int, num_states: int, num_steps: int, num_exposures: int, 
     if emission == "ternary":
         shown = emissions.Ternary(noise=0.1)
     shape = (num_steps, NUM_PROMPTS)
-    symbols = np.where(rng.random(shape) < 0.5, rng.integers(1, len(COUNTS), shape), 0).astype(np.uint8)
+    symbols = np.where(rng.random(shape) < 0.5, rng.integers(1, len(COUNTS.num_rollouts), shape), 0).astype(np.uint8)
     markov = in_numpy(
         initial=rng.dirichlet(np.ones(num_states), num_clusters),
         transition=rng.dirichlet(np.ones(num_states), (num_exposures, num_clusters, num_states)),
-        log_emission=shown.log_prob(COUNTS),
+        log_emission=shown.log_prob(*COUNTS),
     )
     places = None if num_clusters == 1 else rng.integers(0, num_clusters, NUM_PROMPTS)
     return markov, symbols, rng.integers(0, 3, shape).astype(np.uint8), places
@@ -137,7 +138,7 @@ def test_packed_cells_say_what_all_steps_say(case, num_lanes, monkeypatch):
         else:
             slope, other = (part - part.mean(axis=axes, keepdims=True) for part in (slope, other))
         np.testing.assert_allclose(slope, other, rtol=1e-8, atol=1e-8)
-    assert counts.initial.sum() + counts.transition.sum() == pytest.approx(packed.num_draws)
+    assert counts.initial.sum() + counts.transition.sum() == pytest.approx(packed.path_length)
 
     tensors = [torch.tensor(part, requires_grad=True) for part in markov]
     for sequences, in_jax in ((packed, slopes), (whole, expected)):
@@ -174,7 +175,7 @@ def test_impossible_counts_leave_the_other_prompts_of_a_lane_alone():
     markov = in_numpy(
         np.array([[1.0, 0.0, 0.0]]),
         np.eye(3)[None, None],
-        emissions.Ternary().log_prob(np.array([(0, 0), (8, 0), (8, 8)])),
+        emissions.Ternary().log_prob(num_successes=np.array([0, 0, 8]), num_rollouts=np.array([0, 8, 8])),
     )
     symbols = np.array([[1, 1, 1], [0, 2, 1], [1, 0, 1]], np.uint8)  # the second turns from none to all solved
     packed = Sequences.packed(symbols, 0 * symbols, num_lanes=1)
@@ -182,7 +183,7 @@ def test_impossible_counts_leave_the_other_prompts_of_a_lane_alone():
         counts = jax.device_get(kernels.expected_counts(markov, packed))
     assert counts.log_marginal[1] < -700
     np.testing.assert_allclose(counts.log_marginal[np.array([0, 2])], 0.0, atol=1e-12)
-    assert counts.initial.sum() + counts.transition.sum() < packed.num_draws - 0.5
+    assert counts.initial.sum() + counts.transition.sum() < packed.path_length - 0.5
     # All observations that are explained, and a guess.
     np.testing.assert_allclose(counts.emission[0, 1:].sum(), 5.0 + 1 / 3)
     initial, transition, emission = map(torch.tensor, markov)
@@ -219,17 +220,17 @@ def test_lanes_hold_every_observation_once(num_prompts, num_clusters):
         np.testing.assert_array_equal(left[: steps[-1]], exposure[: steps[-1], prompt])
     # Little stands empty, and parts are the whole.
     assert laid.symbols.size <= 2 * held.sum() + 20
-    assert sum(part.num_draws for part in laid.chunks(3)) == laid.num_draws
+    assert sum(part.path_length for part in laid.chunks(3)) == laid.path_length
     batches = laid.batches(1, seed=0)
-    assert sum(next(batches).num_draws for _ in range(laid.num_lanes)) == laid.num_draws
+    assert sum(next(batches).path_length for _ in range(laid.num_lanes)) == laid.path_length
 
 
 def test_sampled_paths_have_the_posterior_of_paths():
     markov, symbols, exposure, places = random_case(5, 3, 4, 3, 3, "binomial")
     sequences = Sequences.whole(symbols, exposure, places)
-    num_draws = 4000
+    num_samples = 4000
     with jax.enable_x64(True):
-        keys = jax.random.split(jax.random.key(0), num_draws)
+        keys = jax.random.split(jax.random.key(0), num_samples)
         draws = np.asarray(jax.vmap(lambda key: kernels.sample_paths(markov, sequences, key))(keys))
     for i in range(NUM_PROMPTS):
         chain = of_prompt(markov, places, i)
@@ -239,7 +240,7 @@ def test_sampled_paths_have_the_posterior_of_paths():
         for path in product(range(3), repeat=4):
             p = chances[path] / total
             # Five standard errors, and a draw or two of a rare path.
-            assert abs(drawn.count(path) - num_draws * p) <= 5 * np.sqrt(num_draws * p * (1 - p)) + 2
+            assert abs(drawn.count(path) - num_samples * p) <= 5 * np.sqrt(num_samples * p * (1 - p)) + 2
 
 
 def test_single_precision_agrees_with_double():
@@ -255,7 +256,7 @@ def test_single_precision_agrees_with_double():
 def test_large_groups_do_not_underflow_in_single_precision():
     """0 of 512 in a state with p = 0.9 has likelihood 1e-512: scaled, it is a number; unscaled, 0 / 0."""
     initial, transition = np.array([[0.5, 0.5]]), np.array([[[[0.9, 0.1], [0.1, 0.9]]]])
-    log_emission = emissions.Binomial(np.array([0.5, 0.9])).log_prob(np.array([(0, 0), (512, 0), (512, 512)]))
+    log_emission = emissions.Binomial(np.array([0.5, 0.9])).log_prob(np.array([0, 0, 512]), np.array([0, 512, 512]))
     symbols = np.array([[1], [2], [0]], np.uint8)
     markov = in_numpy(*map(np.float32, (initial, transition, log_emission)))
     result = kernels.filter(markov, Sequences.whole(symbols, symbols))

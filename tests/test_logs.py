@@ -135,28 +135,28 @@ def test_columns_that_are_no_labels_are_left_out_with_a_word(tmp_path):
             history = read_history(path)
         words = " ".join(str(warning.message) for warning in told)
         assert "left out 'mean_length' (" in words
-        assert "row 5: cluster column" in words or "line 6: cluster column" in words
+        assert "row 5: label column" in words or "line 6: label column" in words
         assert "'meta'" in words
-        assert list(history.clusters) == ["task"]
-        assert list(read_history(path, drop=["mean_length", "meta"]).clusters) == ["task"]
-        assert list(read_history(path, cluster_columns=["task"]).clusters) == ["task"]
-        assert list(read_history(path, cluster_columns=[]).clusters) == []
+        assert list(history.columns) == ["task"]
+        assert list(read_history(path, drop=["mean_length", "meta"]).columns) == ["task"]
+        assert list(read_history(path, label_columns=["task"]).columns) == ["task"]
+        assert list(read_history(path, label_columns=[]).columns) == []
         with pytest.raises(InputError, match=r"'mean_length' changes from '0.5' to '1.5' \(15 such rows\)"):
-            read_history(path, cluster_columns=["mean_length"])
+            read_history(path, label_columns=["mean_length"])
         with pytest.raises(InputError, match=r"meta={'rank': 0} is no label \(20 such rows\)"):
-            read_history(path, cluster_columns=["meta"])
+            read_history(path, label_columns=["meta"])
         with pytest.raises(InputError, match="no column 'length', to be dropped, among step, prompt_id"):
             read_history(path, drop=["length"])
-        with pytest.raises(InputError, match=r"no column 'trained' of labels \(cluster_columns\) among step"):
-            read_history(path, cluster_columns=["trained"])
+        with pytest.raises(InputError, match=r"no column 'trained' of labels \(label_columns\) among step"):
+            read_history(path, label_columns=["trained"])
 
 
 def test_row_numbers_of_pandas_are_no_labels(tmp_path):
     frame = pd.DataFrame(groups([0]))  # one row a prompt, in which any column would be a label
     frame.to_csv(tmp_path / "a.csv")
-    assert list(read_history(tmp_path / "a.csv").clusters) == ["task"]
+    assert list(read_history(tmp_path / "a.csv").columns) == ["task"]
     pd.read_csv(tmp_path / "a.csv").to_csv(tmp_path / "b.csv", index=False)
-    assert list(read_history(tmp_path / "b.csv").clusters) == ["task"]
+    assert list(read_history(tmp_path / "b.csv").columns) == ["task"]
 
 
 class Exported:
@@ -225,7 +225,7 @@ def test_one_import_tells_all_kinds_of_bad_rows(tmp_path):
         history = read_history(path, skip_bad=True)
     kept = [row for i, row in enumerate(groups()) if i not in (3, 7, 8, 9, 11)]
     assert rows(history) == rows(RewardHistory.from_records(kept))
-    assert list(history.clusters) == ["task"]
+    assert list(history.columns) == ["task"]
 
 
 def test_skipping_leaves_nothing_where_all_is_bad(tmp_path):
@@ -254,10 +254,8 @@ def test_labels_that_were_asked_for_make_rows_bad(tmp_path):
     records = groups()
     records[6]["task"] = "c"
     path = jsonl(tmp_path / "a.jsonl", records)
-    with pytest.warns(
-        PromptdynWarning, match="skipped 1 bad of 20 rows: line 7: cluster column 'task' changes from 'b'"
-    ):
-        history = read_history(path, cluster_columns=["task"], skip_bad=True)
+    with pytest.warns(PromptdynWarning, match="skipped 1 bad of 20 rows: line 7: label column 'task' changes from 'b'"):
+        history = read_history(path, label_columns=["task"], skip_bad=True)
     assert (len(history), sorted(set(history.prompts.labels("task")))) == (19, ["a", "b"])
 
 
@@ -305,18 +303,18 @@ def test_shards_are_one_history(tmp_path):
     with pytest.warns(PromptdynWarning, match=r"left out 'task' .* from '\(none\)' to 'a'"):
         assert rows(read_history(shards)) == expected
     for path in (shards, f"{shards}/part-*", paths, [str(shards)]):
-        history = read_history(path, cluster_columns=())
+        history = read_history(path, label_columns=())
         assert rows(history) == expected
     assert rows(read_history(paths[1:])) == [row for row in expected if row[0] >= 3]
 
     jsonl(shards / "part-10.jsonl", [*groups([9]), {**groups([10])[0], "num_successes": 9}])
     with pytest.raises(InputError, match=r"shards/part-10.jsonl line 6 \(prompt 'q0', step 10\): num_successes=9"):
-        read_history(shards, cluster_columns=())
+        read_history(shards, label_columns=())
     jsonl(shards / "part-10.jsonl", groups([7]))
     with pytest.raises(
         InputError, match=r"part-10.jsonl line 1 .* already, .*part-9.csv line 22, with the same counts"
     ):
-        read_history(shards, cluster_columns=())
+        read_history(shards, label_columns=())
     for nothing, message in (([], "no path"), (f"{shards}/x*", "no file matches"), (["nowhere"], "nowhere: no such")):
         with pytest.raises(InputError, match=message):
             read_history(nothing)
@@ -327,10 +325,14 @@ def test_shards_are_one_history(tmp_path):
 
 def test_histories_that_are_joined_keep_what_they_share(tmp_path):
     for step in (0, 1):
-        history = RewardHistory.from_columns([step], ["a"], [8], [1], success="0.5", pool_size=9)
+        history = RewardHistory.from_columns(
+            [step], ["a"], num_successes=[1], num_rollouts=[8], success="0.5", pool_size=9
+        )
         history.to_parquet(tmp_path / f"{step}.parquet")
     assert (read_history(tmp_path).success, read_history(tmp_path).pool_size) == ("0.5", 9)
-    RewardHistory.from_columns([2], ["a"], [8], [1], success="1").to_parquet(tmp_path / "2.parquet")
+    RewardHistory.from_columns([2], ["a"], num_successes=[1], num_rollouts=[8], success="1").to_parquet(
+        tmp_path / "2.parquet"
+    )
     with pytest.warns(PromptdynWarning, match="its files count successes by different rules: '0.5', '1'"):
         history = read_history(tmp_path)
     assert (history.success, history.pool_size) == (None, None)
@@ -340,11 +342,11 @@ def test_the_folder_of_a_run_is_its_history(tmp_path):
     run = tmp_path / "runs" / "mine"
     trl_log(run / "completions", 1, ["p", "p"], [1.0, 0.0])
     (run / "metrics.jsonl").write_text('{"loss": 1}\n')
-    history = RewardHistory.from_records(groups()).of_pool(7)
+    history = RewardHistory.from_records(groups()).with_pool_size(7)
     history.to_parquet(run / "history.parquet")
     assert rows(promptdyn.read_history(run)) == rows(history)
     assert promptdyn.read_history(run).pool_size == 7
-    assert list(promptdyn.read_history(run, drop=["task"]).clusters) == []
+    assert list(promptdyn.read_history(run, drop=["task"]).columns) == []
     assert rows(promptdyn.read_history(run, success="correct")) == [(1, "p", 2, 1)]  # only completions can tell
     with pytest.raises(InputError, match=f"runs: no run, but a folder of runs: name one, as {run}"):
         promptdyn.read_history(tmp_path / "runs")
@@ -468,7 +470,7 @@ def test_rollouts_in_every_kind_of_file(tmp_path, suffix, caplog):
         "prompt_key": "question",
         "reward": ["correct", "form"],
         "step_key": "t",
-        "cluster_columns": ["task"],
+        "label_columns": ["task"],
     }
     history = read_history(path, success="correct", reward_weights=[1, 0.5], **options)
     assert rows(history) == [(3, "x", 2, 1), (3, "y", 1, 1)]

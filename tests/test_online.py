@@ -128,7 +128,7 @@ def test_online_filter_equals_the_offline_kernel(name):
     dense = RewardHistory.from_records(records).dense(model.cluster_names and "family")
     assert list(dense.prompt_ids) == IDS
     with jax.enable_x64(True):
-        chain = model.initial, model.transition, model.log_emission(dense.counts)
+        chain = model.initial, model.transition, model.log_emission(**dense.counts._asdict())
         places = dense.cluster if model.cluster_names else None
         # A further step, of which nothing is known yet.
         symbols, exposure = (np.concatenate([part, 0 * part[:1]]) for part in (dense.symbols, dense.exposure))
@@ -152,10 +152,12 @@ def test_a_frozen_chain_equals_a_loop_over_prompts(num_states, num_clusters, num
         k, trained = rng.integers(0, n + 1), rng.random(num_groups) < 0.7
         state = chain.step(state, rows, k, n, trained)
         exposure = np.zeros(500, int)
-        for row, of_row, successes, fed in zip(rows, n, k, trained, strict=True):
-            expected[row] *= np.exp(chain.log_emission(np.array([[of_row, successes]]))[:, 0])
+        for row, size, successes, fed in zip(rows, n, k, trained, strict=True):
+            expected[row] *= np.exp(
+                chain.log_emission(num_successes=np.array([successes]), num_rollouts=np.array([size]))[:, 0]
+            )
             expected[row] /= expected[row].sum()
-            exposure[row] = fed * (1 + (successes in (0, of_row)))
+            exposure[row] = fed * (1 + (successes in (0, size)))
         expected = np.stack([expected[i] @ chain.transition[exposure[i], codes[i]] for i in range(500)])
         np.testing.assert_allclose(state.belief.T, expected, atol=1e-12)
 
@@ -279,7 +281,9 @@ def test_features_are_read_anew_for_some_prompts():
 
 
 def test_a_fit_runs_online(tmp_path):
-    history = RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
+    history = RewardHistory.from_columns(
+        [0, 0, 1, 1], ["a", "b", "a", "b"], num_successes=[0, 8, 1, 8], num_rollouts=[8] * 4
+    )
     fit = promptdyn.fit(DiscreteHMM(num_states=3), history, max_iterations=3)
     online = fit.online(["a", "b", "new"])
     online.step(["a", "b"], [0, 8], 8)

@@ -80,7 +80,7 @@ def test_ones_own_reader_comes_before_the_packages(tmp_path):
     class Commas(load_object(f"{OUTSIDE}/pairs.py:Pairs", "reader")):  # type: ignore[misc]
         name = "commas"
 
-        def recognises(self, path):
+        def recognizes(self, path):
             return path.suffix == ".csv"
 
     (tmp_path / "a.csv").write_text("\n".join(LINES))
@@ -108,7 +108,7 @@ def test_what_is_no_reader_is_told(log):
     class Half(Reader):
         name = "half"
 
-        def recognises(self, path):
+        def recognizes(self, path):
             return True
 
     @dataclass(frozen=True)

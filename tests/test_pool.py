@@ -157,8 +157,8 @@ def test_label_columns_with_gaps_and_separators_stop_no_run(tmp_path: Path) -> N
     assert model.cluster == ("task", "level")
     run.train()
     history = history_of(tmp_path)
-    assert set(history.clusters["task"]) <= {"(none)", "a|b"}
-    assert set(history.clusters["level"]) <= {"(none)", "1.0"}
+    assert set(history.columns["task"]) <= {"(none)", "a|b"}
+    assert set(history.columns["level"]) <= {"(none)", "1.0"}
     assert set(history.prompts.labels(["task", "level"])) <= {r"a\|b|(none)", "(none)|1.0", "(none)|(none)"}
 
 
@@ -211,7 +211,7 @@ def test_a_run_resumes_with_fewer_prompts(half: Path, caplog: pytest.LogCaptureF
     assert not graded & set(gone)
     # What the record knows of them stays, labels and all.
     history = history_of(half)
-    task = dict(zip(history.prompt_ids, history.clusters["task"], strict=True))
+    task = dict(zip(history.prompt_ids, history.columns["task"], strict=True))
     assert set(gone) <= set(task)
     assert set(task.values()) <= {"even", "odd"}
     # Put back, they are chosen again.

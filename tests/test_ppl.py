@@ -65,7 +65,7 @@ def by_paths(model) -> float:
     chain = chain_at(model, params, Pool.of(dense))
     places = chain.places(Pool.of(dense))
     places = np.zeros(HISTORY.num_prompts, int) if places is None else places
-    table = chain.emission.log_prob(dense.counts)
+    table = chain.log_emission(dense.counts)
     total = 0.0
     for i, place in enumerate(places):
         initial = chain.initial[min(place, len(chain.initial) - 1)]
@@ -95,8 +95,8 @@ def test_starts_and_chains_are_the_same_in_every_interpreter(model):
         np.testing.assert_allclose(getattr(in_torch, part), getattr(plain, part), atol=1e-14)
     counts = HISTORY.dense().counts
     np.testing.assert_allclose(
-        second.at(params)[0].emission.log_prob(counts, load_backend("pyro").Pyro.xp),
-        plain.emission.log_prob(counts),
+        second.at(params)[0].log_emission(counts, load_backend("pyro").Pyro.xp),
+        plain.log_emission(counts),
         rtol=1e-10,
         atol=1e-12,
     )
@@ -105,16 +105,16 @@ def test_starts_and_chains_are_the_same_in_every_interpreter(model):
 def test_log_densities_agree(model):
     params = somewhere(model)
     truth = by_paths(model)
-    observed = program(model, HISTORY)
+    observed = program(model, HISTORY, observed="all")
     with jax.enable_x64(True):
         density = jax.jit(lambda params: log_density(observed, (), {}, params)[0])(params)
     np.testing.assert_allclose(density, truth, rtol=1e-9)
 
     given = {name: torch.as_tensor(value) for name, value in params.items()}
-    trace = poutine.trace(poutine.condition(program(model, HISTORY, backend="pyro"), given)).get_trace()
+    trace = poutine.trace(poutine.condition(program(model, HISTORY, observed="all", backend="pyro"), given)).get_trace()
     np.testing.assert_allclose(float(trace.log_prob_sum()), truth, rtol=1e-9)
 
-    enumerated = poutine.condition(program(model, HISTORY, backend="pyro", enumerated=True), given)
+    enumerated = poutine.condition(program(model, HISTORY, observed="all", backend="pyro", enumerated=True), given)
     loss = pyro.infer.TraceEnum_ELBO(max_plate_nesting=4).loss(enumerated, lambda: None)
     np.testing.assert_allclose(-loss, truth, rtol=1e-9)
 
@@ -132,7 +132,7 @@ def test_numpyro_enumerates_to_the_same(model):
     params = somewhere(model)
     with jax.enable_x64(True):
         # Left of the four axes that plates take.
-        enumerated = enum(program(model, HISTORY, enumerated=True), first_available_dim=-5)
+        enumerated = enum(program(model, HISTORY, observed="all", enumerated=True), first_available_dim=-5)
         summed = jax.jit(lambda params: enumerated_density(enumerated, (), {}, params)[0])(params)
     np.testing.assert_allclose(summed, by_paths(model), rtol=1e-9)
 
@@ -145,7 +145,7 @@ def test_gradients_equal_finite_differences(model):
         made = load_backend("numpyro").Program(model, a_pool(model))
         start, unravel = ravel_pytree(made.unconstrain(params))
 
-        observed = program(model, HISTORY)
+        observed = program(model, HISTORY, observed="all")
 
         @jax.jit
         def joint(flat):
@@ -159,22 +159,24 @@ def test_gradients_equal_finite_differences(model):
 
     made = load_backend("pyro").Program(model, a_pool(model))
     free = {name: value.detach().clone().requires_grad_() for name, value in made.unconstrain(params).items()}
-    observed = poutine.condition(program(model, HISTORY, backend="pyro"), made.constrain(free))
+    observed = poutine.condition(program(model, HISTORY, observed="all", backend="pyro"), made.constrain(free))
     torch.as_tensor(poutine.trace(observed).get_trace().log_prob_sum()).backward()
     for name, value in free.items():
         np.testing.assert_allclose(value.grad, by_name[name], rtol=1e-8, atol=1e-9)
 
 
-def drawn_forward(model, backend, params, num_draws, condition=False) -> np.ndarray:
+def drawn_forward(model, backend, params, num_samples, condition=False) -> np.ndarray:
     """(draw prompt step) counts by the backend's own Predictive."""
-    forward = program(model, HISTORY, backend=backend, condition=condition)
+    forward = program(model, HISTORY, observed="all", backend=backend, condition=condition)
     if backend == "numpyro":
         with jax.enable_x64(True):
-            draws = Predictive(forward, posterior_samples={k: np.stack([v] * num_draws) for k, v in params.items()})
+            draws = Predictive(forward, posterior_samples={k: np.stack([v] * num_samples) for k, v in params.items()})
             return np.asarray(draws(jax.random.key(0))["num_successes"])
     pyro.set_rng_seed(0)
-    given = {name: torch.as_tensor(np.stack([value] * num_draws)) for name, value in params.items()}
-    return pyro.infer.Predictive(forward, given)()["num_successes"].numpy().reshape(num_draws, HISTORY.num_prompts, -1)
+    given = {name: torch.as_tensor(np.stack([value] * num_samples)) for name, value in params.items()}
+    return (
+        pyro.infer.Predictive(forward, given)()["num_successes"].numpy().reshape(num_samples, HISTORY.num_prompts, -1)
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -182,7 +184,7 @@ def test_predictive_of_a_program_that_observes_returns_what_was_logged(backend):
     model: Any = CONFIGS["hmm"]
     dense = HISTORY.dense()
     shown = drawn_forward(model, backend, somewhere(model), 2, condition=True)
-    np.testing.assert_array_equal(shown, np.stack([dense.counts[dense.symbols, 1].T] * 2))
+    np.testing.assert_array_equal(shown, np.stack([dense.counts.num_successes[dense.symbols].T] * 2))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -212,20 +214,20 @@ def test_run_forward_a_group_that_comes_out_without_variance_moves_its_prompt_as
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_run_forward_it_draws_counts_of_the_groups_that_were_rolled_out(backend):
     model: Any = CONFIGS["hmm with clusters"]
-    num_draws = 300
+    num_samples = 300
     params = somewhere(model)
     dense = HISTORY.dense("family")
-    n = dense.counts[dense.symbols, 0].T
-    draws = drawn_forward(model, backend, params, num_draws)
-    assert draws.shape == (num_draws, HISTORY.num_prompts, len(HISTORY.steps))
+    n = dense.counts.num_rollouts[dense.symbols].T
+    draws = drawn_forward(model, backend, params, num_samples)
+    assert draws.shape == (num_samples, HISTORY.num_prompts, len(HISTORY.steps))
     assert ((draws >= 0) & (draws <= n)).all()
     chain = chain_at(model, params, a_pool(model))
-    rates = np.exp(chain.emission.log_prob(np.array([[1, 1]])))[:, 0]
+    rates = np.exp(chain.emission.log_prob(np.array([1]), np.array([1])))[:, 0]
     for i, place in enumerate(dense.cluster):
         belief = chain.initial[place]
         for t, exposure in enumerate(dense.exposure[:, i]):
             expected, size = belief @ rates, n[i, t]
-            spread = np.sqrt(size * size * 0.25 / num_draws) + 1e-12
+            spread = np.sqrt(size * size * 0.25 / num_samples) + 1e-12
             assert abs(draws[:, i, t].mean() - size * expected) < 5 * spread
             belief = belief @ chain.transition[min(exposure, 1), place]
 
@@ -234,7 +236,7 @@ def test_run_forward_it_draws_counts_of_the_groups_that_were_rolled_out(backend)
 def test_a_user_can_run_his_own_nuts():
     model = CONFIGS["own program with clusters"]
     with jax.enable_x64(True):
-        mcmc = MCMC(NUTS(program(model, HISTORY)), num_warmup=50, num_samples=50, progress_bar=False)
+        mcmc = MCMC(NUTS(program(model, HISTORY, observed="all")), num_warmup=50, num_samples=50, progress_bar=False)
         mcmc.run(jax.random.key(0))
         draws = mcmc.get_samples()
     assert draws["learn"].shape == (50, 2)
@@ -243,13 +245,13 @@ def test_a_user_can_run_his_own_nuts():
 
 def test_arviz_reads_the_axes_of_a_program():
     with jax.enable_x64(True):
-        dims = infer_dims(program(CONFIGS["hmm with clusters"], HISTORY))
+        dims = infer_dims(program(CONFIGS["hmm with clusters"], HISTORY, observed="all"))
     assert dims["transition"] == ["exposure", "cluster_2", "state"]
     assert dims["num_successes"] == ["prompt"]
 
 
 def test_render_model_draws_the_sites():
-    assert "num_successes" in numpyro.render_model(program(CONFIGS["hmm"], HISTORY)).source
+    assert "num_successes" in numpyro.render_model(program(CONFIGS["hmm"], HISTORY, observed="all")).source
 
 
 @dataclass(frozen=True)
@@ -353,7 +355,7 @@ WRONGS = {
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_programs_that_break_the_contract_are_told_how(how, backend):
     with pytest.raises(InputError, match=WRONGS[how]):
-        program(Wrong(how), HISTORY, backend=backend)
+        program(Wrong(how), HISTORY, observed="all", backend=backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -365,16 +367,16 @@ def test_faults_in_the_text_of_a_program_keep_their_traceback(backend):
             assert pool.num_prompts > 100, "too small a pool"
 
     with pytest.raises(AssertionError, match="too small a pool"):
-        program(Faulty(), HISTORY, backend=backend)
+        program(Faulty(), HISTORY, observed="all", backend=backend)
 
 
 def test_what_cannot_be_a_program_is_named():
     with pytest.raises(InputError, match="backend='stan' is none of numpyro, pyro"):
-        program(CONFIGS["hmm"], HISTORY, backend="stan")  # type: ignore[arg-type]
+        program(CONFIGS["hmm"], HISTORY, observed="all", backend="stan")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="enumerated=True with condition=False"):
-        program(CONFIGS["hmm"], HISTORY, enumerated=True, condition=False)
+        program(CONFIGS["hmm"], HISTORY, observed="all", enumerated=True, condition=False)
     with pytest.raises(InputError, match="DPS has no program"):
-        program(DPS(), HISTORY)  # type: ignore[arg-type]
+        program(DPS(), HISTORY, observed="all")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="has no rows"):
         program(CONFIGS["hmm"], HISTORY.select(np.zeros(len(HISTORY), bool)))
     pool = Pool.of(HISTORY.dense())

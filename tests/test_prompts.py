@@ -78,7 +78,9 @@ def test_auto_is_named_wherever_a_filter_is_made():
     )
     assert plain.describe() == named.describe()
     assert plain.state_dict()["clusters"] == online.state_dict()["clusters"]
-    history = RewardHistory.from_columns([0] * 32 + [1] * 32, IDS * 2, [8] * 64, [4] * 64, clusters={"task": TASK * 2})
+    history = RewardHistory.from_columns(
+        [0] * 32 + [1] * 32, IDS * 2, num_successes=[4] * 64, num_rollouts=[8] * 64, columns={"task": TASK * 2}
+    )
     scores = promptdyn.compare({"auto": DPS(cluster="auto"), "task": DPS(cluster="task")}, history, 1).scores
     assert scores[0].log_loss == scores[1].log_loss
 
@@ -137,9 +139,7 @@ class Doubled:
 
 
 def test_whatever_forecasts_is_compared_and_shown(tmp_path):
-    history = promptdyn.simulate(
-        DiscreteHMM(num_states=2), num_prompts=32, num_steps=6, clusters={"task": TASK}
-    ).history
+    history = promptdyn.simulate(DiscreteHMM(num_states=2), num_prompts=32, num_steps=6, columns={"task": TASK}).history
     fit = promptdyn.fit(DiscreteHMM(num_states=2), history.before(3), max_iterations=2, backend="pyro")
     forecasters: dict[str, Any] = {
         "doubled": Doubled(),

@@ -1,4 +1,4 @@
-"""Readers of logs: the formats recognised, what they count, and the message for every bad input."""
+"""Readers of logs: the formats recognized, what they count, and the message for every bad input."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_every_reader_keeps_the_contract(name, tmp_path):
     reader = READERS.create(name)
     assert reader == READERS[name]()
     (tmp_path / "notes.txt").write_text("notes")
-    assert reader.recognises(tmp_path) is False
-    assert reader.recognises(tmp_path / "notes.txt") is False
+    assert reader.recognizes(tmp_path) is False
+    assert reader.recognizes(tmp_path / "notes.txt") is False
     with pytest.raises(InputError, match=r"notes\.txt|no rollouts in Parquet files"):
         read_history(tmp_path / "notes.txt", name)
     with pytest.raises(InputError, match="nowhere: no such file or folder"):
@@ -91,13 +91,12 @@ def test_options_of_another_format(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(f"{HEADER}\n0,a,8,1\n")
     assert bad(path, reward="r") == (
-        "a.csv: option 'reward' does not fit format 'groups': "
-        "it takes columns, drop, cluster_columns, repeated, skip_bad"
+        "a.csv: option 'reward' does not fit format 'groups': it takes columns, drop, label_columns, repeated, skip_bad"
     )
     log = trl_log(tmp_path, 1, ["p"], [1.0])
     assert bad(log, rewards="r") == (
         "completions_00001.parquet: option 'rewards' does not fit format 'trl': "
-        "it takes prompt_key, reward, reward_weights, success, cluster_columns, skip_bad, keep_superseded"
+        "it takes prompt_key, reward, reward_weights, success, label_columns, skip_bad, keep_superseded"
     )
 
 
@@ -120,7 +119,7 @@ def frame() -> pd.DataFrame:
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ""])
 @pytest.mark.parametrize("kind", ["parquet", "csv", "semicolons", "tabs", "jsonl", "json"])
-def test_tables_are_recognised_by_content(frame, tmp_path, kind, suffix):
+def test_tables_are_recognized_by_content(frame, tmp_path, kind, suffix):
     path = tmp_path / f"history{suffix}"
     if kind == "parquet":
         frame.to_parquet(path)
@@ -176,7 +175,7 @@ def test_rewards_of_groups_are_read(frame, tmp_path, suffix):
         {(0, "007", 8, 1): 0.5, (0, "b", 8, 8): float("nan"), (1, "007", 4, 0): 1.25}, nan_ok=True
     )
     assert sorted(known(history.reward_std).tolist()) == [0, 1, 2]
-    assert list(history.clusters) == ["level"]
+    assert list(history.columns) == ["level"]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl", ".json"])
@@ -187,7 +186,7 @@ def test_columns_may_have_other_names(frame, tmp_path, suffix):
     history = read_history(path, columns=names)
     assert rows(history) == [(0, "007", 8, 1), (0, "b", 8, 8), (1, "007", 4, 0)]
     assert history.trained.tolist() == [True, False, True]
-    assert list(history.clusters) == ["level"]  # what was called step is nobody's any more
+    assert list(history.columns) == ["level"]  # what was called step is nobody's any more
     assert "no column 'id', to be read as 'prompt_id', among" in bad(path, columns={**names, "prompt_id": "id"})
     assert "name the columns step, prompt_id, num_rollouts, num_successes, or say which they are (columns, as in " in (
         bad(path)
@@ -440,20 +439,20 @@ def test_trl_rewards_are_folded_by_weights_that_go_with_the_advantages(tmp_path,
 
 def test_trl_clusters(tmp_path):
     trl_log(tmp_path, 1, ["p", "p", "q"], [1.0, 0.0, 1.0], task=["add", "add", "mul"], level=[1.0, 1.0, 2.0])
-    history = read_history(tmp_path, cluster_columns=("task", "level"))
+    history = read_history(tmp_path, label_columns=("task", "level"))
     assert history.prompts.labels(["task", "level"]).tolist() == ["add|1.0", "mul|2.0"]
     path = trl_log(tmp_path, 2, ["q", "p", "p"], [1.0, 0.0, 1.0], task=["mul", "add", "div"])
-    assert bad(path, cluster_columns=["task"]) == (
-        "completions_00002.parquet row 2 (prompt 'p', step 2): cluster column 'task' changes from 'add' to 'div': "
+    assert bad(path, label_columns=["task"]) == (
+        "completions_00002.parquet row 2 (prompt 'p', step 2): label column 'task' changes from 'add' to 'div': "
         "give all rows of a prompt one label, or drop the column"
     )
     trl_log(tmp_path / "gaps", 1, ["p", "q"], [1.0, 0.0], task=["add", None], level=[float("nan"), 1.0])
     trl_log(tmp_path / "gaps", 2, ["p", "q"], [1.0, 0.0], task=["add", None], level=[float("nan"), 1.0])
-    history = read_history(tmp_path / "gaps", cluster_columns=("task", "level"))
+    history = read_history(tmp_path / "gaps", label_columns=("task", "level"))
     assert history.prompts.labels(["task", "level"]).tolist() == ["add|(none)", "(none)|1.0"]
     trl_log(tmp_path, 2, ["q", "p"], [1.0, 0.0], task=["mul", "sub"], level=[2.0, 1.0])
     with pytest.raises(InputError, match=r"00002.parquet row 1 \(prompt 'p', step 2\): .* from 'add' to 'sub'"):
-        read_history(tmp_path, cluster_columns=["task", "level"])
+        read_history(tmp_path, label_columns=["task", "level"])
 
 
 def test_trl_repeated_rollouts_are_dropped_with_a_warning(tmp_path):
@@ -488,7 +487,7 @@ def test_trl_files_without_rollouts(tmp_path):
     path = trl_log(tmp_path, 0, [], [])
     with pytest.raises(InputError, match="no rollouts in Parquet files: give TRL's folder of completions"):
         read_history(tmp_path)
-    assert TRLCompletions().recognises(path)
+    assert TRLCompletions().recognizes(path)
     trl_log(tmp_path, 1, ["p"], [1.0])
     assert rows(read_history(tmp_path)) == [(1, "p", 1, 1)]
 
@@ -504,7 +503,7 @@ def test_trl_bad_files(tmp_path):
     assert bad(path) == "completions_00001.parquet row 1 (prompt 'p', step nan): step is missing: give an integer >= 0"
     trl_log(tmp_path, 1, ["p", "p"], [1.0, 0.0])
     other = tmp_path / "history.parquet"
-    RewardHistory.from_columns([0], ["a"], [8], [0]).to_parquet(other)
+    RewardHistory.from_columns([0], ["a"], num_successes=[0], num_rollouts=[8]).to_parquet(other)
     with pytest.raises(InputError) as error:
         read_history(tmp_path)
     assert str(error.value).startswith(f"{other}: no column 'prompt' among step, prompt_id,")

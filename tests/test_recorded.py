@@ -52,10 +52,10 @@ def history() -> RewardHistory:
     return RewardHistory.from_columns(
         step,
         [IDS[i] for i in prompt],
-        np.full(len(step), ROLLOUTS),
-        rng.binomial(ROLLOUTS, 1.0 / (1.0 + np.exp(-level))),
+        num_successes=rng.binomial(ROLLOUTS, 1.0 / (1.0 + np.exp(-level))),
+        num_rollouts=np.full(len(step), ROLLOUTS),
         trained=rng.random(len(step)) < 0.8,
-        clusters={"kind": [LABELS[i] for i in prompt]},
+        columns={"kind": [LABELS[i] for i in prompt]},
     )
 
 

@@ -34,7 +34,7 @@ def test_it_writes_every_so_many_steps_and_sets_old_files_aside(tmp_path: Path) 
 
 def test_it_goes_on_with_a_file_that_knows_no_rewards(tmp_path: Path) -> None:
     path = tmp_path / "history.parquet"
-    RewardHistory.from_columns([0, 1], ["a", "a"], [4, 4], [1, 1]).to_parquet(path)
+    RewardHistory.from_columns([0, 1], ["a", "a"], num_successes=[1, 1], num_rollouts=[4, 4]).to_parquet(path)
     recorder = HistoryRecorder(path)
     recorder.start(1)
     recorder.record(observation(1, ["b"], [4], [3]))
@@ -47,6 +47,6 @@ def test_it_goes_on_with_a_file_that_knows_no_rewards(tmp_path: Path) -> None:
 
 
 def test_it_refuses_a_prompt_without_label(tmp_path: Path) -> None:
-    recorder = HistoryRecorder(tmp_path / "history.parquet", clusters={"task": {"a": "sum"}})
-    with pytest.raises(InputError, match=r"prompt 'b' has no label in cluster column 'task'"):
+    recorder = HistoryRecorder(tmp_path / "history.parquet", columns={"task": {"a": "sum"}})
+    with pytest.raises(InputError, match=r"prompt 'b' has no label in label column 'task'"):
         recorder.record(observation(0, ["a", "b"], [4, 4], [1, 2]))

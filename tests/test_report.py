@@ -30,10 +30,10 @@ def drawn(seed: int = 0, *, hidden: bool = True) -> RewardHistory:
     history = RewardHistory.from_columns(
         step,
         [f"p{i}" for i in prompt],
-        np.full(len(step), 8),
-        rng.binomial(8, rate),
+        num_successes=rng.binomial(8, rate),
+        num_rollouts=np.full(len(step), 8),
         trained=rng.random(len(step)) < 0.3,
-        clusters={"task": [f"kind {i // 15}" for i in prompt], "pool": ["one"] * len(step)},
+        columns={"task": [f"kind {i // 15}" for i in prompt], "pool": ["one"] * len(step)},
     )
     return history if hidden else history.select(history.trained)
 
@@ -49,7 +49,9 @@ def _legends(part) -> list:
 @pytest.mark.parametrize("num_prompts", [1, 5])
 def test_small_pools_have_a_report_too(tmp_path, num_prompts):
     step, prompt = (grid.ravel() for grid in np.meshgrid(np.arange(4), np.arange(num_prompts), indexing="ij"))
-    history = RewardHistory.from_columns(step, [f"p{i}" for i in prompt], np.full(len(step), 4), prompt % 5)
+    history = RewardHistory.from_columns(
+        step, [f"p{i}" for i in prompt], num_successes=prompt % 5, num_rollouts=np.full(len(step), 4)
+    )
     page = write_report(tmp_path / "report.html", history, promptdyn.models.DPS()).read_text()
     assert sum(f"<!-- p{i} -->" in page for i in range(num_prompts)) == min(num_prompts, 8)
     assert f"of {num_prompts} prompts (of how many, the log does not say)" in page
@@ -61,7 +63,9 @@ def test_small_pools_have_a_report_too(tmp_path, num_prompts):
             tmp_path / "none.html",
             history,
             promptdyn.models.DPS(),
-            baselines={"again": RewardHistory.from_columns([0], ["a"], [8], [4], trained=[False])},
+            baselines={
+                "again": RewardHistory.from_columns([0], ["a"], num_successes=[4], num_rollouts=[8], trained=[False])
+            },
         )
     assert not (tmp_path / "none.html").exists()
 
@@ -91,11 +95,11 @@ def test_words_tell_what_the_counts_say():
     history = RewardHistory.from_columns(
         np.repeat(np.arange(10), 2),
         ["a", "b"] * 10,
-        [4] * 20,
-        [0, 1] + [0, 4] * 8 + [2, 3],
+        num_successes=[0, 1] + [0, 4] * 8 + [2, 3],
+        num_rollouts=[4] * 20,
         trained=[True] * 20,
     )
-    other = RewardHistory.from_columns([0, 1], ["a", "b"], [4, 4], [4, 1])
+    other = RewardHistory.from_columns([0, 1], ["a", "b"], num_successes=[4, 1], num_rollouts=[4, 4])
     words = in_words("mine", {"mine": history, "uniform": other}, pool_size=8)
     assert words == (
         "In 10 steps 20 groups of rollouts were trained on, of 2 prompts (25% of the pool). 15% of the groups taught "
@@ -110,7 +114,9 @@ def test_words_tell_what_the_counts_say():
     assert "No model forecast which groups would teach better than their share does: 12%" in words
     # Of ten prompts, one half always teaches and the other never.
     step, prompt = (grid.ravel() for grid in np.meshgrid(np.arange(40), np.arange(10), indexing="ij"))
-    history = RewardHistory.from_columns(step, prompt, np.full(400, 8), np.where(prompt < 5, 0, 4))
+    history = RewardHistory.from_columns(
+        step, prompt, num_successes=np.where(prompt < 5, 0, 4), num_rollouts=np.full(400, 8)
+    )
     comparison = promptdyn.compare({"mopps": BetaBernoulli(), "dps": DPS()}, history, 20)
     best, second = comparison.scores
     words = in_words("mine", {"mine": history}, comparison)
@@ -121,7 +127,9 @@ def test_words_tell_what_the_counts_say():
 
 def test_a_model_that_is_shown_need_not_be_called_best(tmp_path):
     history = drawn()
-    noise = RewardHistory.from_columns(history.step, history.prompt, history.num_rollouts, 2 * (history.step % 5))
+    noise = RewardHistory.from_columns(
+        history.step, history.prompt, num_successes=2 * (history.step % 5), num_rollouts=history.num_rollouts
+    )
     comparison = promptdyn.compare({"dps": DPS()}, noise, 20)
     page = write_report(tmp_path / "report.html", noise, comparison=comparison).read_text()
     assert "forecast by dps to show" in page
@@ -132,13 +140,13 @@ def test_a_model_that_is_shown_need_not_be_called_best(tmp_path):
 def test_the_pool_is_as_large_as_the_history_says(tmp_path):
     history = drawn(hidden=False)
     seen = len(np.unique(history.prompt))
-    page = write_report(tmp_path / "report.html", history.of_pool(300), DPS()).read_text()
+    page = write_report(tmp_path / "report.html", history.with_pool_size(300), DPS()).read_text()
     assert f"({seen / 300:.0%} of the pool)" in page
     assert "share of the pool of 300 prompts" in page
     assert f">{seen / 300:.3f}</td>" in page
     assert "share of the pool trained on" in page
-    assert pool_size_of({"this": history, "beside": drawn(1).of_pool(300)}) == 300
-    assert pool_size_of({"this": history.of_pool(300)}, 400) == 400
+    assert pool_size_of({"this": history, "beside": drawn(1).with_pool_size(300)}) == 300
+    assert pool_size_of({"this": history.with_pool_size(300)}, 400) == 400
     with pytest.raises(InputError, match=f"this run: pool_size=3, and {seen} prompts are in the history"):
         write_report(tmp_path / "report.html", history, DPS(), pool_size=3)
 
@@ -151,7 +159,7 @@ def test_a_log_of_survivors_is_told(tmp_path):
     words = "it seems to keep only what dynamic sampling keeps"
     assert words in in_words("this", {"this": survivors})
     assert words not in in_words("this", {"this": history})
-    assert not survivors.of_pool(40).survivors_only  # of a run that says how many there were
+    assert not survivors.with_pool_size(40).survivors_only  # of a run that says how many there were
     survivors.to_parquet(tmp_path / "survivors.parquet")
     with pytest.warns(PromptdynWarning, match=f"none of its {len(survivors)} groups is all solved or all unsolved"):
         promptdyn.read_history(tmp_path / "survivors.parquet")
@@ -170,14 +178,20 @@ def test_legends_name_only_what_is_drawn():
 
 
 def test_selection_frequency_counts_the_whole_pool():
-    history = RewardHistory.from_columns([0, 1, 2, 2], ["a", "a", "a", "b"], [4] * 4, [1] * 4)
+    history = RewardHistory.from_columns(
+        [0, 1, 2, 2], ["a", "a", "a", "b"], num_successes=[1] * 4, num_rollouts=[4] * 4
+    )
     (line,) = plots.selection_frequency({"run": history}, 4).axes[0].lines
     assert np.asarray(line.get_ydata()).tolist() == [3, 1, 0, 0]
 
 
 def test_success_by_cluster_is_the_share_of_rollouts():
     history = RewardHistory.from_columns(
-        [0, 0, 0, 1, 1], ["a", "b", "c", "a", "c"], [4, 4, 2, 4, 2], [1, 3, 2, 4, 0], clusters={"kind": list("xxyxy")}
+        [0, 0, 0, 1, 1],
+        ["a", "b", "c", "a", "c"],
+        num_successes=[1, 3, 2, 4, 0],
+        num_rollouts=[4, 4, 2, 4, 2],
+        columns={"kind": list("xxyxy")},
     )
     x, y = plots.success_by_cluster(history, "kind").axes[0].lines
     assert (x.get_label(), np.asarray(x.get_ydata()).tolist()) == ("x", [0.5, 1.0])
@@ -200,7 +214,7 @@ def test_a_run_has_one_colour():
     runs = {"run": history, "again": drawn(1)}
     colours = []
     for figure, name in [
-        (plots.predicted_informative(seen), "realised"),
+        (plots.predicted_informative(seen), "realized"),
         (plots.effective_sample_ratio(runs, seen), "run"),
         (plots.share_trained_on(runs, None), "run"),
         (plots.selection_frequency(runs, None), "run"),

@@ -114,7 +114,9 @@ assert len(promptdyn.read_history(sys.argv[3])) == 2
 
 
 def test_live_path_loads_neither_jax_nor_torch(tmp_path):
-    history = promptdyn.RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
+    history = promptdyn.RewardHistory.from_columns(
+        [0, 0, 1, 1], ["a", "b", "a", "b"], num_successes=[0, 8, 1, 8], num_rollouts=[8] * 4
+    )
     promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=3), history, max_iterations=2).save(tmp_path / "fit.npz")
     files = [str(tmp_path / name) for name in ("fit.npz", "selector.npz", "history.parquet")]
     subprocess.run([sys.executable, "-c", LIVE, *files], check=True)
@@ -137,7 +139,9 @@ class Absent:
 sys.meta_path.insert(0, Absent)
 import promptdyn
 
-history = promptdyn.RewardHistory.from_columns([0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8])
+history = promptdyn.RewardHistory.from_columns(
+    [0, 0, 1, 1], ["a", "b", "a", "b"], num_successes=[0, 8, 1, 8], num_rollouts=[8] * 4
+)
 program = promptdyn.program(promptdyn.models.DiscreteHMM(num_states=3), history, backend=backend)
 if backend == "numpyro":
     from jax import jit

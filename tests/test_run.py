@@ -32,14 +32,14 @@ def test_a_run_trains_logs_and_leaves_its_history(tmp_path):
     history = known(result.history)
     assert len(history) == 4 * 6
     assert (history.num_rollouts == 4).all()
-    assert set(history.clusters) == {"task", "difficulty"}
+    assert set(history.columns) == {"task", "difficulty"}
     again = promptdyn.read_history(tmp_path / "history.parquet")
     np.testing.assert_array_equal(again.num_successes, history.num_successes)
     pool = {row["prompt_id"] for row in tasks.make_pool("arithmetic", 40, 0)}
     assert set(history.prompt_ids) <= pool
-    realised = [entry["selection/informative"] for entry in result.log]
+    realized = [entry["selection/informative"] for entry in result.log]
     by_step = [history.informative[history.step == step].mean() for step in range(4)]
-    assert realised == pytest.approx(by_step)
+    assert realized == pytest.approx(by_step)
     start, _ = policy.load_policy()
     moved = [
         not np.array_equal(a.detach(), b.detach())

@@ -294,7 +294,11 @@ def test_a_state_that_is_not_whole_changes_nothing():
 
 def test_a_fit_with_crossed_clusters_resumes_from_its_file(tmp_path):
     history = RewardHistory.from_columns(
-        [0, 0, 1, 1], ["a", "b", "a", "b"], [8] * 4, [0, 8, 1, 8], clusters={"x": list("uvuv"), "y": list("wwww")}
+        [0, 0, 1, 1],
+        ["a", "b", "a", "b"],
+        num_successes=[0, 8, 1, 8],
+        num_rollouts=[8] * 4,
+        columns={"x": list("uvuv"), "y": list("wwww")},
     )
     fit = promptdyn.fit(DiscreteHMM(num_states=3, cluster=("x", "y")), history, max_iterations=2)
     first, second = (Selector(fit.online(history.prompts)) for _ in range(2))

@@ -176,7 +176,7 @@ def test_everything_that_ends_is_recorded(tmp_path: Path) -> None:
     history = RewardHistory.from_parquet(path)
     assert rows(history) == sorted([*expected, (4, late[0], int(rewards(late[0], 4).sum()), False)])
     assert (history.success, history.pool_size) == ("0.5", 60)
-    assert {labels[i] for i in history.prompt_ids} == set(history.clusters["task"])
+    assert {labels[i] for i in history.prompt_ids} == set(history.columns["task"])
     # What is taken afterwards belongs to the run; another run sets the file aside.
     session.end(session.take()[0], [1, 0, 0, 0])
     session.step()

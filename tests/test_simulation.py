@@ -35,12 +35,16 @@ CLUSTERED = Fit(
 def test_counts_are_drawn_with_the_probabilities_of_the_kernel(label):
     size, num_steps, n = 20_000, 3, 2
     drawn = simulate(
-        CLUSTERED, num_prompts=size, num_steps=num_steps, num_generations=n, clusters={"family": [label] * size}, seed=3
+        CLUSTERED, num_prompts=size, num_steps=num_steps, num_generations=n, columns={"family": [label] * size}, seed=3
     )
     patterns = np.array(list(product(range(n + 1), repeat=num_steps)))
     step, pattern = (grid.ravel() for grid in np.indices(patterns.T.shape))
     possible = RewardHistory.from_columns(
-        step, pattern, np.full(step.size, n), patterns.T.ravel(), clusters={"family": [label] * step.size}
+        step,
+        pattern,
+        num_successes=patterns.T.ravel(),
+        num_rollouts=np.full(step.size, n),
+        columns={"family": [label] * step.size},
     )
     dense = possible.dense("family")._replace(cluster=np.full(len(patterns), "ab".index(label), np.int32))
     dense = dense._replace(cluster_names=("a", "b"))
@@ -99,10 +103,10 @@ def test_clusters_that_a_model_takes_of_itself():
     model = HierarchicalHMM(num_states=2)
     assert simulate(model, num_prompts=3, num_steps=2, backend="pyro").truth.cluster is None
     labels = {"task": ["x", "y"] * 10, "level": ["1", "1", "2", "2"] * 5}
-    drawn = simulate(model, num_prompts=20, num_steps=2, clusters=labels, backend="pyro")
+    drawn = simulate(model, num_prompts=20, num_steps=2, columns=labels, backend="pyro")
     assert drawn.truth.cluster == ("task",)
     crossed = simulate(
-        HierarchicalHMM(num_states=2, cluster=("task", "level")), num_prompts=20, clusters=labels, backend="pyro"
+        HierarchicalHMM(num_states=2, cluster=("task", "level")), num_prompts=20, columns=labels, backend="pyro"
     )
     again = simulate(crossed.truth, num_prompts=6)
     assert list(again.history.prompts.labels(("task", "level"))) == ["x|1", "x|2", "y|1", "y|2", "x|1", "x|2"]
@@ -127,9 +131,9 @@ def test_truth_is_recovered_and_forecasts_best():
         (OneRate(), {"num_generations": 0}, "num_generations=0 must be"),
         (OneRate(), {"prompts_per_step": 0}, "prompts_per_step=0 must be"),
         (OneRate(), {"num_prompts": 3, "prompts_per_step": 4}, "prompts_per_step=4 of num_prompts=3"),
-        (OneRate(), {"num_prompts": 3, "clusters": {"task": ["a"]}}, "column 'task' has 1 labels for 3 prompts"),
+        (OneRate(), {"num_prompts": 3, "columns": {"task": ["a"]}}, "column 'task' has 1 labels for 3 prompts"),
         (TwoState("family"), {}, "there is no column 'family'"),
-        (CLUSTERED, {"clusters": {"family": ["z"] * 500}}, "cluster 'z' is none of those fitted"),
+        (CLUSTERED, {"columns": {"family": ["z"] * 500}}, "cluster 'z' is none of those fitted"),
         (CLUSTERED, {"like": small_history().before(0)}, "like: the history has no rows"),
         (DPS(), {}, "DPS has no program, nothing to fit or to run forward"),
     ],
@@ -147,7 +151,7 @@ def test_the_command_line_simulates(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert (told["rows"], told["rollouts"], told["clusters"]) == (63, 252, {"family": 2})
+    assert (told["rows"], told["rollouts"], told["columns"]) == (63, 252, {"family": 2})
     history = RewardHistory.from_parquet(tmp_path / "h.parquet")
     expected = simulate(CLUSTERED, num_prompts=40, num_steps=9, prompts_per_step=7, num_generations=4, seed=3)
     np.testing.assert_array_equal(history.num_successes, expected.history.num_successes)

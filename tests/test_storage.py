@@ -143,7 +143,7 @@ def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(tmp_
 @pytest.mark.long
 def test_files_are_whole_whenever_their_writer_is_killed(tmp_path):
     """A history (`import`) and a fit (`fit`) written without end, and 30 times kill -9 at a random moment."""
-    history = promptdyn.RewardHistory.from_columns([0, 1], ["a", "b"], [4, 4], [1, 3])
+    history = promptdyn.RewardHistory.from_columns([0, 1], ["a", "b"], num_successes=[1, 3], num_rollouts=[4, 4])
     history.to_parquet(tmp_path / "one.parquet")
     promptdyn.fit(promptdyn.models.DiscreteHMM(num_states=2), history, max_iterations=1).save(tmp_path / "one.npz")
     script = (
@@ -223,7 +223,9 @@ def test_a_full_disk_leaves_what_was_there(small_disk):
         write_state(path, "thing", {}, {"a": np.zeros(100_000)})
     np.testing.assert_array_equal(read_state(path, "thing")[1]["a"], ARRAYS["a"])
     ids = np.random.default_rng(0).random(20_000).astype(str)
-    history = promptdyn.RewardHistory.from_columns([0] * 20_000, ids, [4] * 20_000, [1] * 20_000)
+    history = promptdyn.RewardHistory.from_columns(
+        [0] * 20_000, ids, num_successes=[1] * 20_000, num_rollouts=[4] * 20_000
+    )
     with pytest.raises(InputError, match=r"history\.parquet: cannot be written"):
         history.to_parquet(small_disk / "history.parquet")
     assert [file.name for file in small_disk.iterdir()] == ["state.npz"]

@@ -435,9 +435,7 @@ def test_live_and_imported_histories_of_a_run_are_equal(
     assert lived.success == run.selector.success
     assert rule is None or lived.success == rule
     names = [function.__name__ for function in functions]
-    imported = read_history(
-        tmp_path, reward=names, reward_weights=weights, success=success or "auto", cluster_columns=()
-    )
+    imported = read_history(tmp_path, reward=names, reward_weights=weights, success=success or "auto", label_columns=())
     assert imported.success == lived.success
 
     def rows(history: RewardHistory, first: int) -> list[tuple]:

@@ -27,7 +27,7 @@ def test_registered_models_pass(name):
 def test_the_history_may_be_ones_own():
     check_model(TwoState("family"), small_history(3), backends=["pyro"])
     with pytest.raises(InputError, match="there is no column 'family'"):
-        check_model(TwoState("family"), replace(small_history(3), clusters={}), backends=["pyro"])
+        check_model(TwoState("family"), replace(small_history(3), columns={}), backends=["pyro"])
     with pytest.raises(InputError, match="no backend is installed"):
         check_model(OneRate(), backends=[])
 

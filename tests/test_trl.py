@@ -315,11 +315,11 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
         r"row 12 of the dataset has an empty 'prompt_id'",
     ),
     "a history's own column": (
-        {"cluster_columns": ["prompt_id"]},
+        {"label_columns": ["prompt_id"]},
         r"'prompt_id' has the name of a history's own column",
     ),
-    "cluster column": (
-        {"cluster_columns": ["topic"]},
+    "label column": (
+        {"label_columns": ["topic"]},
         "there is no column 'topic': give one of prompt, prompt_id, task, or add it",
     ),
 }
@@ -328,7 +328,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_is_named(case: str, tmp_path: Path) -> None:
     given, message = BAD_INPUT[case]
-    own = {"train_dataset": POOL, "selector": grpo_run.selector(), "cluster_columns": ()}
+    own = {"train_dataset": POOL, "selector": grpo_run.selector(), "label_columns": ()}
     args = grpo_run.config(tmp_path, **{name: value for name, value in given.items() if name not in own})
     with pytest.raises(InputError, match=message):
         SelectionGRPOTrainer(
@@ -372,7 +372,7 @@ def test_auto_goes_by_label_columns(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "prompts of like task (2 kinds)" in caplog.text
     run.train()
     history = history_of(tmp_path)
-    assert set(history.clusters) == {"task"}
+    assert set(history.columns) == {"task"}
     assert model.name == "rate"
 
 

@@ -79,7 +79,7 @@ def import_(
         str | None,
         typer.Option(
             help="Format: run, trl, rollouts or groups, with options (rollouts:reward=score), or yours, FILE.py:NAME; "
-            "default what recognises the sources."
+            "default what recognizes the sources."
         ),
     ] = None,
     columns: Annotated[
@@ -91,7 +91,7 @@ def import_(
         str | None,
         typer.Option(
             "--label-columns",
-            "--cluster-columns",
+            "--label-columns",
             help="Columns of labels to keep, comma-separated; default all of a table that are the same in all rows of "
             "a prompt, and none of rollouts.",
         ),
@@ -134,7 +134,7 @@ def import_(
     options = {
         "columns": _pairs(columns) if columns else None,
         "drop": _names(drop),
-        "cluster_columns": _names(label_columns),
+        "label_columns": _names(label_columns),
         "repeated": repeated,
         "skip_bad": skip_bad or None,
         "reward": _names(reward),
@@ -160,7 +160,7 @@ def fit(
         str, typer.Option(help="Model and settings: hmm:num_states=6,cluster=task; yours: FILE.py:NAME.")
     ] = "hmm",
     fit_steps: Annotated[int | None, typer.Option(help="Fit on this many first steps only; default all.")] = None,
-    observed: ObservedOption = "all",
+    observed: ObservedOption = "trained",
     method: Annotated[
         str | None,
         typer.Option(

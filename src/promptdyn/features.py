@@ -22,14 +22,14 @@ from promptdyn.storage import read_state, write_state
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["PolicyReader", "as_features", "from_columns", "standardised"]
+__all__ = ["PolicyReader", "as_features", "from_columns", "standardized"]
 
 Floats = NDArray[np.float32]
 # A feature that hardly differs between prompts is not blown up to variance 1.
 LEAST_SPREAD = 1e-6
 
 
-def standardised(values: ArrayLike) -> Floats:
+def standardized(values: ArrayLike) -> Floats:
     """(prompt feature) values with mean 0 and variance 1; a feature that is the same for all prompts becomes 0."""
     given = np.asarray(values, np.float64)
     spread = given.std(axis=0)
@@ -60,7 +60,7 @@ def from_columns(columns: Mapping[str, Sequence[Any] | NDArray[Any]], num_compon
         num_components: principal components of a vector, at most; default 16.
 
     Returns:
-        (prompt feature) standardised.
+        (prompt feature) standardized.
 
     Raises:
         InputError: no column, or one with a gap, with numbers that are not finite, or with vectors of several lengths.
@@ -77,7 +77,7 @@ def _of_column(name: str, column: list[Any], num_components: int) -> Floats:
         levels = sorted({str(value) for value in column})
         if len(levels) * 2 > len(column):
             raise InputError(f"feature column {name!r} has {len(levels)} words for {len(column)} prompts: too many")
-        return standardised(np.array([str(value) for value in column])[:, None] == np.array(levels))
+        return standardized(np.array([str(value) for value in column])[:, None] == np.array(levels))
     try:
         values = np.asarray(column, np.float64)
     except (TypeError, ValueError):
@@ -87,7 +87,7 @@ def _of_column(name: str, column: list[Any], num_components: int) -> Floats:
     if values.ndim > 2:
         raise InputError(f"feature column {name!r} holds arrays of shape {values.shape[1:]}: flatten them")
     if values.ndim == 1:
-        return standardised(values[:, None])
+        return standardized(values[:, None])
     return _Axes.of(values, num_components).along(values)
 
 
@@ -100,7 +100,7 @@ class _Axes(NamedTuple):
 
     @classmethod
     def of(cls, points: NDArray, num_components: int) -> _Axes:
-        """The axes of most variance of (prompt dimension) points, each dimension standardised first."""
+        """The axes of most variance of (prompt dimension) points, each dimension standardized first."""
         from scipy.linalg import eigh
 
         centre, scale = points.mean(axis=0), points.std(axis=0) + LEAST_SPREAD

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from promptdyn.evaluation.forecast import Forecast, Track
-from promptdyn.evaluation.scores import reliability
+from promptdyn.evaluation.metrics import reliability
 from promptdyn.history import Observed, RewardHistory
 
 if TYPE_CHECKING:
@@ -97,12 +97,12 @@ def outcome_shares(track: Track) -> Figure:
 
 
 def predicted_informative(track: Track) -> Figure:
-    """Forecast and realised share of informative groups among the prompts of each step."""
+    """Forecast and realized share of informative groups among the prompts of each step."""
     figure, axes = _figure()
     axis = axes[0, 0]
-    axis.plot(track.steps, track.realised, ".", color=LINES[0], alpha=0.25, markersize=4)
+    axis.plot(track.steps, track.realized, ".", color=LINES[0], alpha=0.25, markersize=4)
     window = smoothing_window(len(track.steps))
-    axis.plot(track.steps, _smooth(track.realised, window), color=LINES[0], label="realised")
+    axis.plot(track.steps, _smooth(track.realized, window), color=LINES[0], label="realized")
     axis.plot(track.steps, _smooth(track.predicted, window), "--", color="black", label="predicted")
     axis.set(xlabel="step", ylabel="share informative (0 < k < n)", ylim=SHARES)
     _legend(figure, axis)
@@ -175,7 +175,7 @@ def success_by_cluster(history: RewardHistory, column: str) -> Figure:
     """Success rate of the groups of each level of a label column over time, as running means; the largest levels."""
     figure, axes = _figure()
     axis = axes[0, 0]
-    levels, code = np.unique(history.clusters[column].astype(str), return_inverse=True)
+    levels, code = np.unique(history.columns[column].astype(str), return_inverse=True)
     code = code[history.prompt]
     largest = np.argsort(-np.bincount(code, minlength=len(levels)), kind="stable")[:MAX_LEVELS]
     steps = history.steps
@@ -254,14 +254,14 @@ def prompt_timelines(history: RewardHistory, track: Track, observed: Observed = 
 
 
 def reliability_diagram(forecasts: Mapping[str, Forecast]) -> Figure:
-    """Forecast against realised share informative, in ten bins; on the diagonal a forecast means what it says."""
+    """Forecast against realized share informative, in ten bins; on the diagonal a forecast means what it says."""
     figure, axes = _figure(height=4.0)
     axis = axes[0, 0]
     axis.plot([0, 1], [0, 1], color="#b6bcc6", linewidth=1)
     for (name, made), colour in zip(forecasts.items(), cycle(LINES), strict=False):
         diagram = reliability(made.probability, made.informative)
-        axis.plot(diagram.forecast, diagram.realised, color=colour, linewidth=1, label=name)
-        axis.scatter(diagram.forecast, diagram.realised, s=4 + 120 * diagram.size / diagram.size.sum(), color=colour)
+        axis.plot(diagram.forecast, diagram.realized, color=colour, linewidth=1, label=name)
+        axis.scatter(diagram.forecast, diagram.realized, s=4 + 120 * diagram.size / diagram.size.sum(), color=colour)
     axis.set(
         xlabel="forecast P(0 < k < n)",
         ylabel="share that came true",

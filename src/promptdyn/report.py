@@ -142,7 +142,7 @@ def write_report(
             figures=[svg(plots.outcome_shares(seen))],
         ),
         Section(
-            "Predicted and realised",
+            "Predicted and realized",
             f"Mean forecast of {forecaster} that the prompts of a step would be informative, and the share that were "
             f"(dots: single steps). {smoothed}.{fitted}",
             figures=[svg(plots.predicted_informative(seen))],
@@ -164,8 +164,8 @@ def write_report(
             figures=[svg(plots.share_trained_on(runs, pool_size)), svg(plots.selection_frequency(runs, pool_size))],
         ),
     ]
-    for column in history.clusters:
-        levels = len(set(history.clusters[column]))
+    for column in history.columns:
+        levels = len(set(history.columns[column]))
         if levels > 1:
             sections.append(
                 Section(
@@ -262,7 +262,7 @@ def pool_size_of(runs: Mapping[str, RewardHistory], given: int | None = None) ->
     """
     if given is not None:
         for name, run in runs.items():
-            run.of_pool(given, name)
+            run.with_pool_size(given, name)
         return given
     known = [run.pool_size for run in runs.values() if run.pool_size is not None]
     return max(*known, *(run.num_prompts for run in runs.values())) if known else None

@@ -57,7 +57,7 @@ def check_model(
 
     Args:
         model: what is checked, at the settings that it has.
-        history: what its densities are evaluated on; default a small random one that has the model's cluster columns.
+        history: what its densities are evaluated on; default a small random one that has the model's label columns.
         backends: those to run; default all that are installed.
         seed: of the points at which it is checked.
 
@@ -245,10 +245,10 @@ def _history(columns: Sequence[str], seed: int) -> RewardHistory:
     return RewardHistory.from_columns(
         step,
         [f"p{i}" for i in prompt],
-        n,
-        rng.binomial(n, rng.beta(0.5, 0.5, len(n))),
+        num_successes=rng.binomial(n, rng.beta(0.5, 0.5, len(n))),
+        num_rollouts=n,
         trained=rng.random(len(step)) < 0.7,
-        clusters={name: [f"c{i >> place & 1}" for i in prompt] for place, name in enumerate(names)},
+        columns={name: [f"c{i >> place & 1}" for i in prompt] for place, name in enumerate(names)},
     )
 
 
@@ -374,14 +374,14 @@ def _check_life(fit: Fit, history: RewardHistory, say: Say) -> None:
 
 def _check_odd_histories(model: DynamicsLike, history: RewardHistory, backend: Backend, say: Say) -> None:
     """Log densities are numbers for one prompt, one step, single rollouts, large groups and a prompt never seen."""
-    columns = {name: labels[history.prompt] for name, labels in history.clusters.items()}
+    columns = {name: labels[history.prompt] for name, labels in history.columns.items()}
     first = history.prompt == 0
     alone = RewardHistory.from_columns(
         history.step[first],
         history.prompt[first],
-        history.num_rollouts[first],
-        history.num_successes[first],
-        clusters={name: labels[first] for name, labels in columns.items()},
+        num_successes=history.num_successes[first],
+        num_rollouts=history.num_rollouts[first],
+        columns={name: labels[first] for name, labels in columns.items()},
     )
     ones, many = np.ones_like(history.num_rollouts), np.full_like(history.num_rollouts, 64)
     odd = {

@@ -16,7 +16,7 @@ class Pairs(Reader):
 
     name = "pairs"
 
-    def recognises(self, path):
+    def recognizes(self, path):
         return path.suffix == ".pairs"
 
     def read(self, paths, source):
@@ -35,6 +35,6 @@ class Pairs(Reader):
         return RewardHistory.from_columns(
             [step for step, _ in groups],
             [prompt_id for _, prompt_id in groups],
-            [rollouts[group] for group in groups],
-            [successes[group] for group in groups],
+            num_successes=[successes[group] for group in groups],
+            num_rollouts=[rollouts[group] for group in groups],
         )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 
-# A history's own columns; every other one is a cluster column.
+# A history's own columns; every other one is a label column.
 INTEGERS = ("step", "num_rollouts", "num_successes")
 
 
@@ -39,7 +39,7 @@ def renamed(
     names: list[str],
     columns: Mapping[str, str] | None = None,
     drop: Sequence[str] = (),
-    cluster_columns: Sequence[str] | None = None,
+    label_columns: Sequence[str] | None = None,
 ) -> dict[str, str]:
     """What a source's columns are to be called -> what it calls them, less what nobody wants.
 
@@ -48,7 +48,7 @@ def renamed(
         names: of its columns.
         columns: what some are to be called -> what it calls them; a column whose name another one takes is left out.
         drop: columns to leave out, by the source's names.
-        cluster_columns: those to keep beside a history's own, by their new names. Default: all but row numbers.
+        label_columns: those to keep beside a history's own, by their new names. Default: all but row numbers.
 
     Raises:
         InputError: a name that repeats, or one that is asked for or needed and not there.
@@ -72,12 +72,12 @@ def renamed(
             f"{source}: no column {', '.join(map(repr, missing))} among {there}: name the columns "
             f"{', '.join(REQUIRED)}, or say which they are (columns, as in {missing[0]}=NAME)"
         )
-    if cluster_columns is None:
+    if label_columns is None:
         return {name: called for name, called in chosen.items() if not ROW_NUMBERS.fullmatch(str(name))}
-    for name in cluster_columns:
+    for name in label_columns:
         if name not in chosen or name in OWN:
-            raise InputError(f"{source}: no column {name!r} of labels (cluster_columns) among {there}")
-    return {name: called for name, called in chosen.items() if name in OWN or name in cluster_columns}
+            raise InputError(f"{source}: no column {name!r} of labels (label_columns) among {there}")
+    return {name: called for name, called in chosen.items() if name in OWN or name in label_columns}
 
 
 def check_lengths(source: str, columns: Mapping[str, NDArray]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from promptdyn._columns.names import NO_LABEL, no_rows
 from promptdyn._columns.repeats import first_of_each
-from promptdyn._columns.values import as_float, factorise, filled, hashable, is_missing, is_text, is_whole, item, short
+from promptdyn._columns.values import as_float, factorize, filled, hashable, is_missing, is_text, is_whole, item, short
 from promptdyn.errors import InputError, PromptdynWarning
 
 
@@ -144,11 +144,11 @@ class Rows:
         """
         ordered = values[self.order]
         try:
-            raw_codes, distinct = factorise(ordered.tolist())
+            raw_codes, distinct = factorize(ordered.tolist())
         except TypeError:  # unhashable
             fits = np.fromiter(map(hashable, ordered), bool, len(ordered))
             self._note(name, values, self.order[~fits], "is no label", "give a string or a number, or drop the column")
-            raw_codes, distinct = factorise(np.where(fits, ordered, NO_LABEL).tolist())
+            raw_codes, distinct = factorize(np.where(fits, ordered, NO_LABEL).tolist())
         missing = [code for code, value in enumerate(distinct) if is_missing(value)]
         empty = [code for code, value in enumerate(distinct) if isinstance(value, str) and value == ""]
         if missing_as is not None:
@@ -159,7 +159,7 @@ class Rows:
                 rows = self.order[np.isin(raw_codes, gone)]
                 self._note(name, values, rows, "is empty", mend or f"give every row its {name}, or drop the row")
         # Different values may share a string, as 1 and "1" do.
-        codes, labels = factorise([str(value) for value in distinct])
+        codes, labels = factorize([str(value) for value in distinct])
         try:
             "".join(labels).encode()
         except UnicodeEncodeError:
@@ -175,7 +175,7 @@ class Rows:
         return rows
 
     def labels_of_prompts(self, name: str, values: NDArray, prompt: NDArray[np.int32]) -> NDArray[np.object_]:
-        """(prompt,) labels of a cluster column; a missing one is a level of its own."""
+        """(prompt,) labels of a label column; a missing one is a level of its own."""
         codes, labels = self.labels(name, values, missing_as=NO_LABEL)
         good = self.good[self.order]
         code = np.zeros(prompt.max(initial=-1) + 1, np.int32)
@@ -186,7 +186,7 @@ class Rows:
             first, second = short(labels[code[prompt[at[0]]]]), short(labels[codes[at[0]]])
             self.note(
                 self.order[at],
-                lambda _: f"cluster column {name!r} changes from {first} to {second}",
+                lambda _: f"label column {name!r} changes from {first} to {second}",
                 "give all rows of a prompt one label, or drop the column",
             )
         return labels[code]

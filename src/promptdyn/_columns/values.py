@@ -70,7 +70,7 @@ def item(values: NDArray, row: int) -> Any:
     return values[row : row + 1].tolist()[0]
 
 
-def factorise(values: list[Any]) -> tuple[NDArray[np.int32], list[Any]]:
+def factorize(values: list[Any]) -> tuple[NDArray[np.int32], list[Any]]:
     """(value,) codes and the distinct values, numbered by first appearance."""
     # A lookup that numbers what it has not met, and runs in C: the costliest loop of reading a history.
     index: defaultdict[Any, int] = defaultdict(count().__next__)

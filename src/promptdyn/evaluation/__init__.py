@@ -1,8 +1,8 @@
 """Judging models: one-step-ahead forecasts of a history and their scores, and histories whose truth is known."""
 
-from promptdyn.evaluation.compare import Comparison, Score, compare
+from promptdyn.evaluation.compare import Comparison, ForecastScore, compare
 from promptdyn.evaluation.forecast import Forecast, Track, forecast, track
-from promptdyn.evaluation.scores import (
+from promptdyn.evaluation.metrics import (
     Reliability,
     auroc,
     brier,
@@ -18,8 +18,8 @@ from promptdyn.evaluation.simulation import Simulation, simulate
 __all__ = [
     "Comparison",
     "Forecast",
+    "ForecastScore",
     "Reliability",
-    "Score",
     "Simulation",
     "Track",
     "auroc",

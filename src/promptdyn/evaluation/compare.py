@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.evaluation.forecast import Forecast, forecast, split
-from promptdyn.evaluation.scores import (
+from promptdyn.evaluation.metrics import (
     auroc,
     brier,
     calibration_error,
@@ -27,11 +27,11 @@ from promptdyn.models.base import DynamicsLike, check_forecaster
 from promptdyn.online import Forecaster
 from promptdyn.progress import Tell
 
-__all__ = ["Comparison", "Score", "compare"]
+__all__ = ["Comparison", "ForecastScore", "compare"]
 
 
 @dataclass(frozen=True)
-class Score:
+class ForecastScore:
     """How well one forecaster foresaw 0 < k < n. Lower is better for log_loss, brier, calibration_error."""
 
     model: str
@@ -60,12 +60,12 @@ class Comparison:
         models: model name -> what was given, or the fit where one was made.
     """
 
-    scores: list[Score]
+    scores: list[ForecastScore]
     forecasts: dict[str, Forecast]
     models: dict[str, Forecaster]
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Rows for a program, one per model: the fields of `Score`."""
+        """Rows for a program, one per model: the fields of `ForecastScore`."""
         return [asdict(score) for score in self.scores]
 
     @property
@@ -145,7 +145,7 @@ class Comparison:
         return self.models[self._first.model]
 
     @property
-    def _first(self) -> Score:
+    def _first(self) -> ForecastScore:
         """The best of those that have not seen the steps scored, where there are any."""
         return next((score for score in self.scores if not score.steps_seen), self.scores[0])
 
@@ -180,7 +180,7 @@ def compare(
             the comparison says so. Default False.
 
     Raises:
-        InputError: no models; `fit_steps` leaves nothing to fit or to score; a model misses its cluster column; a fit
+        InputError: no models; `fit_steps` leaves nothing to fit or to score; a model misses its label column; a fit
             has seen steps that are scored here.
     """
     if not isinstance(models, Mapping):
@@ -198,11 +198,11 @@ def compare(
     )
     # Where every row was observed there was nothing to choose, and the B highest forecasts are all of them.
     budget = np.where(observed_there < there, observed_there, 0)
-    to_fit = visible.before(first_scored)
+    to_fit = history.before(first_scored)
     for name, model in models.items():
         if not isinstance(model, DynamicsLike):
             check_forecaster(model)
-        elif len(to_fit) == 0:
+        elif not to_fit.observed_rows(observed).any():
             raise InputError(
                 f"model {name!r} has no rows to be fitted on: the first fit_steps={fit_steps} steps hold none "
                 f"(observed={observed!r}): give more fit_steps, or a fit"
@@ -227,7 +227,7 @@ def compare(
     forecasts: dict[str, Forecast] = {}
     for name, model in models.items():
         if isinstance(model, DynamicsLike):
-            used[name] = fits[name] = fit(model, to_fit, progress=partial(tell, f"fitting {name}"))
+            used[name] = fits[name] = fit(model, to_fit, observed=observed, progress=partial(tell, f"fitting {name}"))
         else:
             used[name] = model
         online = used[name].online(history.prompts)
@@ -245,7 +245,7 @@ def compare(
     for i in ranked:
         made = forecasts[names[i]]
         scores.append(
-            Score(
+            ForecastScore(
                 model=names[i],
                 log_loss=float(losses[:, i].mean()),
                 log_loss_interval=_ends(intervals[0][:, i]),

@@ -32,7 +32,7 @@ class Track(NamedTuple):
     believed: NDArray[np.float64]  # (step outcome) forecast shares of the pool: none, some, all solved
     true: NDArray[np.float64]  # (step outcome) shares among the step's rows, NaN where not every prompt has one
     predicted: NDArray[np.float64]  # (step,) mean forecast P(0 < k < n) of the prompts observed in the step
-    realised: NDArray[np.float64]  # (step,) share of them that were informative
+    realized: NDArray[np.float64]  # (step,) share of them that were informative
     success_rate: NDArray[np.float64]  # (step prompt) forecast success rate of the followed prompts
     outcome: NDArray[np.float64]  # (step prompt outcome) forecast chances of none, some, all of the followed prompts
     followed: list[str]  # (prompt,) their ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
 from promptdyn.models.base import DynamicsLike, Pool, check_dynamics, cluster_of, for_pool
+from promptdyn.online import FrozenChain
 from promptdyn.online.chain import draw_states
 from promptdyn.online.filter import fresh_state
 from promptdyn.ppl import Backend, load_backend
@@ -37,7 +38,7 @@ def simulate(
     num_steps: int = 100,
     prompts_per_step: int | None = None,
     num_generations: int = 8,
-    clusters: Mapping[str, Sequence[str]] | None = None,
+    columns: Mapping[str, Sequence[str]] | None = None,
     like: RewardHistory | None = None,
     seed: int = 0,
     backend: Backend = "numpyro",
@@ -53,7 +54,7 @@ def simulate(
         num_steps: training steps; default 100.
         prompts_per_step: groups a step; default the whole pool.
         num_generations: rollouts a group; default 8.
-        clusters: column -> (prompt,) labels. Default: the clusters of a fit, dealt out in turn.
+        columns: column -> (prompt,) labels. Default: the clusters of a fit, dealt out in turn.
         like: a history whose prompts, labels, steps and groups are taken instead of all of the above, so that only
             success counts are drawn.
         seed: of parameters, groups, states and counts; default 0.
@@ -67,13 +68,13 @@ def simulate(
     check_dynamics(model)
     rng = np.random.default_rng(seed)
     if like is None:
-        if clusters is None:
-            clusters = _dealt(truth, num_prompts) if truth else {}
-        like = _design(num_prompts, num_steps, prompts_per_step, num_generations, clusters, rng)
+        if columns is None:
+            columns = _dealt(truth, num_prompts) if truth else {}
+        like = _design(num_prompts, num_steps, prompts_per_step, num_generations, columns, rng)
     if len(like) == 0:
         raise InputError("like: the history has no rows to draw counts for")
     truth = truth or _drawn(model, like, seed, backend)
-    chain: Any = truth.frozen()
+    chain = truth.frozen()
     ids = like.prompts.ids
     state = fresh_state(chain, ids, [] if chain.cluster is None else list(like.prompts.labels(chain.cluster)), None)
     steps = like.steps
@@ -82,11 +83,11 @@ def simulate(
     states = np.empty((len(steps), len(ids)), np.intp)
     for t in range(len(steps)):
         rows = slice(bounds[t], bounds[t + 1])
-        prompts, n = like.prompt[rows], like.num_rollouts[rows]
+        prompts, n = like.prompt[rows].astype(np.intp), like.num_rollouts[rows]
         states[t] = draw_states(state.belief, rng)
         # What the filter would believe if it saw the states.
         state.belief[:] = np.arange(len(state.belief))[:, None] == states[t]
-        k = num_successes[rows] = _counts(chain.log_emission, states[t, prompts], n, rng)
+        k = num_successes[rows] = _draw_counts(chain, states[t, prompts], n, rng)
         chain.step(state, prompts, k, n, like.trained[rows])
     # Rewards of 1 for a success and 0 for a failure.
     n, share = like.num_rollouts, num_successes / like.num_rollouts
@@ -103,14 +104,16 @@ def simulate(
     )
 
 
-def _counts(log_emission: Any, states: NDArray, num_rollouts: NDArray, rng: np.random.Generator) -> NDArray[np.int32]:
-    """(group,) k of n rollouts in the states given."""
-    k = np.zeros(len(states), np.int32)
+def _draw_counts(
+    chain: FrozenChain, states: NDArray, num_rollouts: NDArray, rng: np.random.Generator
+) -> NDArray[np.int32]:
+    """Draw a (group,) success count for each group, given its prompt's state."""
+    num_successes = np.zeros(len(states), np.int32)
     for n in np.unique(num_rollouts):
-        chances = np.exp(log_emission(np.stack([np.full(n + 1, n), np.arange(n + 1)], axis=1)))
-        of_n = num_rollouts == n
-        k[of_n] = draw_states(chances[states[of_n]].T, rng)
-    return k
+        chances = np.exp(chain.log_emission(num_successes=np.arange(n + 1), num_rollouts=np.full(n + 1, n)))
+        groups = num_rollouts == n
+        num_successes[groups] = draw_states(chances[states[groups]].T, rng)
+    return num_successes
 
 
 def _drawn(model: DynamicsLike, like: RewardHistory, seed: int, backend: Backend) -> Fit:
@@ -123,7 +126,7 @@ def _drawn(model: DynamicsLike, like: RewardHistory, seed: int, backend: Backend
 
 
 def _dealt(fit: Fit, num_prompts: int) -> dict[str, list[str]]:
-    """The fit's cluster column(s), its clusters dealt out to prompts in turn."""
+    """The fit's label column(s), its clusters dealt out to prompts in turn."""
     columns = column_names(fit.cluster)
     labels = [[name] if len(columns) == 1 else uncross(name) for name in fit.cluster_names]
     dealt = [labels[i % len(labels)] for i in range(num_prompts)]
@@ -135,7 +138,7 @@ def _design(
     num_steps: int,
     prompts_per_step: int | None,
     num_generations: int,
-    clusters: Mapping[str, Sequence[str]],
+    columns: Mapping[str, Sequence[str]],
     rng: np.random.Generator,
 ) -> RewardHistory:
     """Groups of a history, without successes."""
@@ -146,9 +149,9 @@ def _design(
             raise InputError(f"{name}={size} must be at least 1")
     if groups > num_prompts:
         raise InputError(f"prompts_per_step={groups} of num_prompts={num_prompts}: there are not so many")
-    for column, labels in clusters.items():
+    for column, labels in columns.items():
         if len(labels) != num_prompts:
-            raise InputError(f"clusters: column {column!r} has {len(labels)} labels for {num_prompts} prompts")
+            raise InputError(f"columns: column {column!r} has {len(labels)} labels for {num_prompts} prompts")
     chosen = np.concatenate([np.sort(rng.choice(num_prompts, groups, replace=False)) for _ in range(num_steps)])
     return RewardHistory(
         prompt_ids=np.array([f"p{i}" for i in range(num_prompts)], object),
@@ -157,6 +160,6 @@ def _design(
         num_rollouts=np.full(len(chosen), num_generations, np.int32),
         num_successes=np.zeros(len(chosen), np.int32),
         trained=np.ones(len(chosen), bool),
-        clusters={column: np.array([str(label) for label in labels], object) for column, labels in clusters.items()},
+        columns={column: np.array([str(label) for label in labels], object) for column, labels in columns.items()},
         pool_size=num_prompts,
     )

@@ -1,4 +1,4 @@
-"""The dense form of a history: what array kernels run on."""
+"""The dense form of a history: the arrays that the kernels of `promptdyn.kernels` take."""
 
 from __future__ import annotations
 
@@ -13,24 +13,31 @@ from promptdyn.errors import InputError
 if TYPE_CHECKING:
     from promptdyn.history.sparse import RewardHistory
 
-__all__ = ["DenseHistory", "dense"]
+__all__ = ["Counts", "DenseHistory", "dense"]
 
-# Distinct (n, k) of a dense history: every model tabulates its likelihoods over them.
+# Most symbols that a dense history may have: every model makes a table of its likelihoods over them.
 MAX_SYMBOLS = 2**20
+
+
+class Counts(NamedTuple):
+    """The success count and the group size that each symbol stands for."""
+
+    num_successes: NDArray[np.int32]  # (symbol,)
+    num_rollouts: NDArray[np.int32]  # (symbol,)
 
 
 class DenseHistory(NamedTuple):
     """A history as arrays over (step, prompt).
 
-    The time axis has the steps that have a row, in order: a step that was never logged takes no place on it, so a model
-    moves once from each logged step to the next.
+    The time axis holds, in order, the steps that have a row. A step that was never logged is not on it: a model moves
+    once from each logged step to the next.
     """
 
     symbols: NDArray[np.unsignedinteger[Any]]  # (step prompt) index into counts; 0 = not observed
     exposure: NDArray[np.uint8]  # (step prompt) 0 idle, 1 trained on, 2 trained on with k = 0 or k = n
-    counts: NDArray[np.int32]  # (symbol, 2) num_rollouts, num_successes: (0, 0), then each n with its k from 0 to n
+    counts: Counts  # of each symbol: 0 of 0 first, then for each group size n the counts k from 0 to n
     cluster: NDArray[np.int32]  # (prompt,) index into cluster_names
-    cluster_names: tuple[str, ...]  # sorted labels; ("all",) without a cluster column
+    cluster_names: tuple[str, ...]  # sorted labels; ("all",) without a label column
     prompt_ids: NDArray[np.object_]  # (prompt,)
     steps: NDArray[np.int32]  # (step,)
 
@@ -38,7 +45,7 @@ class DenseHistory(NamedTuple):
 def dense(history: RewardHistory, cluster: str | Sequence[str] | None) -> DenseHistory:
     """See `RewardHistory.dense`."""
     steps = history.steps
-    at = (np.searchsorted(steps, history.step), history.prompt)
+    cells = (np.searchsorted(steps, history.step), history.prompt)
     shape = (len(steps), history.num_prompts)
 
     sizes, size = np.unique(history.num_rollouts, return_inverse=True)
@@ -51,9 +58,9 @@ def dense(history: RewardHistory, cluster: str | Sequence[str] | None) -> DenseH
             f"is too large: the distinct group sizes of a history may add up to {MAX_SYMBOLS:,}"
         )
     symbols = np.zeros(shape, np.min_scalar_type(int(first[-1]) - 1))
-    symbols[at] = first[size] + history.num_successes
+    symbols[cells] = first[size] + history.num_successes
     exposure = np.zeros(shape, np.uint8)
-    exposure[at] = np.where(history.trained, np.where(history.informative, 1, 2), 0)
+    exposure[cells] = np.where(history.trained, np.where(history.informative, 1, 2), 0)
     n = np.repeat(sizes, sizes + 1)
     k = np.arange(len(n)) - np.repeat(first[:-1] - 1, sizes + 1)
 
@@ -67,7 +74,7 @@ def dense(history: RewardHistory, cluster: str | Sequence[str] | None) -> DenseH
     return DenseHistory(
         symbols=symbols,
         exposure=exposure,
-        counts=np.stack([np.append(0, n), np.append(0, k)], axis=1).astype(np.int32),
+        counts=Counts(np.append(0, k).astype(np.int32), np.append(0, n).astype(np.int32)),
         cluster=codes,
         cluster_names=tuple(names),
         prompt_ids=history.prompt_ids,

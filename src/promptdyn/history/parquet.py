@@ -69,7 +69,7 @@ def to_read(
     nested: set[str],
     columns: Mapping[str, str] | None = None,
     drop: Sequence[str] = (),
-    cluster_columns: Sequence[str] | None = None,
+    label_columns: Sequence[str] | None = None,
 ) -> list[str]:
     """Which of a table's columns `RewardHistory.from_table` takes; `nested` ones only where they are asked for.
 
@@ -79,9 +79,9 @@ def to_read(
     Raises:
         InputError: a column is missing.
     """
-    read = list(renamed(source, names, columns, drop, cluster_columns).values())
+    read = list(renamed(source, names, columns, drop, label_columns).values())
     left_out = [name for name in read if name in nested and name not in (columns or {}).values()]
-    if not left_out or cluster_columns is not None:
+    if not left_out or label_columns is not None:
         return read
     told = f"{source}: left out {', '.join(map(repr, left_out))}: lists and structs are no labels"
     warnings.warn(told, PromptdynWarning, stacklevel=4)

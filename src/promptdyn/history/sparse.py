@@ -51,13 +51,13 @@ class TableOptions(TypedDict, total=False):
     place: Callable[[int], str] | None
     columns: Mapping[str, str] | None
     drop: Sequence[str]
-    cluster_columns: Sequence[str] | None
+    label_columns: Sequence[str] | None
     repeated: Repeated
     skip_bad: bool
     faults: Sequence[Fault]
 
 
-# Fewer groups that all vary may do so by chance.
+# A log of fewer groups than this may hold only varying ones by chance.
 FEW_GROUPS = 20
 
 
@@ -72,24 +72,25 @@ class RewardHistory:
         prompt_ids: (prompt,) unique ids, in the order of their first rows.
         prompt: (row,) index into `prompt_ids`.
         step: (row,) training step, ascending; rows of a step keep the order of their source.
-        num_rollouts: (row,) n, at least 1.
         num_successes: (row,) k, 0 <= k <= n.
+        num_rollouts: (row,) n, at least 1.
         trained: (row,) whether the row fed the gradient.
-        clusters: column name -> (prompt,) labels.
+        columns: column name -> (prompt,) labels.
         success: the rule by which successes were counted, as `promptdyn.success` writes it; None where it is not known.
         reward_mean: (row,) mean of the group's folded rewards, NaN where it is not known; None where no row has one.
-        reward_std: (row,) their standard deviation, of divisor n - 1 as TRL logs it (0 for one rollout), likewise.
-        pool_size: prompts that the run could choose from, with those that it never rolled out; None where that is not
-            known, as of most logs.
+        reward_std: (row,) standard deviation of the same rewards, of divisor n - 1 as TRL logs it (0 for one rollout);
+            NaN or None where it is not known.
+        pool_size: number of prompts that the run could choose from, those that it never rolled out included; None
+            where it is not known, as in most logs.
     """
 
     prompt_ids: NDArray[np.object_]
     prompt: NDArray[np.int32]
     step: NDArray[np.int32]
-    num_rollouts: NDArray[np.int32]
     num_successes: NDArray[np.int32]
+    num_rollouts: NDArray[np.int32]
     trained: NDArray[np.bool_]
-    clusters: Mapping[str, NDArray[np.object_]]
+    columns: Mapping[str, NDArray[np.object_]]
     success: str | None = None
     reward_mean: NDArray[np.float32] | None = None
     reward_std: NDArray[np.float32] | None = None
@@ -100,10 +101,11 @@ class RewardHistory:
         cls,
         step: ArrayLike,
         prompt_id: ArrayLike,
-        num_rollouts: ArrayLike,
+        *,
         num_successes: ArrayLike,
+        num_rollouts: ArrayLike,
         trained: ArrayLike | None = None,
-        clusters: Mapping[str, ArrayLike] | None = None,
+        columns: Mapping[str, ArrayLike] | None = None,
         source: str = "history",
         place: Callable[[int], str] | None = None,
         success: str | None = None,
@@ -113,115 +115,118 @@ class RewardHistory:
         repeated: Repeated = "error",
         skip_bad: bool = False,
     ) -> RewardHistory:
-        """Check columns of equal length and build a history of them.
+        """Check columns of equal length and build a history from them.
 
         Args:
             step: (row,) integers >= 0, in any order.
             prompt_id: (row,) strings, or anything that `str` makes unique.
-            num_rollouts: (row,) integers from 1 to a million.
             num_successes: (row,) integers from 0 to `num_rollouts`.
+            num_rollouts: (row,) integers from 1 to a million.
             trained: (row,) booleans or 0/1. Default: all true.
-            clusters: column name -> (row,) labels, the same in every row of a prompt; a missing one is the level
-                "(none)". Default: none.
-            source: what errors call the whole, such as a file name.
-            place: what errors call a row, given its number from 0. Default: "SOURCE row NUMBER".
+            columns: column name -> (row,) labels. All rows of a prompt must have the same label; a missing label
+                becomes the level "(none)". Default: no columns.
+            source: name of the whole in errors, such as a file name.
+            place: function that gives the name of a row in errors, from its number (counted from 0). Default:
+                "SOURCE row NUMBER".
             success: the rule by which successes were counted. Default None: not known.
             reward_mean, reward_std: (row,) mean of the group's folded rewards, and their standard deviation of divisor
                 n - 1; missing where not known. Default: not known.
-            pool_size: prompts that the run could choose from. Default None: not known.
-            repeated: what is done with rows of one prompt and step: "error" (default), "merge" (rollouts and successes
-                add up), "last" (the last in the source's order stays), or "apart" (they are steps of their own, and
-                later steps are numbered anew where there is no number between).
-            skip_bad: leave out rows that are wrong, with a warning, instead of raising.
+            pool_size: number of prompts that the run could choose from. Default None: not known.
+            repeated: what to do with several rows of one prompt in one step: "error" (default), "merge" (add up their
+                rollouts and successes), "last" (keep the last in the source's order), or "apart" (make each a step of
+                its own, and number later steps anew where no number is free between).
+            skip_bad: leave out bad rows, with a warning, instead of raising.
 
         Warns:
-            PromptdynWarning: of bad rows that were skipped, and of rows that repeat, with how many they are.
+            PromptdynWarning: bad rows were skipped, or rows repeat; the warning tells how many.
 
         Raises:
             InputError: no rows; columns of different lengths; a value that is missing, out of range or of another
-                type; two rows of a prompt in one step; a prompt with two labels in a cluster column; a pool smaller
-                than the prompts that have rows; a `repeated` that is none. One error tells all kinds of bad rows, how
-                many they are, and where the first of each stands.
+                type; two rows of a prompt in one step; a prompt with two labels in a column; a pool smaller than the
+                number of prompts that have rows; an unknown `repeated`. One error tells every kind of bad row, how
+                many there are, and where the first of each stands.
         """
-        columns = {
+        own = {
             "step": as_array(step),
             "prompt_id": as_array(prompt_id),
-            "num_rollouts": as_array(num_rollouts),
             "num_successes": as_array(num_successes),
+            "num_rollouts": as_array(num_rollouts),
         }
         optional = {"trained": trained, "reward_mean": reward_mean, "reward_std": reward_std}
-        columns |= {name: as_array(values) for name, values in optional.items() if values is not None}
-        labels = {name: as_array(values) for name, values in (clusters or {}).items()}
-        made = cls._checked(columns, labels, source, place, repeated, skip_bad)
-        made = replace(made, success=success)
-        return made if pool_size is None else made.of_pool(pool_size, source)
+        own |= {name: as_array(values) for name, values in optional.items() if values is not None}
+        labels = {name: as_array(values) for name, values in (columns or {}).items()}
+        history = cls._checked(own, labels, source, place, repeated, skip_bad)
+        history = replace(history, success=success)
+        return history if pool_size is None else history.with_pool_size(pool_size, source)
 
     @classmethod
     def _checked(
         cls,
-        columns: Mapping[str, NDArray],
+        own: Mapping[str, NDArray],
         labels: Mapping[str, NDArray],
         source: str,
         place: Callable[[int], str] | None,
         repeated: Repeated,
         skip_bad: bool,
-        asked: bool = True,
+        keep_all_labels: bool = True,
         faults: Sequence[Fault] = (),
     ) -> RewardHistory:
-        """The history of columns, and of those of labels: all of them if they were `asked` for, else those that fit."""
+        """Build a history from a history's `own` columns and from columns of labels, of which some may not fit.
+
+        Args:
+            keep_all_labels: True raises where a column's labels differ within a prompt; False leaves the column out.
+        """
         check_choice("repeated", repeated, get_args(Repeated))
-        if faults and len(columns["step"]) == 0:
+        if faults and len(own["step"]) == 0:
             raise nothing_read(source, faults)
-        check_lengths(source, {**columns, **labels})
-        rows = Rows(place or (lambda row: f"{source} row {row}"), columns["prompt_id"], columns["step"])
-        steps = rows.integers("step", columns["step"], least=0)
-        n = rows.integers("num_rollouts", columns["num_rollouts"], least=1, most=MAX_ROLLOUTS)
-        k = rows.integers("num_successes", columns["num_successes"], least=0)
+        check_lengths(source, {**own, **labels})
+        rows = Rows(place or (lambda row: f"{source} row {row}"), own["prompt_id"], own["step"])
+        steps = rows.integers("step", own["step"], least=0)
+        n = rows.integers("num_rollouts", own["num_rollouts"], least=1, most=MAX_ROLLOUTS)
+        k = rows.integers("num_successes", own["num_successes"], least=0)
         rows.note(
             np.flatnonzero(rows.good & (k > n)),
             lambda row: f"num_successes={k[row]} exceeds num_rollouts={n[row]}",
             "count the successes among the rollouts",
         )
-        exposed = np.ones(len(n), bool)
-        if "trained" in columns:
-            exposed = rows.booleans("trained", columns["trained"])
-        typed: dict[str, NDArray] = {"step": steps, "num_rollouts": n, "num_successes": k, "trained": exposed}
+        trained = rows.booleans("trained", own["trained"]) if "trained" in own else np.ones(len(n), bool)
+        typed: dict[str, NDArray] = {"step": steps, "num_successes": k, "num_rollouts": n, "trained": trained}
         for name, least in (("reward_mean", -np.inf), ("reward_std", 0.0)):
-            if name in columns:
-                typed[name] = rows.numbers(name, columns[name], least=least)
+            if name in own:
+                typed[name] = rows.numbers(name, own[name], least=least)
 
         order = np.argsort(steps, kind="stable")
         order = rows.order = order if rows.good.all() else order[rows.good[order]]
         typed = {name: values[order] for name, values in typed.items()}
-        typed["prompt"], prompt_ids = rows.labels("prompt_id", columns["prompt_id"])
+        typed["prompt"], prompt_ids = rows.labels("prompt_id", own["prompt_id"])
         if repeated == "error":
-            rows.note_repeats(typed["prompt"], typed["step"], np.stack([n[order], k[order]], axis=1))
-        clusters: dict[str, NDArray[np.object_]] = {}
+            rows.note_repeats(typed["prompt"], typed["step"], np.stack([k[order], n[order]], axis=1))
+        columns: dict[str, NDArray[np.object_]] = {}
         left_out: list[str] = []
         for name, values in labels.items():
-            checked = rows if asked else rows.trial()
-            clusters[name] = checked.labels_of_prompts(name, values, typed["prompt"])
-            if not asked and checked.faults:
+            checked = rows if keep_all_labels else rows.trial()
+            columns[name] = checked.labels_of_prompts(name, values, typed["prompt"])
+            if not keep_all_labels and checked.faults:
                 why = f" ({checked.faults[0].place}: {checked.faults[0].what})" if not left_out else ""
                 left_out.append(f"{name!r}{why}")
-                del clusters[name]
+                del columns[name]
 
         bad = int((~rows.good).sum())
-        found, count, total = [*faults, *rows.faults], num_rows(faults) + bad, num_rows(faults) + len(n)
-        if found:
-            if not skip_bad or count == total:
-                raise as_error(source, found, count, total)
-            tell_skipped(source, found, count, total)
+        all_faults, num_bad, total = [*faults, *rows.faults], num_rows(faults) + bad, num_rows(faults) + len(n)
+        if all_faults:
+            if not skip_bad or num_bad == total:
+                raise as_error(source, all_faults, num_bad, total)
+            tell_skipped(source, all_faults, num_bad, total)
         if bad:
-            kept = np.flatnonzero(rows.good)
-            columns, labels = ({name: values[kept] for name, values in part.items()} for part in (columns, labels))
+            good = np.flatnonzero(rows.good)
+            own, labels = ({name: values[good] for name, values in part.items()} for part in (own, labels))
             return cls._checked(
-                columns, labels, source, lambda row: rows.place(int(kept[row])), repeated, skip_bad, asked
+                own, labels, source, lambda row: rows.place(int(good[row])), repeated, skip_bad, keep_all_labels
             )
         if left_out:
             warnings.warn(
                 f"{source}: left out {', '.join(left_out)}: labels are the same in all rows of a prompt; drop such "
-                "columns, or name those to keep (cluster_columns)",
+                "columns, or name those to keep (label_columns)",
                 PromptdynWarning,
                 stacklevel=3,
             )
@@ -234,10 +239,10 @@ class RewardHistory:
             prompt_ids=prompt_ids,
             prompt=typed["prompt"],
             step=typed["step"],
-            num_rollouts=typed["num_rollouts"],
             num_successes=typed["num_successes"],
+            num_rollouts=typed["num_rollouts"],
             trained=typed["trained"],
-            clusters=clusters,
+            columns=columns,
             **rewards,
         )
 
@@ -249,44 +254,46 @@ class RewardHistory:
         place: Callable[[int], str] | None = None,
         columns: Mapping[str, str] | None = None,
         drop: Sequence[str] = (),
-        cluster_columns: Sequence[str] | None = None,
+        label_columns: Sequence[str] | None = None,
         repeated: Repeated = "error",
         skip_bad: bool = False,
         faults: Sequence[Fault] = (),
     ) -> RewardHistory:
-        """Build a history of named columns.
+        """Build a history from a table with named columns.
 
         Args:
-            table: a dict of arrays, a pandas data frame, a `pyarrow.Table`, a `datasets.Dataset`, or what else can be
-                read as Arrow. It holds `step`, `prompt_id`, `num_rollouts`, `num_successes`, optionally `trained`,
-                `reward_mean` and `reward_std`; other columns may be cluster columns. See `from_columns`.
-            source: what errors call the whole.
-            place: what errors call a row, given its number from 0.
-            columns: name here -> name in the table, of columns that it calls otherwise, as in {"step": "global_step"}.
+            table: a dict of arrays, a pandas data frame, a `pyarrow.Table`, a `datasets.Dataset`, or anything else
+                that can be read as Arrow. It holds `step`, `prompt_id`, `num_successes`, `num_rollouts`, optionally
+                `trained`, `reward_mean` and `reward_std`; other columns may hold labels. See `from_columns`.
+            source: name of the whole in errors.
+            place: function that gives the name of a row in errors, from its number (counted from 0).
+            columns: a history's name of a column -> the table's name, where they differ, as in
+                {"step": "global_step"}.
             drop: columns to leave out, by the table's names.
-            cluster_columns: cluster columns, by their names here. Default: all that hold labels which are the same in
-                all rows of a prompt; the others are left out with a warning, and pandas' row numbers without one.
-            repeated, skip_bad: of `from_columns`.
-            faults: what a reader found wrong with lines that it could not read as rows, to be told with bad rows.
+            label_columns: columns of labels to keep, by the history's names. Default: every column whose labels are the
+                same in all rows of a prompt; others are left out with a warning, pandas' row numbers without one.
+            repeated, skip_bad: as in `from_columns`.
+            faults: lines that a reader could not read as rows; errors tell them together with bad rows.
 
         Raises:
-            InputError: it is no table, a column is missing, or as `from_columns`.
+            InputError: `table` is no table, a column is missing, or as in `from_columns`.
         """
         table = as_columns(source, table)
-        names = renamed(source, list(table), columns, drop, cluster_columns)
-        arrays = {name: as_array(table[called]) for name, called in names.items()}
+        names = renamed(source, list(table), columns, drop, label_columns)
+        arrays = {name: as_array(table[name_there]) for name, name_there in names.items()}
         own = {name: arrays.pop(name) for name in OWN if name in arrays}
-        asked = cluster_columns is not None
-        return cls._checked(own, arrays, source, place, repeated, skip_bad, asked, faults)
+        return cls._checked(own, arrays, source, place, repeated, skip_bad, label_columns is not None, faults)
 
     @classmethod
     def from_records(
         cls, records: Iterable[Mapping[str, object]], source: str = "records", **options: Unpack[TableOptions]
     ) -> RewardHistory:
-        """Build a history of one mapping per row, with the names and options of `from_table`.
+        """Build a history from one mapping per row, with the names and options of `from_table`.
+
+        A key that only some records have is missing in the others.
 
         Raises:
-            InputError: as `from_table`; a key that only some records have counts as missing in the others.
+            InputError: as in `from_table`.
         """
         records = list(records)
         names = dict.fromkeys(chain.from_iterable(records))
@@ -297,63 +304,63 @@ class RewardHistory:
 
     @classmethod
     def from_parquet(cls, path: str | Path, **options: Unpack[TableOptions]) -> RewardHistory:
-        """Read a history file, or any Parquet file with the columns of `from_table`, which has the options too.
+        """Read a history file, or any Parquet file with the columns of `from_table`; the options are the same.
 
         Raises:
-            InputError: no such file, not a Parquet file, written by a newer version, or as `from_table`.
+            InputError: no such file, not a Parquet file, a file that a newer version wrote, or as in `from_table`.
         """
-        columns, drop, asked = options.get("columns"), options.pop("drop", ()), options.get("cluster_columns")
-        _, table, noted = read_parquet(
-            path, lambda names, nested: to_read(str(path), names, nested, columns, drop, asked)
+        columns, drop, label_columns = options.get("columns"), options.pop("drop", ()), options.get("label_columns")
+        _, table, metadata = read_parquet(
+            path, lambda names, nested: to_read(str(path), names, nested, columns, drop, label_columns)
         )
-        return cls.from_table(table, source=str(path), **options).noted(noted, str(path))
+        return cls.from_table(table, source=str(path), **options).with_metadata(metadata, str(path))
 
-    def noted(self, metadata: Mapping[bytes, str], source: str = "history") -> RewardHistory:
-        """The history with what a history file's metadata tell: its rule of success, and the size of its pool.
+    def with_metadata(self, metadata: Mapping[bytes, str], source: str = "history") -> RewardHistory:
+        """Return the history with the rule of success and the pool size that a history file's metadata tell.
 
         Raises:
-            InputError: a size that is none, as of `of_pool`.
+            InputError: a pool size as in `with_pool_size`.
         """
         size = metadata.get(POOL_SIZE_KEY)
-        history = self if size is None else self.of_pool(size, source)
+        history = self if size is None else self.with_pool_size(size, source)
         return replace(history, success=metadata.get(SUCCESS_KEY))
 
     def to_parquet(self, path: str | Path) -> None:
-        """Write a Parquet file with the columns of `from_table`, in place of one that is there.
+        """Write a Parquet file with the columns of `from_table`; an existing file is replaced.
 
-        The file appears whole or not at all. Prompts without a row, which only a part of a history has (`select`),
-        are not written.
+        The file appears whole or not at all. Prompts without a row, as a part of a history has them (`select`), are
+        not written.
 
         Raises:
-            InputError: a cluster column has the name of another column.
+            InputError: a label column has the name of another column.
         """
         import pyarrow as pa
 
-        clash = [name for name in self.clusters if name in OWN]
+        clash = [name for name in self.columns if name in OWN]
         if clash:
-            raise InputError(f"cluster column {clash[0]!r} has the name of a history's own column: rename it")
+            raise InputError(f"label column {clash[0]!r} has the name of a history's own column: rename it")
         columns = {
             "step": pa.array(self.step),
             "prompt_id": self._text(self.prompt_ids),
-            "num_rollouts": pa.array(self.num_rollouts),
             "num_successes": pa.array(self.num_successes),
+            "num_rollouts": pa.array(self.num_rollouts),
             "trained": pa.array(self.trained),
             **{name: pa.array(values, from_pandas=True) for name, values in self._rewards.items()},
-            **{name: self._text(labels) for name, labels in self.clusters.items()},
+            **{name: self._text(labels) for name, labels in self.columns.items()},
         }
         facts = {SUCCESS_KEY: self.success, POOL_SIZE_KEY: self.pool_size}
-        noted = {key: str(fact) for key, fact in facts.items() if fact is not None}
-        write_parquet(path, pa.table(columns), noted)
+        metadata = {key: str(fact) for key, fact in facts.items() if fact is not None}
+        write_parquet(path, pa.table(columns), metadata)
 
     def _text(self, labels: NDArray[np.object_]) -> pa.Array:
-        """(row,) text column of (prompt,) labels, each text kept once however many rows it has."""
+        """Return (prompt,) labels as a (row,) text column that stores each text once."""
         import pyarrow as pa
 
         return pa.DictionaryArray.from_arrays(pa.array(self.prompt), pa.array(labels, pa.large_string()))
 
     @property
     def _rewards(self) -> dict[str, NDArray[np.float32]]:
-        """(row,) what is known of the groups' rewards, by column."""
+        """(row,) columns of the groups' rewards, those that are known."""
         return {name: values for name in REWARDS if (values := getattr(self, name)) is not None}
 
     def __len__(self) -> int:
@@ -361,12 +368,12 @@ class RewardHistory:
         return len(self.step)
 
     def __repr__(self) -> str:
-        clusters = f", clusters {', '.join(self.clusters)}" if self.clusters else ""
-        return f"RewardHistory({len(self)} rows, {self.num_prompts} prompts, {len(self.steps)} steps{clusters})"
+        columns = f", columns {', '.join(self.columns)}" if self.columns else ""
+        return f"RewardHistory({len(self)} rows, {self.num_prompts} prompts, {len(self.steps)} steps{columns})"
 
     @property
     def num_prompts(self) -> int:
-        """Number of prompts known here, with or without rows; the run's pool may be larger (`pool_size`)."""
+        """Number of prompts in `prompt_ids`, with or without rows; the run's pool may be larger (`pool_size`)."""
         return len(self.prompt_ids)
 
     @property
@@ -381,21 +388,21 @@ class RewardHistory:
 
     @property
     def survivors_only(self) -> bool:
-        """Whether the groups of a log all vary, as if it had dropped those that dynamic sampling drops.
+        """Whether all groups vary, as in the log of a trainer that drops the others (dynamic sampling) before it logs.
 
-        Not so of fewer than 20 groups, nor of a history that knows the size of its pool: its run kept all that it saw.
+        False for fewer than 20 groups, and for a history that knows its pool's size: its run recorded every group.
         """
         return self.pool_size is None and len(self) >= FEW_GROUPS and bool(self.informative.all())
 
     def marks(self) -> NDArray[np.uint64]:
-        """(step,) of each of `steps` a number by which the same counts of the same prompts in it are known again.
+        """Return a (step,) fingerprint of each step's prompts and counts, equal where these are equal.
 
-        The order of rows and prompts, labels, rewards, and whether a row was trained on do not matter.
+        The order of rows and of prompts does not change it, nor do labels, rewards and `trained`.
         """
         ids = [hashlib.blake2b(str(name).encode(errors="surrogatepass"), digest_size=8) for name in self.prompt_ids]
-        of_prompt = np.array([int.from_bytes(digest.digest(), "little") for digest in ids], np.uint64)
+        prompt_hash = np.array([int.from_bytes(digest.digest(), "little") for digest in ids], np.uint64)
         counts = self.num_rollouts.astype(np.uint64) << np.uint64(32) | self.num_successes.astype(np.uint64)
-        rows = _mixed(of_prompt[self.prompt] ^ _mixed(counts))
+        rows = _mixed(prompt_hash[self.prompt] ^ _mixed(counts))
         first = np.flatnonzero(np.diff(self.step, prepend=-1))
         if not len(rows):
             return rows
@@ -403,7 +410,7 @@ class RewardHistory:
         return _mixed(sums ^ self.steps.astype(np.uint64))
 
     def select(self, mask: ArrayLike) -> RewardHistory:
-        """The rows where a (row,) boolean mask is true, with the whole pool of prompts.
+        """Return the rows where a (row,) boolean mask is true, with all prompts.
 
         Raises:
             InputError: the mask has another shape or type.
@@ -418,17 +425,17 @@ class RewardHistory:
             self,
             prompt=self.prompt[keep],
             step=self.step[keep],
-            num_rollouts=self.num_rollouts[keep],
             num_successes=self.num_successes[keep],
+            num_rollouts=self.num_rollouts[keep],
             trained=self.trained[keep],
             **{name: values[keep] for name, values in self._rewards.items()},
         )
 
-    def of_pool(self, pool_size: int | str, source: str = "history") -> RewardHistory:
-        """The history as that of a run that could choose from so many prompts.
+    def with_pool_size(self, pool_size: int | str, source: str = "history") -> RewardHistory:
+        """Return the history with the number of prompts that its run could choose from.
 
         Raises:
-            InputError: it is no whole number, or smaller than the number of prompts here.
+            InputError: `pool_size` is no whole number, or smaller than the number of prompts in the history.
         """
         size = int(pool_size) if str(pool_size).isdecimal() else -1
         if size < self.num_prompts:
@@ -439,11 +446,11 @@ class RewardHistory:
         return replace(self, pool_size=size)
 
     def before(self, step: int) -> RewardHistory:
-        """The rows of steps below `step`, with the whole pool of prompts."""
+        """Return the rows of steps below `step`, with all prompts."""
         return self.select(self.step < step)
 
     def observed_rows(self, observed: Observed = "trained") -> NDArray[np.bool_]:
-        """(row,) what a forecaster may see: the "trained" rows (as live training would have), or "all".
+        """Return (row,) whether a forecaster may see the row: if it was "trained" on (as in live training), or "all".
 
         Raises:
             InputError: `observed` is neither.
@@ -452,35 +459,33 @@ class RewardHistory:
         return self.trained if observed == "trained" else np.ones(len(self), bool)
 
     def observed(self, observed: Observed = "trained") -> RewardHistory:
-        """The rows of `observed_rows`, with the whole pool of prompts; raises as it does."""
+        """Return the rows that `observed_rows` marks, with all prompts. Raises as it does."""
         return self.select(self.observed_rows(observed))
 
     @cached_property
     def prompts(self) -> Prompts:
-        """The pool: the prompts' ids and their label columns."""
-        return Prompts(self.prompt_ids.tolist(), self.clusters)
+        """The prompts as a pool: their ids and label columns."""
+        return Prompts(self.prompt_ids.tolist(), self.columns)
 
     def dense(self, cluster: str | Sequence[str] | None = None) -> DenseHistory:
-        """The history as arrays over (step, prompt), with prompts coded by cluster.
+        """Return the history as arrays over (step, prompt), with prompts coded by cluster.
 
         Args:
             cluster: column name, or several to cross. Default: all prompts in one cluster.
 
         Raises:
-            InputError: no such cluster column, or groups too large to tabulate.
+            InputError: no such label column, or groups too large to tabulate.
         """
         return dense(self, cluster)
 
     def summary(self) -> dict[str, Any]:
-        """JSON-able facts. Shares are of rows, from 0 to 1; what no row can tell is None.
+        """Return the history's size and shares as a dict for JSON. Shares are of rows, from 0 to 1; None if unknown.
 
-        `density` is the share of (prompt, step) cells that have a row, `clusters` the number of labels by column.
+        `density` is the share of (prompt, step) cells that have a row, `columns` the number of labels by column.
         """
         rows, cells = len(self), self.num_prompts * len(self.steps)
-        rollouts, successes = (
-            int(self.num_rollouts.sum(dtype=np.int64)),
-            int(self.num_successes.sum(dtype=np.int64)),
-        )
+        successes = int(self.num_successes.sum(dtype=np.int64))
+        rollouts = int(self.num_rollouts.sum(dtype=np.int64))
         trained = int(np.count_nonzero(self.trained))
         return {
             "rows": rows,
@@ -498,13 +503,13 @@ class RewardHistory:
             "trained_rows": trained,
             "trained": _share(trained, rows),
             "density": _share(rows, cells),
-            "clusters": {name: len(set(labels)) for name, labels in self.clusters.items()},
+            "columns": {name: len(set(labels)) for name, labels in self.columns.items()},
             "success": self.success,
             "pool_size": self.pool_size,
         }
 
     def _mean_reward(self) -> float | None:
-        """Mean of all rewards, as far as rows have one: groups weigh by their rollouts."""
+        """Mean reward over all rollouts of the rows whose mean is known; None where no row's is."""
         if self.reward_mean is None:
             return None
         known = ~np.isnan(self.reward_mean)
@@ -513,7 +518,7 @@ class RewardHistory:
 
 
 def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Each word spread over all bits, so that sums of them tell apart what was added (SplitMix64)."""
+    """Hash each 64-bit word, so that sums of different sets of words differ (the finalizer of SplitMix64)."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -19,7 +19,7 @@ MIN_ESS = 50
 
 
 def rhat_and_ess(draws: Mapping[str, NDArray]) -> tuple[dict[str, float], dict[str, float]]:
-    """Rank-normalised split R-hat and bulk effective sample size of every entry that moves, by "site[index]".
+    """Rank-normalized split R-hat and bulk effective sample size of every entry that moves, by "site[index]".
 
     Those of Vehtari et al. 2021; R-hat is that of the draws, not also of the folded ones, which among hundreds of
     entries exceeds any strict bound by chance.
@@ -68,12 +68,12 @@ def judged(
         wrong.append("no draw moved from where its chain began: check the program's priors")
     elif not worst_rhat <= MAX_RHAT:
         where = max(rhat, key=lambda entry: rhat[entry])
-        wrong.append(f"R-hat of {where} is {shown_rhat:.3f}, above {MAX_RHAT}: raise num_warmup and num_draws")
+        wrong.append(f"R-hat of {where} is {shown_rhat:.3f}, above {MAX_RHAT}: raise num_warmup and num_samples")
     if ess and not worst_ess >= least_ess:
         where = min(ess, key=lambda entry: ess[entry])
-        wrong.append(f"{where} has {shown_ess:.0f} effective draws, below {least_ess}: raise num_draws")
+        wrong.append(f"{where} has {shown_ess:.0f} effective draws, below {least_ess}: raise num_samples")
     if divergences:
-        wrong.append(f"{divergences} draws diverged: raise target_accept, or reparameterise the program")
+        wrong.append(f"{divergences} draws diverged: raise target_accept, or reparameterize the program")
     if wrong:
         verdict = f"not converged: {'; '.join(wrong)}"
     else:

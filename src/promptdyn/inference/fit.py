@@ -10,13 +10,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
-from promptdyn.history import DenseHistory, Observed, RewardHistory
+from promptdyn.history import Counts, DenseHistory, Observed, RewardHistory
 from promptdyn.inference.densities import load_density
 from promptdyn.inference.engines import METHODS, Engine
 from promptdyn.inference.engines.base import check_result
@@ -122,7 +122,7 @@ class Fit:
     def online(
         self,
         prompts: Prompts | Ids,
-        num_draws: int = 0,
+        num_samples: int = 0,
         exact: bool = True,
     ) -> OnlineFilter:
         """Online filter with the fitted parameters.
@@ -130,7 +130,7 @@ class Fit:
         Args:
             prompts: the pool, with the column(s) of `cluster`; for a model without clusters (prompt,) ids will do.
                 Where chains are each prompt's own, prompts of the fit.
-            num_draws: 0 (default) filters at `params`, more a mixture over so many of the posterior's draws, so that
+            num_samples: 0 (default) filters at `params`, more a mixture over so many of the posterior's draws, so that
                 forecasts know how unsure the parameters are; at as many times the cost.
             exact: True (default), or False for a Beta per prompt that follows the chain by its moments
                 (`promptdyn.online.DiscountedBeta`): two numbers a prompt instead of one per state.
@@ -139,9 +139,9 @@ class Fit:
             InputError: empty pool, repeated id, a missing column, a cluster or prompt not in the fit, more draws than
                 it has, or draws that are to be filtered by moments.
         """
-        if num_draws and not exact:
-            raise InputError(f"num_draws={num_draws} with exact=False: a mixture over draws is filtered exactly only")
-        model = self.frozen(num_draws) if exact else DiscountedBeta(self._frozen(self.params))
+        if num_samples and not exact:
+            raise InputError(f"num_samples={num_samples} with exact=False: a mixture of draws has an exact filter only")
+        model = self.frozen(num_samples) if exact else DiscountedBeta(self._frozen(self.params))
         return OnlineFilter(model, prompts)
 
     def saw(self, history: RewardHistory) -> NDArray[np.bool_]:
@@ -177,18 +177,22 @@ class Fit:
     @property
     def success_rates(self) -> NDArray[np.float64]:
         """(state,) chance that a rollout succeeds."""
-        return np.exp(self.chain.emission.log_prob(np.array([[1, 1]])))[:, 0]
+        return np.exp(self.chain.log_emission(Counts(np.ones(1, np.int32), np.ones(1, np.int32))))[:, 0]
 
-    def frozen(self, num_draws: int = 0) -> FrozenChain | FrozenMixture:
+    @overload
+    def frozen(self, num_samples: Literal[0] = 0) -> FrozenChain: ...
+    @overload
+    def frozen(self, num_samples: int) -> FrozenChain | FrozenMixture: ...
+    def frozen(self, num_samples: int = 0) -> FrozenChain | FrozenMixture:
         """The fitted chain, or a mixture over draws, as what filters a pool; `online` makes one."""
-        if num_draws == 0:
+        if num_samples == 0:
             return self._frozen(self.params)
         flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in self.draws.items()}
         available = len(next(iter(flat.values()))) if flat else 0
-        if not 1 <= num_draws <= available:
+        if not 1 <= num_samples <= available:
             mend = f"give 1 to {available}" if available else "fit with method='nuts' or 'svi'"
-            raise InputError(f"num_draws={num_draws}, but the fit has {available} posterior draws: {mend}")
-        chosen = np.linspace(0, available - 1, num_draws).round().astype(int)
+            raise InputError(f"num_samples={num_samples}, but the fit has {available} posterior draws: {mend}")
+        chosen = np.linspace(0, available - 1, num_samples).round().astype(int)
         chains = [self._frozen({name: value[draw] for name, value in flat.items()}) for draw in chosen]
         parts = [chain.describe()["params_sha256"] for chain in chains]
         return FrozenMixture(chains, {**chains[0].describe(), "params_sha256": parts})
@@ -357,7 +361,7 @@ def fit(
     *,
     backend: Backend = "numpyro",
     seed: int = 0,
-    observed: Observed = "all",
+    observed: Observed = "trained",
     progress: bool | Report = False,
     **options: object,
 ) -> Fit:
@@ -372,7 +376,7 @@ def fit(
             `SVI(num_steps=5000)`. Default: what the model names in `fitted_by`, else "em".
         backend: "numpyro" (default) or "pyro", what evaluates the program.
         seed: of what is random in SVI and NUTS; default 0.
-        observed: "all" rows, or only the "trained" ones, as live training would have seen.
+        observed: the rows to fit on: "trained" (default), as live training would have observed them, or "all".
         progress: True shows a progress bar on stderr; or a function of (done, total, numbers to watch).
         **options: the engine's settings; see `EM`, `MAP`, `SVI`, `NUTS` in `promptdyn.inference`.
 
@@ -381,7 +385,7 @@ def fit(
 
     Raises:
         InputError: a model that needs no fit, an unknown method, option or backend, a method that has no loop for the
-            backend or returns what is no result, no observed rows, an unknown cluster column, a program that fails its
+            backend or returns what is no result, no observed rows, an unknown label column, a program that fails its
             contract, or a prompt whose observations the model holds impossible.
     """
     check_dynamics(model)

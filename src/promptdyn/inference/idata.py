@@ -133,7 +133,7 @@ def _labelled(program: Program, groups: Groups, dense: DenseHistory | None, prom
         kept = slice(None) if "prompt" in sizes else dense.symbols.any(axis=0)
         groups["log_likelihood"]["history"] = groups["log_likelihood"]["history"][..., kept]
         prompt, step = np.nonzero(dense.symbols.T)
-        num_rollouts, num_successes = dense.counts[dense.symbols[step, prompt]].T
+        num_successes, num_rollouts = (count[dense.symbols[step, prompt]] for count in dense.counts)
         ids = np.array([str(prompt_id) for prompt_id in dense.prompt_ids])
         groups["observed_data"] = {"num_successes": num_successes}
         groups["constant_data"] = {"prompt_id": ids[prompt], "at_step": dense.steps[step], "num_rollouts": num_rollouts}
@@ -152,13 +152,13 @@ def _labelled(program: Program, groups: Groups, dense: DenseHistory | None, prom
 
 def _recorded(model: DynamicsLike, pool: Pool, draws: Draws) -> dict[str, tuple[NDArray, tuple[str, ...]]]:
     """What the program records at each draw: name -> (chain draw ...) and names of its axes."""
-    chains, num_draws = next(iter(draws.values())).shape[:2]
+    chains, num_samples = next(iter(draws.values())).shape[:2]
     runs = []
-    for chain, draw in np.ndindex(chains, num_draws):
+    for chain, draw in np.ndindex(chains, num_samples):
         fixed = Fixed({name: value[chain, draw] for name, value in draws.items()})
         fixed.run(model, pool)
         runs.append(fixed.recorded)
     return {
-        name: (np.stack([run[name][0] for run in runs]).reshape(chains, num_draws, *value.shape), given)
+        name: (np.stack([run[name][0] for run in runs]).reshape(chains, num_samples, *value.shape), given)
         for name, (value, given) in runs[0].items()
     }

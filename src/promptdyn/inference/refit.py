@@ -350,10 +350,10 @@ def work(folder: str) -> None:
     history = RewardHistory.from_columns(
         np.append(arrays["step"], np.full(num, at)),
         np.array(ids)[rows],
-        np.append(arrays["num_rollouts"], np.ones(num, np.int64)),
-        np.append(arrays["num_successes"], np.zeros(num, np.int64)),
+        num_successes=np.append(arrays["num_successes"], np.zeros(num, np.int64)),
+        num_rollouts=np.append(arrays["num_rollouts"], np.ones(num, np.int64)),
         trained=np.append(arrays["trained"], np.zeros(num, bool)),
-        clusters={CLUSTER: np.array(labels, object)[cluster[rows]]} if labelled else None,
+        columns={CLUSTER: np.array(labels, object)[cluster[rows]]} if labelled else None,
     ).before(at)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the next one goes further

@@ -146,8 +146,8 @@ class Sequences:
         return int(self.symbols.shape[1])
 
     @property
-    def num_draws(self) -> int:
-        """Initial states and transitions in all cells together, those over steps that nobody observed included."""
+    def path_length(self) -> int:
+        """Number of states on the paths of all cells, those at steps that nobody observed included."""
         steps = self.gap[self.moves]
         return int(steps.sum() if self.owner is None else steps[self.owner < self.num_prompts].sum())
 

@@ -1,17 +1,19 @@
-"""The contracts that every dynamics model meets. Knows nothing of inference algorithms, backends and trainers.
+"""What every dynamics model must offer. This module knows nothing of inference algorithms, backends and trainers.
 
 Two kinds of model:
 
 - `Dynamics`: a generative program, fitted offline; the chain that it returns is then frozen and filtered online;
 - `OnlineModel` (`promptdyn.online`): a recursion that learns while it filters, with no fit (`DPS`, `BetaBernoulli`).
 
-Axis words everywhere: ``prompt step state symbol exposure cluster``. A *symbol* is one distinct group size and success
-count (n, k); symbol 0 is (0, 0), "not observed". *Exposure* is what a step was for a prompt: 0 idle, 1 trained on, 2
-trained on by a group without variance, all of whose rollouts failed or all succeeded: without a gradient it only ages.
+The axes have the same names everywhere: ``prompt step state symbol exposure cluster``. A *symbol* is one distinct
+success count and group size, k of n; symbol 0 is 0 of 0, "not observed". *Exposure* tells what a step did to a prompt:
+0 left it idle, 1 trained on it, 2 trained on a group of it without variance (all rollouts failed or all succeeded),
+which gives no gradient.
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
+from promptdyn.history import Counts
 from promptdyn.online import Forecaster, OnlineModel, Pool
 from promptdyn.prompts import Columns, Prompts
 from promptdyn.registry import inherits
@@ -58,8 +61,8 @@ Distribution: TypeAlias = Any
 MAX_EXPOSURES = 3
 Declared = TypeVar("Declared", bound="DynamicsLike")
 _lacks_of_online = inherits("model", OnlineModel, "promptdyn.online")
-# Symbols that the emission of a chain is tried at.
-TRIED = np.array([(0, 0)] + [(n, k) for n in (1, 2, 8) for k in range(n + 1)])
+# Counts at which `check_chain` tries a chain's emission.
+TRIED = Counts(*np.array([(0, 0)] + [(k, n) for n in (1, 2, 8) for k in range(n + 1)]).T)
 
 
 class PPL(Protocol):
@@ -74,26 +77,34 @@ class PPL(Protocol):
         """Array functions by their array-API names: `jax.numpy`, torch, `numpy`."""
 
     def sample(self, name: str, distribution: Distribution, init: ArrayLike | None = None) -> Array:
-        """A named random value. Fitting starts from `init`, by default from the distribution's mean."""
+        """Draw a named random value. A fit starts from `init`, by default from the distribution's mean."""
 
     def plate(self, name: str, size: int) -> AbstractContextManager:
-        """Independent copies along a new axis: the first plate entered is the rightmost batch axis."""
+        """Make independent copies along a new axis. The first plate entered is the rightmost batch axis."""
 
     def deterministic(self, name: str, value: Array, dims: Sequence[str] = ()) -> Array:
-        """Record a value under a name, its axes named by `dims` or numbered, for those who look at draws."""
+        """Record a value under a name, so that draws show it. `dims` names its axes; by default they are numbered."""
 
 
 class Emission(Protocol):
     """How likely k successes in n rollouts are in each state."""
 
-    def log_prob(self, counts: NDArray[np.integer], xp: ModuleType = np) -> Array:
-        """(symbol, 2) num_rollouts, num_successes -> (state symbol) log-probabilities; 0 where num_rollouts is 0."""
+    def log_prob(
+        self, num_successes: NDArray[np.integer], num_rollouts: NDArray[np.integer], xp: ModuleType = np
+    ) -> Array:
+        """Return (state symbol) log-probabilities of (symbol,) counts of group sizes; 0 where `num_rollouts` is 0.
+
+        Args:
+            num_successes: (symbol,) k, NumPy's integers.
+            num_rollouts: (symbol,) n, NumPy's integers.
+            xp: array module of the result: `numpy`, `jax.numpy`, or torch's of `array_api_compat`.
+        """
 
 
 class Chain(NamedTuple):
-    """What a program returns: a finite-state Markov chain per prompt.
+    """A finite-state Markov chain for each prompt, which a program returns.
 
-    The cluster axis has one entry for all prompts, one per cluster or, with `axis="prompt"`, one per prompt.
+    The cluster axis has one entry that all prompts share, or one per cluster, or, with `axis="prompt"`, one per prompt.
     """
 
     initial: Array  # (cluster state) probabilities
@@ -102,35 +113,39 @@ class Chain(NamedTuple):
     axis: str = "cluster"
 
     def places(self, pool: Pool) -> NDArray[np.integer] | None:
-        """(prompt,) places on the cluster axis; None where one entry serves all."""
+        """Return each prompt's (prompt,) index on the cluster axis; None where all prompts share one entry."""
         if max(self.initial.shape[0], self.transition.shape[1]) == 1:
             return None
         return np.arange(pool.num_prompts) if self.axis == "prompt" else pool.cluster
 
+    def log_emission(self, counts: Counts, xp: ModuleType = np) -> Array:
+        """Return the emission's (state symbol) log-probabilities of `counts`, in arrays of `xp`."""
+        return self.emission.log_prob(num_successes=counts.num_successes, num_rollouts=counts.num_rollouts, xp=xp)
+
 
 @runtime_checkable
 class DynamicsLike(Protocol):
-    """What `fit` and all else take for a dynamics model: a class with these two, whether or not it is a `Dynamics`."""
+    """A dynamics model as `fit` and the others take it: `name` and `program`, whether or not it inherits `Dynamics`."""
 
     @property
     def name(self) -> str:
-        """What the model is called in texts and files."""
+        """Name of the model in texts and files."""
 
     def program(self, ppl: PPL, pool: Pool) -> Chain:
         """Draw the parameters with `ppl.sample` and return the chain that they give."""
 
 
 class Dynamics(ABC):
-    """A dynamics model: settings, and one method that is its generative program.
+    """A dynamics model: its settings, and one method that is its generative program.
 
-    A model may inherit from this class or have the same names without it. All but `name` and `program` may be left out.
+    A model may inherit from this class, or only have the same names. All but `name` and `program` may be left out.
 
     Attributes:
-        name: what the model is called in texts and files.
-        cluster: column(s) of the history whose levels are the pool's clusters, or "auto" (`Prompts.kinds`). Default
+        name: name of the model in texts and files.
+        cluster: column(s) of the history whose labels are the pool's clusters, or "auto" (`Prompts.kinds`). Default
             None: one cluster.
-        fitted_by: the method that `fit` takes where none is named; default "em".
-        empirical_bayes: True where `m_step` goes by the likelihood of some sites with others summed out, so that EM
+        fitted_by: method that `fit` uses by default; "em" if left out.
+        empirical_bayes: True if `m_step` maximizes the likelihood of some sites with the others summed out, so that EM
             need not raise the log joint. Default False.
     """
 
@@ -144,17 +159,19 @@ class Dynamics(ABC):
         """Draw the parameters with `ppl.sample` and return the chain that they give."""
 
     def m_step(self, statistics: Statistics, params: Params) -> Params:
-        """The closed form of EM's M-step for some or all sites; EM climbs to the others. Default: for none.
+        """Return new values of some or all sites by the closed form of EM's M-step; EM climbs to the others' values.
+
+        The default has a closed form for no site.
 
         Args:
             statistics: expected counts.
-            params: the sites before the step.
+            params: values of all sites before the step.
         """
         return {}
 
 
 class _Completed(Dynamics):
-    """A model that does not inherit from `Dynamics`, with the base class's word for what it leaves out."""
+    """A model that does not inherit `Dynamics`, with the base class's defaults for what it leaves out."""
 
     def __init__(self, model: DynamicsLike) -> None:
         self._model, self.name = model, model.name
@@ -166,7 +183,7 @@ class _Completed(Dynamics):
 
 
 def as_dynamics(model: DynamicsLike) -> Dynamics:
-    """A model with all that `Dynamics` declares: itself where it inherits from it, else one that stands for it."""
+    """Return the model with everything that `Dynamics` declares: itself if it inherits it, else a wrapper."""
     return model if isinstance(model, Dynamics) else _Completed(model)
 
 
@@ -176,11 +193,11 @@ class Statistics(NamedTuple):
     initial: Floats  # (cluster state)
     transition: Floats  # (exposure cluster state state)
     emission: Floats  # (state symbol)
-    counts: NDArray[np.int32]  # (symbol, 2): num_rollouts, num_successes of each symbol
+    counts: Counts  # of each symbol
 
 
 def lacks(cls: type) -> str:
-    """What a class has not that a model of either kind needs, in words; "" where nothing is missing."""
+    """Say what a class lacks that a model of either kind needs; "" if nothing is missing."""
     if not issubclass(cls, OnlineModel):
         if callable(getattr(cls, "program", None)):
             return ""
@@ -189,8 +206,8 @@ def lacks(cls: type) -> str:
 
 
 def check_dynamics(model: object) -> DynamicsLike:
-    """The model, which is a program, to be fitted, simulated or written out; else InputError, with what it is."""
-    _check_made(model)
+    """Return a model that has a program, or raise InputError that says what it is instead."""
+    _check_is_no_class(model)
     if isinstance(model, DynamicsLike):
         return model
     kind = type(model).__name__
@@ -204,8 +221,8 @@ def check_dynamics(model: object) -> DynamicsLike:
 
 
 def check_forecaster(model: object) -> Forecaster:
-    """The model, which forecasts as it stands; else InputError, with what it is."""
-    _check_made(model)
+    """Return a model that can forecast without a fit, or raise InputError that says what it is instead."""
+    _check_is_no_class(model)
     if isinstance(model, DynamicsLike):
         raise InputError(
             f"model {model.name!r} must be fitted first: give a fit (.npz) made by `promptdyn fit`, or let "
@@ -216,19 +233,19 @@ def check_forecaster(model: object) -> Forecaster:
     return model
 
 
-def _check_made(model: object) -> None:
-    """Raise InputError where a class is given instead of a model made of it."""
+def _check_is_no_class(model: object) -> None:
+    """Raise InputError if `model` is a class and not an instance of one."""
     if isinstance(model, type):
         raise InputError(f"{model.__name__} is a class: give a model made of it, {model.__name__}()")
 
 
 def cluster_of(model: DynamicsLike) -> Columns | None:
-    """Column(s) of the history whose levels have parameters of their own; None for one set for all."""
+    """Return the column(s) of the history whose levels have parameters of their own; None if all prompts share them."""
     return as_dynamics(model).cluster
 
 
 def for_pool(model: Declared, prompts: Prompts) -> Declared:
-    """A program for a pool: the same, or, where its `cluster` is "auto", one that names the pool's own columns."""
+    """Return the model with a `cluster` of "auto" replaced by the names of the pool's columns."""
     cluster = cluster_of(model)
     named = prompts.named(cluster)
     return model if named == cluster else cast(Declared, replace(cast(Any, model), cluster=named))
@@ -238,10 +255,10 @@ def check_chain(name: str, chain: object, pool: Pool, tolerance: float = 1e-4) -
     """Raise InputError unless a program returned a chain of the right shapes, with rows that are probabilities.
 
     Args:
-        name: of the model, for the message.
-        chain: what the program returned in NumPy's arrays.
-        pool: what it was run for.
-        tolerance: how far a row may be from adding up to 1.
+        name: name of the model, for the message.
+        chain: what the program returned when it ran in NumPy.
+        pool: the pool that the program ran for.
+        tolerance: how far the sum of a row may be from 1; default 1e-4.
     """
 
     def wrong(what: str) -> InputError:
@@ -253,7 +270,7 @@ def check_chain(name: str, chain: object, pool: Pool, tolerance: float = 1e-4) -
         raise wrong(f"chain has axis={chain.axis!r}: it is 'cluster' or 'prompt'")
 
     def in_numpy(what: str, array: Array) -> NDArray[Any]:
-        """The array, which is none of another package: it would be loaded, and rounded, wherever the model filters."""
+        """Return a NumPy array, or raise: an array of JAX or torch would make every live filter load that package."""
         package = type(array).__module__.partition(".")[0]
         if package in ("jax", "jaxlib", "torch"):
             raise wrong(
@@ -279,22 +296,31 @@ def check_chain(name: str, chain: object, pool: Pool, tolerance: float = 1e-4) -
         )
     for what, rows in (("initial", initial), ("transition", transition)):
         bad = ~((rows >= 0).all(axis=-1) & (np.abs(rows.sum(axis=-1) - 1.0) <= tolerance))
-        for at in np.argwhere(bad)[:1]:
-            place = ", ".join(map(str, at))
+        for index in np.argwhere(bad)[:1]:
             raise wrong(
-                f"{what}[{place}] is {np.array2string(rows[tuple(at)], precision=4, threshold=8)}: a row must hold "
-                "probabilities that add up to 1"
+                f"{what}[{', '.join(map(str, index))}] is "
+                f"{np.array2string(rows[tuple(index)], precision=4, threshold=8)}: a row must hold probabilities that "
+                "add up to 1"
             )
-    table = in_numpy("emission", chain.emission.log_prob(TRIED))
-    if table.shape != (num_states, len(TRIED)):
-        raise wrong(f"emission gives log_prob of shape {table.shape}: need (state symbol) = {num_states, len(TRIED)}")
+    arguments = list(inspect.signature(chain.emission.log_prob).parameters)
+    if arguments != ["num_successes", "num_rollouts", "xp"]:
+        raise wrong(
+            f"emission has log_prob({', '.join(arguments)}): write log_prob(self, num_successes, num_rollouts, xp=np), "
+            "which takes (symbol,) counts and group sizes"
+        )
+    table = in_numpy("emission", chain.log_emission(TRIED))
+    num_symbols = len(TRIED.num_rollouts)
+    if table.shape != (num_states, num_symbols):
+        raise wrong(f"emission gives log_prob of shape {table.shape}: need (state symbol) = {num_states, num_symbols}")
+    words = [f"{k} of {n}" for k, n in zip(*TRIED, strict=True)]
     for state, symbol in np.argwhere(np.isnan(table) | (table > tolerance))[:1]:
-        n, k = TRIED[symbol]
-        raise wrong(f"emission gives log P({k} of {n}) = {table[state, symbol]} in state {state}: need a number <= 0")
+        raise wrong(
+            f"emission gives log P({words[symbol]}) = {table[state, symbol]} in state {state}: need a number <= 0"
+        )
     for symbol in np.flatnonzero(np.all(table == -np.inf, axis=0))[:1]:
-        raise wrong("emission lets no state show {1} successes of {0}: some state must".format(*TRIED[symbol]))
+        raise wrong(f"emission gives {words[symbol]} successes no chance in any state: at least one state must")
     if np.any(np.abs(table[:, 0]) > tolerance):
-        raise wrong("emission gives log_prob other than 0 at (0, 0): a group that was not observed says nothing")
+        raise wrong("emission gives log_prob other than 0 at 0 of 0: a group that was not observed says nothing")
 
 
 def check_decay(decay: float, model: str, setting: str = "decay") -> None:
@@ -304,14 +330,14 @@ def check_decay(decay: float, model: str, setting: str = "decay") -> None:
 
 
 def check_whole(model: object, setting: str, least: int) -> None:
-    """Raise InputError unless a model's setting is a whole number, at least so large."""
+    """Raise InputError unless a model's setting is a whole number of at least `least`."""
     value = getattr(model, setting)
     if not isinstance(value, Integral) or value < least:
         raise InputError(f"{type(model).__name__}: {setting}={value} must be a whole number, at least {least}")
 
 
 def probability_vector(values: ArrayLike, length: int, name: str) -> Floats:
-    """Return `values` as a (length,) float array, or raise InputError where it is no probability vector."""
+    """Return `values` as a (length,) float array, or raise InputError if it is no probability vector."""
     vector = np.asarray(values, dtype=float)
     if vector.shape != (length,) or not np.all(vector >= 0) or not np.isclose(vector.sum(), 1.0):
         raise InputError(f"{name}={values!r} is not {length} probabilities that add up to 1")

@@ -102,7 +102,7 @@ class DiscountedState(NamedTuple):
 
 
 class DiscountedBeta(BetaForecasts[DiscountedState]):
-    """A chain's filter at the cost of two numbers a prompt, whatever its states: a dynamic generalised linear model.
+    """A chain's filter at the cost of two numbers a prompt, whatever its states: a dynamic generalized linear model.
 
     A prompt's success rate is Beta distributed. Counts are absorbed exactly, by conjugacy. A step then moves the mean
     of its logit and adds to its variance as the chain does at such success rates, and the Beta of the new mean and

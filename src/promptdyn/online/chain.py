@@ -1,9 +1,9 @@
-"""A finite-state Markov chain whose parameters no longer change, as an `OnlineModel`: the exact filter of a fit."""
+"""The exact filter of a fit: an `OnlineModel` that is a finite-state Markov chain with fixed parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,23 @@ from promptdyn.prompts import Columns
 
 __all__ = ["FrozenChain", "FrozenState", "draw_states"]
 
-# Multiply-adds per call of a matrix product over prompts. Below this OpenBLAS stays on one thread: its workers would
-# spin against the training process's own, which can make a product of 6 ms last 500. A block also fits the cache.
+# Most multiply-adds in one matrix product over prompts. OpenBLAS then stays on one thread: its worker threads would
+# compete with the training process's own, which can stretch a product of 6 ms to 500 ms. A block also fits the cache.
 BLOCK_WORK = 2**18
-# Multiply-adds that cost as much as a call of a product over the prompts of one matrix.
+# One call of a matrix product costs about as much time as so many multiply-adds.
 PRODUCT_WORK = 2**13
 
 
+class LogEmission(Protocol):
+    """An `Emission`'s `log_prob` in NumPy: (group,) counts and group sizes -> (state group) log-probabilities."""
+
+    def __call__(self, *, num_successes: NDArray[np.integer], num_rollouts: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Return the log-probabilities."""
+
+
 class FrozenState(NamedTuple):
+    """What `FrozenChain` keeps of each prompt."""
+
     belief: NDArray[np.float64]  # (state prompt) P(z_{t+1} | y_{0:t})
     cluster: NDArray[np.int32]  # (prompt,) codes
 
@@ -31,14 +40,17 @@ class FrozenChain(OnlineModel[FrozenState]):
     """The exact filter of a known chain.
 
     Args:
-        name: of the model that it came from.
-        initial: (cluster state) probabilities; a cluster axis of length 1 is shared by all.
+        name: name of the model that the chain came from.
+        initial: (cluster state) probabilities; all clusters share an axis of length 1.
         transition: (exposure cluster state state), row-stochastic [current, next]. Exposure: 0 idle, 1 trained on,
-            2 trained on by a group without variance (k = 0 or k = n); the last entry stands for those above it.
-        log_emission: (group, 2) num_rollouts and num_successes -> (state group) log-probabilities.
-        cluster_names: (cluster,) labels in the order of the cluster axis; None where prompts need no label.
-        identity: JSON-able, what tells this chain from others: a saved state is only loaded back into an equal one.
-        cluster: column(s) whose labels `cluster_names` are; default "cluster" where there are names.
+            2 trained on by a group without variance (k = 0 or k = n). With fewer entries the last one serves for the
+            exposures above it.
+        log_emission: the emission's `log_prob`: (group,) `num_successes` and `num_rollouts`, by keyword, to (state
+            group) log-probabilities.
+        cluster_names: (cluster,) labels in the order of the cluster axis; None (default) if prompts need no label.
+        identity: JSON-able facts that tell this chain from others: a saved state loads only into a chain with equal
+            ones. Default: the name.
+        cluster: column(s) whose labels `cluster_names` are; default "cluster" if there are names.
 
     Attributes:
         rates: (state,) chance that a rollout succeeds.
@@ -49,7 +61,7 @@ class FrozenChain(OnlineModel[FrozenState]):
         name: str,
         initial: NDArray[np.float64],
         transition: NDArray[np.float64],
-        log_emission: Callable[[NDArray[np.integer]], NDArray[np.float64]],
+        log_emission: LogEmission,
         cluster_names: Sequence[str] | None = None,
         identity: Mapping[str, Any] | None = None,
         cluster: Columns | None = None,
@@ -59,15 +71,19 @@ class FrozenChain(OnlineModel[FrozenState]):
         self.cluster_names = None if cluster_names is None else tuple(cluster_names)
         self.cluster = None if cluster_names is None else cluster or "cluster"
         self._identity = dict(identity or {"name": name})
-        self.rates = np.exp(log_emission(np.array([[1, 1]])))[:, 0]
+        self.rates = np.exp(log_emission(num_successes=np.ones(1, int), num_rollouts=np.ones(1, int)))[:, 0]
         self._code = {label: code for code, label in enumerate(self.cluster_names or ())}
 
     def describe(self) -> dict[str, Any]:
-        """The identity given."""
+        """Return the chain's identity."""
         return dict(self._identity)
 
     def init(self, pool: Pool) -> FrozenState:
-        """Fresh prompts at their cluster's initial belief; InputError names a label that the chain does not know."""
+        """Return the pool's prompts at their clusters' initial beliefs.
+
+        Raises:
+            InputError: a prompt's label is none of `cluster_names`.
+        """
         codes = pool.cluster
         if self.cluster_names is not None:
             unknown = [name for name in pool.cluster_names if name not in self._code]
@@ -90,7 +106,7 @@ class FrozenChain(OnlineModel[FrozenState]):
         num_rollouts: NDArray,
         trained: NDArray[np.bool_],
     ) -> FrozenState:
-        """Condition the prompts seen on their counts, then move every prompt one step, in place."""
+        """Condition the observed prompts on their counts, then move every prompt one step, in place."""
         self.absorb(state, rows, num_successes, num_rollouts, trained)
         return state
 
@@ -102,12 +118,12 @@ class FrozenChain(OnlineModel[FrozenState]):
         num_rollouts: NDArray,
         trained: NDArray[np.bool_],
     ) -> NDArray[np.float64]:
-        """Do as `step`; returns the (row,) log-probabilities that the prompts seen had been given."""
+        """Do the same as `step` and return the (row,) log-probabilities that the counts had before."""
         belief, cluster = state
         observed, log_evidence = self._conditioned(belief[:, rows], num_successes, num_rollouts)
         num_exposures, num_clusters = self.transition.shape[:2]
         codes = cluster if num_clusters > 1 else np.zeros_like(cluster)
-        _advance(belief, self.transition[0], codes)  # those seen too, which the last line overwrites
+        _advance(belief, self.transition[0], codes)  # the observed prompts too, but the last line overwrites them
         flat = (num_successes == 0) | (num_successes == num_rollouts)
         exposure = np.minimum(np.where(trained, 1 + flat, 0), num_exposures - 1)
         _advance(
@@ -119,91 +135,92 @@ class FrozenChain(OnlineModel[FrozenState]):
     def _conditioned(
         self, belief: NDArray, num_successes: NDArray, num_rollouts: NDArray
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(state row) beliefs given a count each, and the (row,) log-probabilities that these had of the counts."""
+        """Return (state row) beliefs conditioned on one count each, and the counts' (row,) log-probabilities before."""
         if not belief.shape[1]:
             return belief, np.zeros(0)
-        # Once per distinct (n, k).
-        counts = np.stack([num_rollouts, num_successes], axis=1)
+        # The emission is computed once for each distinct count.
+        counts = np.stack([num_successes, num_rollouts], axis=1)
         distinct, index = np.unique(counts, axis=0, return_inverse=True)
         index = index.reshape(-1)
-        log_emission = self.log_emission(distinct)
+        log_emission = self.log_emission(num_successes=distinct[:, 0], num_rollouts=distinct[:, 1])
         scale = log_emission.max(axis=0)
         likelihood = np.exp(log_emission - scale)
         belief = belief * likelihood[:, index]
         norm = belief.sum(axis=0)
-        # A count that the model holds impossible (noise-free emissions) is taken at its word.
-        surprised = norm <= 0
-        belief[:, surprised] = likelihood[:, index[surprised]]
-        belief /= np.where(surprised, belief.sum(axis=0), norm)
+        # Where the belief gave the count no chance (noise-free emissions), the count alone decides.
+        impossible = norm <= 0
+        belief[:, impossible] = likelihood[:, index[impossible]]
+        belief /= np.where(impossible, belief.sum(axis=0), norm)
         return belief, scale[index] + np.log(np.maximum(norm, np.finfo(float).tiny))
 
     def belief(self, state: FrozenState) -> NDArray[np.float64]:
-        """(state prompt)."""
+        """Return a copy of the (state prompt) beliefs."""
         return state.belief.copy()
 
     def _outcome_by_state(self, num_rollouts: int) -> NDArray[np.float64]:
-        """(outcome state) chances of none, some, all of n rollouts in each state."""
-        counts = np.array([[num_rollouts, 0], [num_rollouts, num_rollouts]])
-        none, every = np.exp(self.log_emission(counts)).T
+        """Return (outcome state) chances that none, some and all rollouts of a group succeed."""
+        extremes = np.array([0, num_rollouts])
+        log_emission = self.log_emission(num_successes=extremes, num_rollouts=np.full(2, num_rollouts))
+        none, every = np.exp(log_emission).T
         return np.stack([none, np.maximum(1.0 - none - every, 0.0), every])
 
     def outcome(self, state: FrozenState, num_rollouts: int | NDArray) -> NDArray[np.float64]:
-        """(outcome prompt) forecast chances of none, some, all."""
+        """Return (outcome prompt) forecast chances that none, some and all rollouts succeed."""
         return self._mix(state.belief, num_rollouts, slice(None))
 
     def informative(
         self, state: FrozenState, num_rollouts: int | NDArray, rng: np.random.Generator | None = None
     ) -> NDArray[np.float64]:
-        """(prompt,) forecast P(0 < k < n); given `rng`, that of a state drawn from the belief."""
+        """Return (prompt,) forecasts P(0 < k < n); with `rng`, P given a state drawn from the belief."""
         if rng is None:
             return self._mix(state.belief, num_rollouts, slice(1, 2))[0]
-        drawn = draw_states(state.belief, rng)
-        distinct, index = np.unique(np.broadcast_to(num_rollouts, drawn.shape), return_inverse=True)
-        return np.stack([self._outcome_by_state(int(n))[1] for n in distinct])[index.reshape(-1), drawn]
+        states = draw_states(state.belief, rng)
+        distinct, index = np.unique(np.broadcast_to(num_rollouts, states.shape), return_inverse=True)
+        return np.stack([self._outcome_by_state(int(n))[1] for n in distinct])[index.reshape(-1), states]
 
     def _mix(self, belief: NDArray, num_rollouts: int | NDArray, outcomes: slice) -> NDArray[np.float64]:
-        """(outcome prompt) chances of some outcomes, mixed over states."""
+        """Return (outcome prompt) chances of the given outcomes, averaged over states."""
         distinct = np.unique(num_rollouts)
         if distinct.size == 1:
             return _product(self._outcome_by_state(int(distinct[0]))[outcomes], belief)
         mixed = np.empty((len(range(3)[outcomes]), belief.shape[1]))
         for n in distinct:
-            of_n = np.flatnonzero(num_rollouts == n)
-            mixed[:, of_n] = _product(self._outcome_by_state(int(n))[outcomes], belief[:, of_n])
+            prompts = np.flatnonzero(num_rollouts == n)
+            mixed[:, prompts] = _product(self._outcome_by_state(int(n))[outcomes], belief[:, prompts])
         return mixed
 
     def success_rate(self, state: FrozenState, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-        """(prompt,) forecast success rate; given `rng`, that of a state drawn from the belief."""
+        """Return (prompt,) forecast success rates; with `rng`, those of states drawn from the beliefs."""
         if rng is None:
             return _product(self.rates[None], state.belief)[0]
         return self.rates[draw_states(state.belief, rng)]
 
 
 def _advance(belief: NDArray, matrices: NDArray, codes: NDArray) -> None:
-    """Move each prompt's (state,) belief one step, in place, by the matrix [current, next] that its code names."""
+    """Move each prompt's (state,) belief one step, in place, by `matrices[code]` [current, next]."""
     num_states = len(belief)
     for block in _blocks(belief, num_states):
-        part, of_part = belief[:, block], codes[block]
+        part, part_codes = belief[:, block], codes[block]
         if len(matrices) == 1:
             part[:] = matrices[0].T @ part
             continue
-        present = np.unique(of_part)
-        if len(present) * PRODUCT_WORK > of_part.size * num_states**2:  # many matrices of few prompts each
-            part[:] = np.einsum("ip,pij->jp", part, matrices[of_part])
+        distinct = np.unique(part_codes)
+        if len(distinct) * PRODUCT_WORK > part_codes.size * num_states**2:  # many matrices with few prompts each
+            part[:] = np.einsum("ip,pij->jp", part, matrices[part_codes])
             continue
-        for code in present:
-            members = np.flatnonzero(of_part == code)
-            part[:, members] = matrices[code].T @ part[:, members]
+        for code in distinct:
+            prompts = np.flatnonzero(part_codes == code)
+            part[:, prompts] = matrices[code].T @ part[:, prompts]
 
 
 def _blocks(belief: NDArray, num_rows: int) -> Iterator[slice]:
-    """Slices of prompts small enough for one product with a (num_rows, state) matrix."""
+    """Yield slices of prompts, each small enough for one product with a (num_rows, state) matrix."""
     size = max(1, BLOCK_WORK // (num_rows * len(belief)))
     return (slice(start, start + size) for start in range(0, belief.shape[1], size))
 
 
 def _product(matrix: NDArray, belief: NDArray) -> NDArray[np.float64]:
-    """matrix @ belief, block by block."""
+    """Return matrix @ belief, computed block by block."""
     out = np.empty((len(matrix), belief.shape[1]))
     for block in _blocks(belief, len(matrix)):
         np.matmul(matrix, belief[:, block], out=out[:, block])
@@ -211,11 +228,11 @@ def _product(matrix: NDArray, belief: NDArray) -> NDArray[np.float64]:
 
 
 def draw_states(belief: NDArray, rng: np.random.Generator) -> NDArray[np.intp]:
-    """(prompt,) one of the first axis per prompt, by inverting the cumulative (state prompt) probabilities."""
+    """Draw a (prompt,) state for each prompt from (state prompt) probabilities, by inverse transform sampling."""
     uniform = rng.random(belief.shape[1])
     cumulative = np.zeros(belief.shape[1])
-    drawn = np.zeros(belief.shape[1], np.intp)
+    states = np.zeros(belief.shape[1], np.intp)
     for row in belief[:-1]:
         cumulative += row
-        drawn += uniform > cumulative
-    return drawn
+        states += uniform > cumulative
+    return states

@@ -57,7 +57,7 @@ class Program(Protocol):
     def constrain(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """The inverse of `unconstrain`."""
 
-    def prior(self, num_draws: int, seed: int) -> Params:
+    def prior(self, num_samples: int, seed: int) -> Params:
         """site -> (draw ...) drawn from the program run forward, in NumPy."""
 
     def predictive(self, dense: DenseHistory, draws: Params, seed: int) -> NDArray[np.integer]:
@@ -80,7 +80,7 @@ def program(
     history: RewardHistory,
     backend: Backend = "numpyro",
     *,
-    observed: Observed = "all",
+    observed: Observed = "trained",
     enumerated: bool = False,
     condition: bool = True,
 ) -> Callable[[], Chain]:
@@ -97,7 +97,7 @@ def program(
         model: what was declared.
         history: what was logged.
         backend: "numpyro" (default) or "pyro".
-        observed: "all" rows (default), or only the "trained" ones.
+        observed: the rows to observe: "trained" (default), as live training would have, or "all".
         enumerated: instead of the kernel, make each state a site `latent_0`, `latent_1`, ... marked for parallel
             enumeration: the readable definition, for short histories. NumPyro enumerates with the package `funsor`.
         condition: True (default) observes the counts: what `Predictive` returns of them is what was logged. False
@@ -115,7 +115,8 @@ def program(
     interpreter = load_backend(backend)
     visible = history.observed(observed)
     if len(visible) == 0:
-        raise InputError(f"the history has no rows (observed={observed!r})")
+        mend = "; observed='all' would use the others" if observed == "trained" and len(history) else ""
+        raise InputError(f"the history has no rows (observed={observed!r}){mend}")
     model = for_pool(model, history.prompts)
     dense = visible.dense(cluster_of(model))
     interpreter.Program(model, Pool.of(dense))  # checks the contract

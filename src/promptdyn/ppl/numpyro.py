@@ -130,10 +130,10 @@ class Program:
         """Sites of real numbers."""
         return {name: biject_to(self._supports[name])(value) for name, value in values.items()}
 
-    def prior(self, num_draws: int, seed: int) -> Params:
+    def prior(self, num_samples: int, seed: int) -> Params:
         """site -> (draw ...) drawn from the program run forward."""
         with jax.enable_x64(True):
-            draw = Predictive(lambda: self.model.program(NumPyro(), self.pool), num_samples=num_draws)
+            draw = Predictive(lambda: self.model.program(NumPyro(), self.pool), num_samples=num_samples)
             # Compiled whole: operation by operation it would take seconds. It runs once, so it is not made fast.
             drawn = jax.jit(draw, compiler_options=RUN_ONCE)(jax.random.key(seed))
         return {name: np.asarray(drawn[name]) for name in self.start}
@@ -182,8 +182,7 @@ class GroupCounts(numpyro.distributions.Distribution):
         super().__init__(batch_shape=(num_prompts,), event_shape=(num_steps,))
 
     def _markov(self) -> Markov:
-        initial, transition, emission, _ = self.chain
-        return Markov(initial, transition, emission.log_prob(self.groups.counts, jnp))
+        return Markov(self.chain.initial, self.chain.transition, self.chain.log_emission(self.groups.counts, jnp))
 
     def log_prob(self, value: Any) -> Any:
         """(prompt,) log probability of (prompt step) success counts."""
@@ -202,8 +201,8 @@ class GroupCounts(numpyro.distributions.Distribution):
             return jax.vmap(self.sample)(keys).reshape(*sample_shape, *self.shape())
         markov, groups = self._markov(), self.groups
         places = jnp.zeros(self.batch_shape, int) if groups.places is None else jnp.asarray(groups.places)
-        sizes = jnp.asarray(groups.counts[:, 0])
-        k = jnp.arange(int(groups.counts[:, 0].max()) + 1)
+        sizes = jnp.asarray(groups.counts.num_rollouts)
+        k = jnp.arange(int(groups.counts.num_rollouts.max()) + 1)
 
         shows = jnp.exp(markov.log_emission)
 

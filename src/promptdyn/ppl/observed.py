@@ -1,7 +1,7 @@
 """A model's program with the counts of a history observed: one text for NumPyro and Pyro.
 
-`observed` sums the latent paths out by the exact kernel. `enumerated` makes each state a site and leaves the sums to
-the backend: it says what the model is, and is what the kernel is tested against.
+`observed` sums the latent paths out with the exact kernel. `enumerated` makes each state a site and leaves the sums to
+the backend: it shows what the model is, and the kernel is tested against it.
 """
 
 from __future__ import annotations
@@ -11,40 +11,44 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.history import DenseHistory
+from promptdyn.history import Counts, DenseHistory
 from promptdyn.models.base import Chain, DynamicsLike, Pool
 
 __all__ = ["Groups", "enumerated", "observed"]
 
 
 class Groups(NamedTuple):
-    """Which groups were rolled out when, whatever they showed."""
+    """Which prompts were rolled out at which steps, without the success counts that were observed."""
 
-    places: NDArray[np.integer] | None  # (prompt,) on the chain's cluster axis; None: one entry serves all
-    symbol_of_none: NDArray[np.unsignedinteger]  # (step prompt) of "none of n succeeded"; 0: not observed
+    places: NDArray[np.integer] | None  # (prompt,) on the chain's cluster axis; None: all prompts share one entry
+    symbol_of_none: NDArray[np.unsignedinteger]  # (step prompt) symbol of 0 successes; 0: not observed
     num_rollouts: NDArray[np.int32]  # (step prompt); 0: not observed
     trained: NDArray[np.bool_]  # (step prompt) whether the group fed the gradient
-    counts: NDArray[np.int32]  # (symbol, 2) num_rollouts, num_successes; each n with its k from 0 to n
+    counts: Counts  # of each symbol
 
     def exposure(self, num_successes: Any, xp: Any = np, step: Any = slice(None)) -> Any:
-        """What each step was for each prompt if its groups showed so many successes: a group without variance counts.
+        """Return the exposure that each step has for each prompt if its groups have so many successes.
 
         Args:
             num_successes: (step prompt), or (prompt,) of one step.
-            xp: array functions of `num_successes`.
-            step: the one step, where it is one.
+            xp: array module of `num_successes`.
+            step: index of that one step; default all steps.
         """
         varies = (num_successes > 0) & (num_successes < xp.asarray(self.num_rollouts)[step])
         return xp.where(xp.asarray(self.trained)[step], xp.where(varies, 1, 2), 0)
 
 
 def observed(ppl: Any, model: DynamicsLike, dense: DenseHistory, condition: bool = True) -> Chain:
-    """The program, its counts at the site `num_successes` (prompt step): observed, or else to be drawn."""
+    """Run the program with its success counts at the site `num_successes` (prompt step).
+
+    Args:
+        condition: True (default) observes the history's counts; False leaves them to be drawn.
+    """
     pool = Pool.of(dense)
-    num_successes = dense.counts[dense.symbols, 1]
+    num_successes = dense.counts.num_successes[dense.symbols]
     symbol_of_none = (dense.symbols - num_successes).astype(dense.symbols.dtype)
     chain = model.program(ppl, pool)
-    num_rollouts = dense.counts[dense.symbols, 0]
+    num_rollouts = dense.counts.num_rollouts[dense.symbols]
     groups = Groups(chain.places(pool), symbol_of_none, num_rollouts, dense.exposure > 0, dense.counts)
     with ppl.plate("prompt", pool.num_prompts):
         ppl.observe("num_successes", ppl.group_counts(chain, groups), num_successes.T if condition else None)
@@ -52,7 +56,7 @@ def observed(ppl: Any, model: DynamicsLike, dense: DenseHistory, condition: bool
 
 
 def enumerated(ppl: Any, model: DynamicsLike, dense: DenseHistory) -> Chain:
-    """The program, with the state of every prompt at step t a site `latent_t` that the backend enumerates."""
+    """Run the program with every prompt's state at step t as a site `latent_t`, which the backend enumerates."""
     pool, xp = Pool.of(dense), ppl.xp
     chain = model.program(ppl, pool)
     num_exposures, num_moves = chain.transition.shape[:2]
@@ -61,7 +65,7 @@ def enumerated(ppl: Any, model: DynamicsLike, dense: DenseHistory) -> Chain:
     start, move = (xp.asarray(np.minimum(place, size - 1)) for size in (chain.initial.shape[0], num_moves))
     exposure = xp.asarray(np.minimum(dense.exposure, num_exposures - 1).astype(np.int64))
     symbols = xp.asarray(dense.symbols.astype(np.int64))
-    log_emission = chain.emission.log_prob(dense.counts, xp)
+    log_emission = chain.log_emission(dense.counts, xp)
     with ppl.plate("prompt", pool.num_prompts):
         chances = chain.initial[start]
         for t in range(len(dense.steps)):

@@ -147,12 +147,12 @@ class Program:
         """Sites of real numbers."""
         return {name: biject_to(self._supports[name])(value) for name, value in values.items()}
 
-    def prior(self, num_draws: int, seed: int) -> Params:
+    def prior(self, num_samples: int, seed: int) -> Params:
         """site -> (draw ...) drawn from the program run forward."""
         with double(), seeded(seed):
-            drawn = Predictive(lambda: self.model.program(Pyro(), self.pool), num_samples=num_draws)()
+            drawn = Predictive(lambda: self.model.program(Pyro(), self.pool), num_samples=num_samples)()
         shapes = {name: np.shape(value) for name, value in self.start.items()}
-        return {name: drawn[name].detach().numpy().reshape(num_draws, *shape) for name, shape in shapes.items()}
+        return {name: drawn[name].detach().numpy().reshape(num_samples, *shape) for name, shape in shapes.items()}
 
     def predictive(self, dense: DenseHistory, draws: Params, seed: int) -> NDArray[np.integer]:
         """(draw prompt step) success counts that the groups of a history might have shown, one set per draw."""
@@ -200,7 +200,7 @@ class GroupCounts(pyro.distributions.TorchDistribution):
         return self
 
     def _log_emission(self) -> Tensor:
-        return self.chain.emission.log_prob(self.groups.counts, array_api_compat.torch)
+        return self.chain.log_emission(self.groups.counts, array_api_compat.torch)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(prompt,) log probability of (prompt step) success counts."""
@@ -222,7 +222,7 @@ class GroupCounts(pyro.distributions.TorchDistribution):
             places = torch.as_tensor(groups.places).long()
         move = places.clamp_max(num_moves - 1)
         nones = torch.as_tensor(groups.symbol_of_none.astype(np.int64))
-        sizes = torch.as_tensor(groups.counts[:, 0]).long()
+        sizes = torch.as_tensor(groups.counts.num_rollouts).long()
         k = torch.arange(int(sizes.max()) + 1)
         chance = self._log_emission().exp()
         with torch.no_grad():

@@ -25,7 +25,7 @@ from promptdyn.registry import Registry, inherits, settings_of
 
 __all__ = ["READERS", "GroupTable", "Reader", "RolloutTable", "RunFolder", "TRLCompletions", "read_history"]
 
-# The last that recognises a path and has the options reads it: the choosier come later, and one's own before all.
+# The last that recognizes a path and has the options reads it: the choosier come later, and one's own before all.
 READERS: Registry[Callable[..., Reader], Reader] = Registry(
     "reader",
     GroupTable,
@@ -52,7 +52,7 @@ def read_history(path: Paths, reader: str | Reader | None = None, **options: obj
     Args:
         path: a file, a folder of files, a glob such as "logs/*.jsonl", or several of them, read as one history.
         reader: the format: one of `READERS`, with options as in "rollouts:reward=score", one of a file,
-            "FILE.py:NAME", or a `Reader`. Default: the one that recognises the path.
+            "FILE.py:NAME", or a `Reader`. Default: the one that recognizes the path.
         **options: the reader's own, its fields.
 
     Warns:
@@ -63,11 +63,11 @@ def read_history(path: Paths, reader: str | Reader | None = None, **options: obj
             what it finds wrong.
 
     Example:
-        >>> history = read_history("runs/mine", cluster_columns=["task"])  # doctest: +SKIP
+        >>> history = read_history("runs/mine", label_columns=["task"])  # doctest: +SKIP
     """
     paths = expand(path)
     source = str(path if isinstance(path, str | Path) else paths[0])
-    found = _recognised(paths, source, options) if reader is None else READERS.resolve(reader, options)
+    found = _recognized(paths, source, options) if reader is None else READERS.resolve(reader, options)
     history = found.read(paths, source)
     if not isinstance(history, RewardHistory):
         raise InputError(f"{source}: reader {found.name!r} returned a {type(history).__name__}, not a RewardHistory")
@@ -82,8 +82,8 @@ def read_history(path: Paths, reader: str | Reader | None = None, **options: obj
     return history
 
 
-def _recognised(paths: Sequence[Path], source: str, options: dict[str, object]) -> Reader:
-    """The reader that recognises all the paths and has the options."""
+def _recognized(paths: Sequence[Path], source: str, options: dict[str, object]) -> Reader:
+    """The reader that recognizes all the paths and has the options."""
     odd = []
     for name in reversed(list(READERS)):
         known = settings_of(READERS[name])
@@ -91,7 +91,7 @@ def _recognised(paths: Sequence[Path], source: str, options: dict[str, object]) 
         if not needed <= options.keys():
             continue
         reader: Reader = READERS[name](**{option: options[option] for option in options if option in known})
-        if all(reader.recognises(path) for path in paths):
+        if all(reader.recognizes(path) for path in paths):
             if options.keys() <= known.keys():
                 return READERS.create(name, options)
             odd.append(name)

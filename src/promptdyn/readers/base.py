@@ -20,7 +20,7 @@ class Reader(ABC):
 
             name = "pairs"
 
-            def recognises(self, path):
+            def recognizes(self, path):
                 return path.suffix == ".pairs"
 
             def read(self, paths, source):
@@ -35,7 +35,7 @@ class Reader(ABC):
     name: str
 
     @abstractmethod
-    def recognises(self, path: Path) -> bool:
+    def recognizes(self, path: Path) -> bool:
         """Whether a file or folder, which is there, is of this format, by its name and a glance at its content."""
 
     @abstractmethod

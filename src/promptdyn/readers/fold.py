@@ -31,7 +31,7 @@ class Rollouts:
     prompt: NDArray[np.int32]  # (rollout,) index into prompt_ids
     prompt_ids: NDArray[np.object_]  # (prompt,)
     rewards: Rewards
-    labels: Mapping[str, NDArray[np.object_]]  # cluster column -> (prompt,)
+    labels: Mapping[str, NDArray[np.object_]]  # label column -> (prompt,)
     row: NDArray[np.intp]  # (rollout,) its number in the source
     place: Callable[[int], str]  # what errors call a row of the source
 
@@ -107,7 +107,7 @@ def checked(
         key: (rollout,) what identifies the prompt, see `as_key`.
         rewards: reward function -> (rollout,) what it gave; NaN, or a missing value, where it gave none.
         weights: (function,) of them in the folded reward.
-        labels: cluster column -> (rollout,).
+        labels: label column -> (rollout,).
         place: what errors call a rollout, given its number from 0.
         key_name, key_mend: what errors call the key, and what they tell to do where it is missing.
         skip_bad: leave out rollouts that are wrong, with a warning, instead of raising.
@@ -188,7 +188,7 @@ def count(rollouts: Rollouts, grader: Grader) -> RewardHistory:
         prompt_id=rollouts.prompt_ids[prompt],
         num_rollouts=num_rollouts[rows],
         num_successes=num_successes[rows],
-        clusters={name: labels[prompt] for name, labels in rollouts.labels.items()},
+        columns={name: labels[prompt] for name, labels in rollouts.labels.items()},
         source=rollouts.source,
         place=lambda row: rollouts.place(int(rollouts.row[first[rows][row]])),
         success=str(grader.rule),

@@ -1,7 +1,7 @@
 """Reader of histories kept as tables of groups: Parquet, CSV (comma, semicolon or tab), JSON lines or a JSON array.
 
 The columns are `step, prompt_id, num_rollouts, num_successes`, optionally `trained, reward_mean, reward_std`, and any
-others as cluster columns; `columns` says which they are in a file that calls them otherwise. CSV and JSON files may be
+others as label columns; `columns` says which they are in a file that calls them otherwise. CSV and JSON files may be
 compressed (.gz, .zst).
 """
 
@@ -33,7 +33,7 @@ class GroupTable(Reader):
     Attributes:
         columns: name of a history's column -> the file's name for it, as in {"step": "global_step"}.
         drop: columns to leave out.
-        cluster_columns: columns of labels. Default: all others that are the same in all rows of a prompt; those that
+        label_columns: columns of labels. Default: all others that are the same in all rows of a prompt; those that
             are not are left out with a warning.
         repeated: what is done with rows of one prompt and step: "error" (default), "merge", "last" or "apart", see
             `RewardHistory.from_columns`.
@@ -42,13 +42,13 @@ class GroupTable(Reader):
 
     columns: Mapping[str, str] | None = None
     drop: str | Sequence[str] = ()
-    cluster_columns: str | Sequence[str] | None = None
+    label_columns: str | Sequence[str] | None = None
     repeated: Repeated = "error"
     skip_bad: bool = False
 
     name = "groups"
 
-    def recognises(self, path: Path) -> bool:
+    def recognizes(self, path: Path) -> bool:
         """Whether `path` is a file of one of the kinds, by its content or its suffix, or a folder with some of them."""
         return bool(_files(path))
 
@@ -65,7 +65,7 @@ class GroupTable(Reader):
         files = [file for path in paths for file in _files(path) or [path]]
         source = str(files[0]) if len(files) == 1 else source
         renames, drop = self.columns or {}, column_names(self.drop)
-        clusters = None if self.cluster_columns is None else column_names(self.cluster_columns)
+        clusters = None if self.label_columns is None else column_names(self.label_columns)
         integers, floats = ({renames.get(name, name) for name in names} for names in (INTEGERS, REWARDS))
 
         def read_file(file: Path) -> FileColumns:
@@ -98,11 +98,11 @@ class GroupTable(Reader):
             source,
             found.place,
             self.columns,
-            cluster_columns=clusters,
+            label_columns=clusters,
             repeated=self.repeated,
             skip_bad=self.skip_bad,
             faults=found.faults,
-        ).noted(found.metadata, source)
+        ).with_metadata(found.metadata, source)
 
 
 def _files(path: Path) -> list[Path]:

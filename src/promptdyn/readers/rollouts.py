@@ -60,7 +60,7 @@ class RolloutTable(Reader):
         reward: column(s) of the reward functions. Default: `score` or `reward`.
         reward_weights: weights of these in the folded reward; default 1 each.
         success: what a success is, see `promptdyn.success`. Default "auto": found from the first rewards.
-        cluster_columns: columns with a label for each prompt; a null is the label "(none)". Default: none.
+        label_columns: columns with a label for each prompt; a null is the label "(none)". Default: none.
         step_key: column of the training step. Default: `step` or `global_step`, or else the last number in a file's
             name.
         skip_bad: leave out lines and rollouts that are wrong, with a warning, instead of raising.
@@ -75,14 +75,14 @@ class RolloutTable(Reader):
     reward: str | Sequence[str] | None = None
     reward_weights: float | Sequence[float] | None = None
     success: Success = AUTO
-    cluster_columns: str | Sequence[str] = ()
+    label_columns: str | Sequence[str] = ()
     step_key: str | None = None
     skip_bad: bool = False
     keep_superseded: bool = False
 
     name = "rollouts"
 
-    def recognises(self, path: Path) -> bool:
+    def recognizes(self, path: Path) -> bool:
         """Whether a file, or a folder's first, has no counts and a reward: the option, or a usual name."""
         files = _files(path)
         names = column_names_in(files[0]) if files else []
@@ -102,7 +102,7 @@ class RolloutTable(Reader):
         """
         grader = Grader(self.success)
         files = [file for path in paths for file in _files(path) or [path]]
-        asked, clusters = column_names(self.reward), column_names(self.cluster_columns)
+        asked, clusters = column_names(self.reward), column_names(self.label_columns)
         rewards, steps = asked or REWARDS, (self.step_key,) if self.step_key else STEPS
         wanted = [*((self.prompt_key,) if self.prompt_key else PROMPTS), *rewards, *steps, *clusters, UID]
         parts = [_read_file(file, wanted, rewards, steps) for file in files]
@@ -126,7 +126,7 @@ class RolloutTable(Reader):
 
         key = column("prompts", "prompt_key", self.prompt_key, PROMPTS)
         functions = [column("rewards", "reward", name, REWARDS) for name in asked or (None,)]
-        labels = [column("labels", "cluster_columns", name) for name in clusters]
+        labels = [column("labels", "label_columns", name) for name in clusters]
         weights = weights_of(source, functions, self.reward_weights)
         rows = _rollouts(log.columns[UID]) if UID in log.columns else np.arange(len(log.columns[key]))
         rollouts = checked(

@@ -21,16 +21,16 @@ class RunFolder(Reader):
     """Reads the history that a run recorded in its folder.
 
     Attributes:
-        drop, cluster_columns, skip_bad: as of `promptdyn.readers.GroupTable`.
+        drop, label_columns, skip_bad: as of `promptdyn.readers.GroupTable`.
     """
 
     drop: str | Sequence[str] = ()
-    cluster_columns: str | Sequence[str] | None = None
+    label_columns: str | Sequence[str] | None = None
     skip_bad: bool = False
 
     name = "run"
 
-    def recognises(self, path: Path) -> bool:
+    def recognizes(self, path: Path) -> bool:
         """Whether `path` is a folder with a run's history, and not itself one of TRL's completions."""
         return (path / HISTORY_FILE).is_file() and not any(path.glob("completions_*.parquet"))
 
@@ -43,5 +43,5 @@ class RunFolder(Reader):
         for path in paths:
             if not (path / HISTORY_FILE).is_file():
                 raise InputError(f"{path}: no folder of a run: there is no {HISTORY_FILE} in it")
-        table = GroupTable(drop=self.drop, cluster_columns=self.cluster_columns, skip_bad=self.skip_bad)
+        table = GroupTable(drop=self.drop, label_columns=self.label_columns, skip_bad=self.skip_bad)
         return table.read([folder / HISTORY_FILE for folder in paths], source)

@@ -56,12 +56,12 @@ class TRLCompletions(Reader):
         prompt_key: column that identifies prompts. Default: `prompt_id` where every file has it, else `prompt`.
             Messages are identified by their JSON text, with sorted keys and without nulls.
         reward: column(s) of the reward functions, in TRL's order. Default: all columns of floats that are not TRL's
-            own, the prompt key or a cluster column, if the logged advantages go with their sum; where there are no
+            own, the prompt key or a label column, if the logged advantages go with their sum; where there are no
             floats, the only one of integers or booleans.
         reward_weights: weights of these in the folded reward, TRL's `reward_weights`; default 1 each.
         success: what a success is, see `promptdyn.success`. Default "auto": found from the first rewards, as a live run
             does; a line is logged that says what was found, unless rewards are 0 and 1.
-        cluster_columns: columns with a label for each prompt; a null is the label "(none)". Default: none.
+        label_columns: columns with a label for each prompt; a null is the label "(none)". Default: none.
         skip_bad: leave out rollouts without a step or a key, or whose label differs from those before of their prompt,
             with a warning, instead of raising.
         keep_superseded: keep files of a run that ended later in the same folder before this one began again. Default:
@@ -72,13 +72,13 @@ class TRLCompletions(Reader):
     reward: str | Sequence[str] | None = None
     reward_weights: float | Sequence[float] | None = None
     success: Success = AUTO
-    cluster_columns: str | Sequence[str] = ()
+    label_columns: str | Sequence[str] = ()
     skip_bad: bool = False
     keep_superseded: bool = False
 
     name = "trl"
 
-    def recognises(self, path: Path) -> bool:
+    def recognizes(self, path: Path) -> bool:
         """Whether `path` is a Parquet file with TRL's columns, a folder with one, or a run's folder around it.
 
         Raises:
@@ -106,7 +106,7 @@ class TRLCompletions(Reader):
         prompt_key = self.prompt_key
         if prompt_key is None:
             prompt_key = "prompt_id" if all("prompt_id" in schema.names for schema in schemas.values()) else "prompt"
-        asked, labels = column_names(self.reward), column_names(self.cluster_columns)
+        asked, labels = column_names(self.reward), column_names(self.label_columns)
         names = asked or _may_be_rewards(source, next(iter(schemas.values())), {*COLUMNS, prompt_key, *labels})
         weights = weights_of(source, names, self.reward_weights)
         for file, schema in schemas.items():
@@ -146,7 +146,7 @@ class _Log(NamedTuple):
     completion: NDArray[np.object_]
     advantage: NDArray[np.float64]
     rewards: dict[str, NDArray[np.float64]]  # function ->
-    labels: dict[str, NDArray[np.object_]]  # cluster column ->
+    labels: dict[str, NDArray[np.object_]]  # label column ->
 
     @classmethod
     def of(cls, files: list[_Log]) -> _Log:
@@ -239,9 +239,9 @@ def _check_fold(rollouts: Rollouts, log: _Log, given: bool) -> None:
     warnings.warn(f"{told}: is a reward missing, or a weight another?", PromptdynWarning, stacklevel=4)
 
 
-def _read(file: Path, prompt_key: str, names: Sequence[str], cluster_columns: Sequence[str]) -> _Log:
+def _read(file: Path, prompt_key: str, names: Sequence[str], label_columns: Sequence[str]) -> _Log:
     with _open(file) as parquet:
-        table = parquet.read(columns=list(dict.fromkeys((*COLUMNS, prompt_key, *names, *cluster_columns))))
+        table = parquet.read(columns=list(dict.fromkeys((*COLUMNS, prompt_key, *names, *label_columns))))
     rows = table.num_rows
     return _Log(
         file=np.full(rows, file, object),
@@ -251,7 +251,7 @@ def _read(file: Path, prompt_key: str, names: Sequence[str], cluster_columns: Se
         completion=_objects(_values(file, table, "completion")),
         advantage=_numbers(file, table, "advantage"),
         rewards={name: _numbers(file, table, name) for name in names},
-        labels={name: _objects(_values(file, table, name)) for name in cluster_columns},
+        labels={name: _objects(_values(file, table, name)) for name in label_columns},
     )
 
 

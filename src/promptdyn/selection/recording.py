@@ -30,7 +30,7 @@ class HistoryRecorder:
 
     Args:
         path: the Parquet file. What is on disk is always a whole history: a write replaces it atomically.
-        clusters: labels to record as cluster columns, {column: {prompt id: label}}. Default none.
+        columns: labels to record beside the counts, {column: {prompt id: label}}. Default none.
         write_every: steps after which rows are written without being asked, so that a run that dies far from
             a checkpoint leaves most of what it saw. Default 50.
 
@@ -39,21 +39,21 @@ class HistoryRecorder:
         pool_size: prompts that the run can choose from, for the file; None where it is not known.
 
     Raises:
-        InputError: a cluster column with the name of a history's own column.
+        InputError: a label column with the name of a history's own column.
     """
 
     def __init__(
-        self, path: str | Path, clusters: Mapping[str, Mapping[str, str]] | None = None, write_every: int = 50
+        self, path: str | Path, columns: Mapping[str, Mapping[str, str]] | None = None, write_every: int = 50
     ) -> None:
         self.path = Path(path)
-        self.clusters = dict(clusters or {})
+        self.columns = dict(columns or {})
         self.write_every = write_every
         self.success: str | None = None
         self.pool_size: int | None = None
         # A history would refuse it too, but only when it is written, hours later.
-        for column in self.clusters:
+        for column in self.columns:
             if column in OWN:
-                raise InputError(f"cluster column {column!r} has the name of a history's own column: rename it")
+                raise InputError(f"label column {column!r} has the name of a history's own column: rename it")
         self._forget(0)
 
     def _forget(self, step: int) -> None:
@@ -65,7 +65,7 @@ class HistoryRecorder:
         """Begin at `step`: anew at 0, else resuming.
 
         A new run sets a file that is there already aside, as PATH.1, PATH.2, ... A resumed run keeps the file's
-        rows before `step` and drops the others, because it trains those steps again. Prompts that the clusters do not
+        rows before `step` and drops the others, because it trains those steps again. Prompts that the columns do not
         know keep the labels that they have in the file.
 
         Raises:
@@ -76,9 +76,9 @@ class HistoryRecorder:
             there = RewardHistory.from_parquet(self.path)
             kept = there.before(step)
             unknown = np.full(len(kept), np.nan, np.float32)
-            for column, labels in self.clusters.items():
-                of_file = there.clusters.get(column, np.full(len(there.prompt_ids), NO_LABEL, object))
-                self.clusters[column] = {**dict(zip(there.prompt_ids, of_file, strict=True)), **labels}
+            for column, labels in self.columns.items():
+                of_file = there.columns.get(column, np.full(len(there.prompt_ids), NO_LABEL, object))
+                self.columns[column] = {**dict(zip(there.prompt_ids, of_file, strict=True)), **labels}
             self._extend(
                 step=kept.step,
                 prompt_id=kept.prompt_ids[kept.prompt],
@@ -104,7 +104,7 @@ class HistoryRecorder:
             seen: what the selector made of their rewards; a prompt is recorded at most once per step.
 
         Raises:
-            InputError: a prompt without a label in one of the clusters.
+            InputError: a prompt without a label in one of the columns.
         """
         self.recount(seen.earlier)
         self._add(seen)
@@ -135,10 +135,10 @@ class HistoryRecorder:
     def _extend(self, **columns: NDArray[Any]) -> None:
         """Add rows: (row,) values of each of a history's own columns."""
         prompt_ids = columns["prompt_id"].tolist()
-        for column, labels in self.clusters.items():
+        for column, labels in self.columns.items():
             unlabelled = next((prompt_id for prompt_id in prompt_ids if prompt_id not in labels), None)
             if unlabelled is not None:
-                raise InputError(f"{self.path}: prompt {unlabelled!r} has no label in cluster column {column!r}")
+                raise InputError(f"{self.path}: prompt {unlabelled!r} has no label in label column {column!r}")
         self._complete = self._complete and not prompt_ids
         self._parts.append({name: columns[name] for name in OWN})
 
@@ -151,14 +151,14 @@ class HistoryRecorder:
             return
         history = RewardHistory.from_columns(
             **rows,
-            clusters={
+            columns={
                 column: [labels[prompt_id] for prompt_id in rows["prompt_id"].tolist()]
-                for column, labels in self.clusters.items()
+                for column, labels in self.columns.items()
             },
             success=self.success,
         )
         if self.pool_size is not None:
             # Rows of a run before may be of prompts that the pool has no more.
-            history = history.of_pool(max(self.pool_size, history.num_prompts))
+            history = history.with_pool_size(max(self.pool_size, history.num_prompts))
         history.to_parquet(self.path)
         self._complete, self._step_written = True, int(rows["step"].max())

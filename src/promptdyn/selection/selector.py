@@ -294,7 +294,7 @@ class Selector:
         """What happened in the last step, for a trainer's log.
 
         `predicted_informative` and `informative`: effective-sample ratio forecast for the chosen prompts, and
-        realised; `coverage`: share of the pool rolled out so far; `belief_entropy`: mean entropy in nats of the
+        realized; `coverage`: share of the pool rolled out so far; `belief_entropy`: mean entropy in nats of the
         forecast none / some / all; `ungraded_groups`; `select_time_s`, `observe_time_s`.
         """
         every = max(1, self.num_prompts // ENTROPY_SAMPLE)

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from promptdyn.errors import InputError
-from promptdyn.evaluation.scores import calibration_error, log_loss
+from promptdyn.evaluation.metrics import calibration_error, log_loss
 from promptdyn.history import RewardHistory
 from promptdyn.selection import Observation
 from promptdyn.storage import atomic
@@ -339,7 +339,7 @@ class Yardstick:
         """Share of the rollouts that each part of the family had."""
         if not self.parts:
             return {}
-        columns = [history.clusters[column][history.prompt] for column in ("task", "difficulty")]
+        columns = [history.columns[column][history.prompt] for column in ("task", "difficulty")]
         kinds = np.array(["-".join(labels) for labels in zip(*columns, strict=True)])
         weight = history.num_rollouts / history.num_rollouts.sum()
         return {name: float(weight[np.isin(kinds, kinds_of)].sum()) for name, kinds_of in self.parts.items()}

@@ -110,7 +110,7 @@ class SelectionMixin(Trainer):
         history_path: Parquet file that receives one row per group: (step, prompt, n, k, trained). Default
             `history.parquet` in `args.output_dir`. A file of an earlier run is set aside, not overwritten.
         id_column: the dataset's column of prompt ids. Default "prompt_id".
-        cluster_columns: dataset columns recorded as cluster columns of the history. Default: label columns by their
+        label_columns: dataset columns recorded as label columns of the history. Default: label columns by their
             names, such as "task" and "difficulty".
 
     The step of a row is the optimizer step at which its generation took place. Where one optimizer step holds
@@ -139,7 +139,7 @@ class SelectionMixin(Trainer):
         InputError: no `args`; a version of TRL that lacks what this relies on; training data that cannot be indexed,
             with an id empty or of two rows that differ, or with fewer prompts than an optimizer step takes; a selector
             made for other prompts or another group size; a recipe that cannot be followed; a `success` that is no rule,
-            or names no reward function of the run; a cluster column that is absent; when resuming, a checkpoint of
+            or names no reward function of the run; a label column that is absent; when resuming, a checkpoint of
             another pool or model.
     """
 
@@ -155,7 +155,7 @@ class SelectionMixin(Trainer):
         dynamic_sampling: DynamicSampling | bool | None = None,
         history_path: str | Path | None = None,
         id_column: str = "prompt_id",
-        cluster_columns: Sequence[str] | None = None,
+        label_columns: Sequence[str] | None = None,
         **named: Any,
     ) -> None:
         # All is checked before TRL loads a model, which may take minutes.
@@ -181,7 +181,7 @@ class SelectionMixin(Trainer):
             dynamic_sampling = DynamicSampling() if dynamic_sampling else None
         if dynamic_sampling is not None:
             check_joins(train_dataset, args)
-        columns = pool.label_columns if cluster_columns is None else cluster_columns
+        columns = pool.label_columns if label_columns is None else label_columns
         recorder = HistoryRecorder(
             Path(str(args.output_dir), HISTORY_FILE) if history_path is None else history_path,
             {column: dict(zip(pool.ids, pool.labels(column), strict=True)) for column in columns or ()},

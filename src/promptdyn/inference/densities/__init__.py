@@ -95,17 +95,17 @@ def chunks(sequences: Sequences, num_states: int) -> list[Sequences]:
     return list(sequences.chunks(max(-(-numbers // LARGEST_CHUNK), 1 + (numbers > SPLIT))))
 
 
-def check_explained(dense: DenseHistory, explained: float, num_draws: int, log_marginals: Floats) -> None:
+def check_explained(dense: DenseHistory, explained: float, path_length: int, log_marginals: Floats) -> None:
     """Raise InputError unless every prompt's counts have a path of states that explains them.
 
     Args:
         dense: what was observed.
         explained: sum of the expected counts of first states and of transitions: those into a cell that no path
             explains have no posterior.
-        num_draws: what it is where all are explained.
+        path_length: what it is where all are explained.
         log_marginals: (prompt,).
     """
-    if abs(explained - num_draws) > 0.5:
+    if abs(explained - path_length) > 0.5:
         prompt = dense.prompt_ids[int(np.argmin(log_marginals))]
         raise InputError(
             f"prompt {prompt!r} has outcomes that the model holds impossible: allow noise in the emission, or "

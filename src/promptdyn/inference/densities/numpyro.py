@@ -15,7 +15,7 @@ import numpyro
 from numpy.typing import NDArray
 from numpyro import handlers
 
-from promptdyn.history import DenseHistory
+from promptdyn.history import Counts, DenseHistory
 from promptdyn.inference.densities import Values, check_explained, chunks
 from promptdyn.kernels.jax import Markov, Sequences, expected_counts, log_marginal
 from promptdyn.models.base import Array, DynamicsLike, Params, Pool, Statistics
@@ -30,9 +30,9 @@ THREADS = ThreadPoolExecutor(os.cpu_count(), "promptdyn")
 class _Table:
     """A program and the symbols it is asked about: equal ones share what JAX has compiled, from one fit to the next."""
 
-    def __init__(self, program: Program, counts: NDArray[np.int32]) -> None:
+    def __init__(self, program: Program, counts: Counts) -> None:
         self.program, self.counts = program, counts
-        self._key = (program.key, counts.tobytes())
+        self._key = (program.key, *(count.tobytes() for count in counts))
 
     def __hash__(self) -> int:
         return hash(self._key)
@@ -41,7 +41,7 @@ class _Table:
         return isinstance(other, _Table) and self._key == other._key
 
     def markov(self, chain: Any) -> Markov:
-        return Markov(chain.initial, chain.transition, chain.emission.log_prob(self.counts, jnp))
+        return Markov(chain.initial, chain.transition, chain.log_emission(self.counts, jnp))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -140,7 +140,7 @@ class Density:
             slopes = jax.tree.map(lambda *each: sum(each), *(part[0] for part in parts))
             log_marginals = np.sum([part[1] for part in parts], axis=0)
             explained = sum(np.vdot(slope, part) for slope, part in zip(slopes[:2], markov[:2], strict=True))
-            check_explained(self.dense, float(explained), self.sequences.num_draws, log_marginals)
+            check_explained(self.dense, float(explained), self.sequences.path_length, log_marginals)
             return float(log_marginals.sum() + log_prior), jax.device_get(_pull(self._table, values, slopes))
 
     def expected(self, params: Params) -> tuple[Statistics, float, float]:
@@ -150,7 +150,7 @@ class Density:
             parts = self._each_chunk(partial(expected_counts, markov))
         initial, transition, emission, log_marginals = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
         explained = initial.sum() + transition.sum()
-        check_explained(self.dense, explained, self.sequences.num_draws, log_marginals)
+        check_explained(self.dense, explained, self.sequences.path_length, log_marginals)
         return (
             Statistics(initial, transition, emission, self.dense.counts),
             float(log_marginals.sum()),

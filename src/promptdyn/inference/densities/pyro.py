@@ -37,7 +37,7 @@ class Density:
         self._chunks = chunks(self.sequences, self.program.num_states)
 
     def _markov(self, chain: Chain) -> Markov:
-        return chain.initial, chain.transition, chain.emission.log_prob(self.dense.counts, array_api_compat.torch)
+        return chain.initial, chain.transition, chain.log_emission(self.dense.counts, array_api_compat.torch)
 
     def _slopes(self, markov: Markov) -> tuple[list[Tensor], Floats]:
         """Derivatives of the summed log marginal with respect to the chain, and the log marginals."""
@@ -51,7 +51,7 @@ class Density:
         explained = sum(
             float((slope * part.detach()).sum()) for slope, part in zip(slopes[:2], markov[:2], strict=True)
         )
-        check_explained(self.dense, explained, self.sequences.num_draws, log_marginals.numpy())
+        check_explained(self.dense, explained, self.sequences.path_length, log_marginals.numpy())
         return slopes, log_marginals.numpy()
 
     def unconstrain(self, params: Mapping[str, Array]) -> Values:

@@ -1,4 +1,4 @@
-"""Expectation-maximisation (MAP-EM) for any model with a program.
+"""Expectation-maximization (MAP-EM) for any model with a program.
 
 The E-step is exact. The M-step is the model's closed form, `m_step`, for the sites that it gives, and climbs the
 expected log joint of the program itself for all others; a model that declares nothing gets EM all the same.

@@ -30,7 +30,7 @@ class NUTS(Engine):
 
     Attributes:
         num_warmup: adaptation draws per chain, thrown away; default 500.
-        num_draws: draws kept per chain; default 500.
+        num_samples: draws kept per chain; default 500.
         num_chains: default 2. NumPyro runs one per core side by side, Pyro one after the other.
         target_accept: mean acceptance that the step size is adapted to; default 0.9.
         max_tree_depth: at most 2^depth leapfrog steps a draw; default 10.
@@ -40,7 +40,7 @@ class NUTS(Engine):
     """
 
     num_warmup: int = 500
-    num_draws: int = 500
+    num_samples: int = 500
     num_chains: int = 2
     target_accept: float = 0.9
     max_tree_depth: int = 10
@@ -53,7 +53,7 @@ class NUTS(Engine):
 
     def __post_init__(self) -> None:
         at_least(1, self, "num_warmup", "num_chains", "max_tree_depth")
-        at_least(8, self, "num_draws")
+        at_least(8, self, "num_samples")
         if not 0.0 < self.target_accept < 1.0:
             raise InputError(f"nuts: target_accept={self.target_accept} is outside (0, 1)")
 
@@ -64,7 +64,7 @@ class NUTS(Engine):
         starts = {
             name: value + JITTER * rng.standard_normal((self.num_chains, *value.shape)) for name, value in mode.items()
         }
-        total = self.num_warmup + self.num_draws
+        total = self.num_warmup + self.num_samples
         draws, stats = self.loop(density)(density, self, starts, seed, lambda done, watch: report(done, total, watch))
         converged, verdict, diagnostics = judged(*rhat_and_ess(draws), int(stats["diverging"].sum()), self.num_chains)
         return Result(

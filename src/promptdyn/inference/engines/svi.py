@@ -36,11 +36,11 @@ class SVI(Engine):
 
     Attributes:
         guide: one of those of `Guide`; default "AutoNormal". "AutoDelta" finds a mode instead.
-        num_steps: optimiser steps, at least 40; default 1500.
+        num_steps: optimizer steps, at least 40; default 1500.
         learning_rate: of Adam, falling tenfold (exponentially) over the run; default 0.05.
         batch_size: prompts a step, about, each once per pass over the history; default 512, or all where there are
             fewer.
-        num_draws: posterior draws to return; default 500.
+        num_samples: posterior draws to return; default 500.
 
     Raises:
         InputError: a setting is out of range.
@@ -50,7 +50,7 @@ class SVI(Engine):
     num_steps: int = 1500
     learning_rate: float = 0.05
     batch_size: int = 512
-    num_draws: int = 500
+    num_samples: int = 500
 
     name = "svi"
     loops: ClassVar = {
@@ -61,7 +61,7 @@ class SVI(Engine):
     def __post_init__(self) -> None:
         check_choice("svi: guide", self.guide, get_args(Guide))
         at_least(WINDOWS, self, "num_steps")
-        at_least(1, self, "batch_size", "num_draws")
+        at_least(1, self, "batch_size", "num_samples")
         if not 0.0 < self.learning_rate < np.inf:
             raise InputError(f"svi: learning_rate={self.learning_rate} must be finite and above 0")
 

@@ -46,8 +46,8 @@ def svi(
         guide: Any = getattr(infer.autoguide, settings.guide)(
             density.conditioned, init_loc_fn=infer.init_to_value(values=start)
         )
-        optimiser = numpyro.optim.Adam(lambda step: settings.learning_rate * 0.1 ** (step / settings.num_steps))
-        inference = infer.SVI(density.conditioned, guide, optimiser, infer.Trace_ELBO())
+        optimizer = numpyro.optim.Adam(lambda step: settings.learning_rate * 0.1 ** (step / settings.num_steps))
+        inference = infer.SVI(density.conditioned, guide, optimizer, infer.Trace_ELBO())
         batches = sequences.batches(num_lanes, seed)
         first, last = jax.random.split(jax.random.key(seed))
         state = jax.jit(lambda key: inference.init(key, None, scale), compiler_options=RUN_ONCE)(first)
@@ -60,7 +60,7 @@ def svi(
 
         def draw(key: Any, state: Any) -> Any:
             params = inference.get_params(state)
-            return guide.sample_posterior(key, params, None, scale, sample_shape=(settings.num_draws,))
+            return guide.sample_posterior(key, params, None, scale, sample_shape=(settings.num_samples,))
 
         draws = jax.jit(draw, compiler_options=RUN_ONCE)(last, state)
     return {name: np.asarray(draws[name]) for name in density.program.start}, np.array(elbo)
@@ -81,7 +81,7 @@ def nuts(
     Returns:
         site -> (chain draw ...), and ArviZ's sample statistics, name -> (chain draw).
     """
-    num_warmup, num_draws = settings.num_warmup, settings.num_draws
+    num_warmup, num_samples = settings.num_warmup, settings.num_samples
     sampler = infer.NUTS(
         density.conditioned, target_accept_prob=settings.target_accept, max_tree_depth=settings.max_tree_depth
     )
@@ -108,7 +108,7 @@ def nuts(
         compiled = advance.lower(states[0], arguments).compile()
 
     windows = []
-    for done in range(WINDOW, num_warmup + num_draws + WINDOW, WINDOW):
+    for done in range(WINDOW, num_warmup + num_samples + WINDOW, WINDOW):
         moved = list(THREADS.map(lambda state: compiled(state, arguments), states))
         states = [state for state, _ in moved]
         windows.append(jax.tree.map(lambda *chains: np.stack(chains), *(window for _, window in moved)))
@@ -118,11 +118,11 @@ def nuts(
             "leapfrog steps": float(num_steps.mean()),
             "diverged": float(diverging.sum()),
         }
-        report(min(done, num_warmup + num_draws), watch)
+        report(min(done, num_warmup + num_samples), watch)
 
     # (chain draw ...) windows to those after the warm-up.
     def joined(*parts: NDArray) -> NDArray:
-        return np.concatenate(parts, axis=1)[:, num_warmup : num_warmup + num_draws]
+        return np.concatenate(parts, axis=1)[:, num_warmup : num_warmup + num_samples]
 
     values, diverging, num_steps, accept, log_density = jax.tree.map(joined, *windows)
     stats = {"diverging": diverging, "n_steps": num_steps, "acceptance_rate": accept, "lp": log_density}

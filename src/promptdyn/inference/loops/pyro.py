@@ -34,17 +34,17 @@ def svi(
         guide: Any = getattr(infer.autoguide, settings.guide)(
             density.conditioned, init_loc_fn=init_to_value(values=start)
         )
-        optimiser = pyro.optim.ClippedAdam(
+        optimizer = pyro.optim.ClippedAdam(
             {"lr": settings.learning_rate, "lrd": 0.1 ** (1 / settings.num_steps), "clip_norm": np.inf}
         )
-        inference = infer.SVI(density.conditioned, guide, optimiser, infer.Trace_ELBO())
+        inference = infer.SVI(density.conditioned, guide, optimizer, infer.Trace_ELBO())
         batches = sequences.batches(num_lanes, seed)
         elbo = []
         for step in range(1, settings.num_steps + 1):
             elbo.append(-float(inference.step(next(batches), scale)))
             report(step, elbo[-1])
         with torch.no_grad():
-            draws = [guide(sequences.lanes(slice(1)), 1.0) for _ in range(settings.num_draws)]
+            draws = [guide(sequences.lanes(slice(1)), 1.0) for _ in range(settings.num_samples)]
     return {name: np.stack([draw[name].numpy() for draw in draws]) for name in density.program.start}, np.array(elbo)
 
 
@@ -52,12 +52,12 @@ def nuts(
     density: Density, settings: NUTS, starts: Values, seed: int, report: Callable[[int, Mapping[str, float]], None]
 ) -> tuple[dict[str, Floats], dict[str, NDArray]]:
     """Draws by NUTS, one chain after the other; see `promptdyn.inference.loops.numpyro.nuts`."""
-    num_warmup, num_draws = settings.num_warmup, settings.num_draws
+    num_warmup, num_samples = settings.num_warmup, settings.num_samples
     num_chains = len(next(iter(starts.values())))
-    total = num_warmup + num_draws
+    total = num_warmup + num_samples
     chains: list[dict[str, Floats]] = []
-    energies = np.zeros((num_chains, num_draws))
-    diverging = np.zeros((num_chains, num_draws), bool)
+    energies = np.zeros((num_chains, num_samples))
+    diverging = np.zeros((num_chains, num_samples), bool)
     for number in range(num_chains):
         with double(), seeded(seed + number):
             sampler = infer.NUTS(
@@ -74,7 +74,7 @@ def nuts(
                 report((number * total + done) // num_chains, watch)
 
             chain = infer.MCMC(
-                sampler, num_samples=num_draws, warmup_steps=num_warmup, disable_progbar=True, hook_fn=after
+                sampler, num_samples=num_samples, warmup_steps=num_warmup, disable_progbar=True, hook_fn=after
             )
             chain.run(density.sequences, 1.0)
         chains.append({name: draws.detach().numpy() for name, draws in chain.get_samples().items()})

@@ -27,7 +27,7 @@ class Reliability(NamedTuple):
     """A reliability diagram: forecasts in equally wide bins of [0, 1]; empty bins are left out."""
 
     forecast: NDArray[np.float64]  # (bin,) mean forecast
-    realised: NDArray[np.float64]  # (bin,) share that came true
+    realized: NDArray[np.float64]  # (bin,) share that came true
     size: NDArray[np.int64]  # (bin,) forecasts in the bin
 
 
@@ -109,11 +109,11 @@ def reliability(probability: NDArray, event: NDArray, bins: int = 10) -> Reliabi
     size = np.bincount(index, minlength=bins)
     filled = size > 0
     forecast = np.bincount(index, probability, bins)[filled] / size[filled]
-    realised = np.bincount(index, event, bins)[filled] / size[filled]
-    return Reliability(forecast, realised, size[filled])
+    realized = np.bincount(index, event, bins)[filled] / size[filled]
+    return Reliability(forecast, realized, size[filled])
 
 
 def calibration_error(probability: NDArray, event: NDArray, bins: int = 10) -> float:
-    """Expected calibration error: mean gap |forecast - realised| over bins, weighted by their size."""
+    """Expected calibration error: mean gap |forecast - realized| over bins, weighted by their size."""
     diagram = reliability(probability, event, bins)
-    return float(np.average(np.abs(diagram.forecast - diagram.realised), weights=diagram.size))
+    return float(np.average(np.abs(diagram.forecast - diagram.realized), weights=diagram.size))
