@@ -24,7 +24,7 @@ from promptdyn.clusters import cross, uncross
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 
-COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
+COLUMNS = ("step", "prompt_id", "num_successes", "num_rollouts")
 # NumPy's own strings end at a NUL.
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=6)
 
@@ -48,7 +48,7 @@ def tables(draw) -> dict[str, list]:
 
 
 def assert_same(one: RewardHistory, other: RewardHistory) -> None:
-    for name in ("prompt_ids", "prompt", "step", "num_rollouts", "num_successes", "trained"):
+    for name in ("prompt_ids", "prompt", "step", "num_successes", "num_rollouts", "trained"):
         mine, its = getattr(one, name), getattr(other, name)
         assert mine.dtype == its.dtype
         np.testing.assert_array_equal(mine, its)
@@ -361,7 +361,7 @@ def test_long_prompts_are_quoted_short_and_on_one_line():
 @pytest.mark.parametrize(("build", "message"), [
     (lambda: RewardHistory.from_table({"step": [0], "prompt": ["a"], "num_rollouts": [8]}, "x.parquet"),
      "x.parquet: no column 'prompt_id', 'num_successes' among step, prompt, num_rollouts: "
-     "name the columns step, prompt_id, num_rollouts, num_successes, or say which they are (columns, as in "
+     "name the columns step, prompt_id, num_successes, num_rollouts, or say which they are (columns, as in "
      "prompt_id=NAME)"),
     (lambda: RewardHistory.from_columns([0, 1], ["a", "a"], num_successes=[0, 0], num_rollouts=[8]),
      "history: column 'num_rollouts' has 1 values and 'step' has 2: give columns of equal length"),

@@ -15,7 +15,7 @@ from configs import OneRate, TwoState, small_history
 from promptdyn.errors import InputError
 from promptdyn.inference import Fit
 from promptdyn.models import MODELS, BetaBernoulli, DiscreteHMM
-from promptdyn.plugins import load_object, where
+from promptdyn.plugins import load_object, object_reference
 from promptdyn.registry import Registry
 from promptdyn.selection import STRATEGIES
 from test_cli import promptdyn_command, promptdyn_here
@@ -88,7 +88,7 @@ def test_a_file_of_ones_own_can_be_named(folder, monkeypatch):
     assert STRATEGIES.parse_one("mine.py:Last").name == "last"
     assert load_object("mine.py:chars", "reward")(None, ["a", "ab"]) == [0.0, 1.0]
     assert load_object("chance:START", "setting") == 0.4
-    assert where(MODELS["mine"]) == f"{folder}/mine.py:OneRate"
+    assert object_reference(MODELS["mine"]) == f"{folder}/mine.py:OneRate"
     # The current folder is looked through for what is not installed, and for nothing else.
     monkeypatch.setattr(sys, "path", [part for part in sys.path if part not in ("", str(folder))])
     with monkeypatch.context() as changed:
@@ -97,7 +97,7 @@ def test_a_file_of_ones_own_can_be_named(folder, monkeypatch):
         assert str(folder) not in sys.path
     # The same file under its module's name is the same model, not one that would take its place.
     imported = MODELS.register(load_object("mine:OneRate", "model"))
-    assert where(MODELS["mine"]) == "mine:OneRate"
+    assert object_reference(MODELS["mine"]) == "mine:OneRate"
     assert MODELS["mine"] is imported
 
 

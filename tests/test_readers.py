@@ -18,7 +18,7 @@ from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.readers import READERS, GroupTable, TRLCompletions, read_history
 
-COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
+COLUMNS = ("step", "prompt_id", "num_successes", "num_rollouts")
 HEADER = ",".join(COLUMNS)
 
 
@@ -76,7 +76,7 @@ def test_every_reader_keeps_the_contract(name, tmp_path):
 
 def test_paths_that_no_reader_takes(tmp_path):
     known = (
-        "give a Parquet, CSV or JSONL file with columns step, prompt_id, num_rollouts, num_successes, or TRL's folder"
+        "give a Parquet, CSV or JSONL file with columns step, prompt_id, num_successes, num_rollouts, or TRL's folder"
     )
     assert bad(tmp_path / "nowhere") == "nowhere: no such file or folder"
     (tmp_path / "notes.txt").write_text("a few notes, and more")
@@ -188,7 +188,7 @@ def test_columns_may_have_other_names(frame, tmp_path, suffix):
     assert history.trained.tolist() == [True, False, True]
     assert list(history.columns) == ["level"]  # what was called step is nobody's any more
     assert "no column 'id', to be read as 'prompt_id', among" in bad(path, columns={**names, "prompt_id": "id"})
-    assert "name the columns step, prompt_id, num_rollouts, num_successes, or say which they are (columns, as in " in (
+    assert "name the columns step, prompt_id, num_successes, num_rollouts, or say which they are (columns, as in " in (
         bad(path)
     )
 
@@ -249,7 +249,7 @@ def test_bad_csv_names_its_line(tmp_path, lines, message):
     (b"\n\n", "a.csv: not a CSV file (CSV parse error: Empty CSV file"),
     (f"{HEADER}\n".encode(), "a.csv: the history has no rows: give at least one rolled-out prompt"),
     (b"step,prompt_id,n\n0,a,8\n", "a.csv: no column 'num_rollouts', 'num_successes' among step, prompt_id, n: "
-     "name the columns step, prompt_id, num_rollouts, num_successes"),
+     "name the columns step, prompt_id, num_successes, num_rollouts"),
     (f"{HEADER},step\n0,a,8,1,0\n".encode(), "a.csv line 1: 2 columns 'step': keep one"),
     (f"{HEADER}\n0,\xff,8,1\n".encode("latin-1"), "is not UTF-8: save the file in that encoding"),
 ])  # fmt: skip

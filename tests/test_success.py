@@ -88,7 +88,7 @@ def test_auto_finds(case: str) -> None:
         again = Grader(rule)
         assert again.settled
         np.testing.assert_array_equal(again.grades(given), grades)
-        assert (f"a success is {rule!r}" in grader.words) == (case not in PLAIN)
+        assert (f"a success is {rule!r}" in grader.notice) == (case not in PLAIN)
 
 
 def test_auto_waits_no_longer_than_it_must() -> None:

@@ -58,7 +58,7 @@ _HOME = {
 }
 
 
-if not TYPE_CHECKING:  # which would take any name for one that is there
+if not TYPE_CHECKING:  # a type checker would accept any name of a module that has this function
 
     def __getattr__(name: str) -> Any:
         if name in ("clusters", "features", "models"):

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, with the numbers that one watches: of engines, comparisons, reports and training."""
+"""Progress bars on stderr for fits, comparisons, reports and training, each with the numbers that one watches."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 __all__ = ["Report", "Tell", "bars"]
 
 Report = Callable[[int, int, Mapping[str, float]], None]
-"""Called while something runs with what is done, of how much, and the numbers that one watches."""
+"""A function of (done, total, numbers to watch by name), which long work calls while it runs."""
 Tell = Callable[[str, int, int, Mapping[str, float]], None]
-"""As `Report`, with what it is that runs in front."""
+"""A function of (name of the work, done, total, numbers to watch by name)."""
 
 
 @contextmanager
 def bars() -> Iterator[Tell]:
-    """Yield what is to be called; each thing that runs has a bar of its own, and they stay when the block ends."""
+    """Yield a `Tell` that draws bars. Each work, known by its name, has a bar of its own; the bars stay at the end."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -29,7 +29,7 @@ def bars() -> Iterator[Tell]:
     )
 
     columns = (
-        TextColumn("{task.description}", markup=False),  # names of models and files may hold "[...]"
+        TextColumn("{task.description}", markup=False),  # names of models and files may contain "[...]"
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -39,14 +39,14 @@ def bars() -> Iterator[Tell]:
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True)) as progress:
 
-        def tell(words: str, done: int, total: int, watch: Mapping[str, float]) -> None:
-            if words not in tasks:
-                tasks[words] = progress.add_task(words, total=total, numbers="")
-            numbers = "  ".join(f"{name} {_shown(value)}" for name, value in watch.items())
-            progress.update(tasks[words], completed=done, total=total, numbers=numbers)
+        def tell(work: str, done: int, total: int, watch: Mapping[str, float]) -> None:
+            if work not in tasks:
+                tasks[work] = progress.add_task(work, total=total, numbers="")
+            numbers = "  ".join(f"{name} {_short(value)}" for name, value in watch.items())
+            progress.update(tasks[work], completed=done, total=total, numbers=numbers)
 
         yield tell
 
 
-def _shown(value: float | None) -> str:
+def _short(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:,.6g}" if abs(value) >= 100 else f"{value:.3g}"

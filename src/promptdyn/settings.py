@@ -1,4 +1,4 @@
-"""What a setting may be, told by its annotation: `num_states: int`, `emission: Literal["binomial", ...]`."""
+"""Check the values of settings by their annotations: `num_states: int`, `emission: Literal["binomial", ...]`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
 
 
-# Kinds of plain values: in words, and which values are of the kind.
+# A plain type -> its name in messages, and whether a value is of the type.
 _PLAIN: dict[type, tuple[str, Callable[[object], bool]]] = {
     int: ("a whole number", lambda value: _is_number(value) and isinstance(value, Integral)),
     float: ("a finite number", _is_number),
@@ -31,16 +31,17 @@ _PLAIN: dict[type, tuple[str, Callable[[object], bool]]] = {
 
 
 def kinds_of(cls: type, fields: Mapping[str, Field[Any]]) -> dict[str, Any]:
-    """Name of a setting -> its annotation; `Any` where it uses a name that is not there when the class runs.
+    """Return the annotation of each setting, by name.
 
-    Such names are those of a function, or of a block for type checkers.
+    An annotation is `Any` if it uses a name that does not exist at run time: one that is local to a function, or that
+    is imported for type checkers alone.
 
     Args:
         cls: a dataclass.
-        fields: its settings.
+        fields: its settings, by name.
     """
     kinds = _annotations(cls)
-    if kinds is None:  # some of them are not known: each by itself
+    if kinds is None:  # some annotation cannot be resolved, so each is tried by itself
         alone = {name: _annotations(_with_one(cls, name, field.type)) for name, field in fields.items()}
         kinds = {name: kind[name] for name, kind in alone.items() if kind}
     return {name: kinds.get(name, Any) for name in fields}
@@ -54,55 +55,55 @@ def _annotations(cls: type) -> dict[str, Any] | None:
 
 
 def _with_one(cls: type, name: str, annotation: object) -> type:
-    """A class of the same module with a single annotation."""
+    """Return a class of the same module with a single annotation."""
     return type(cls.__name__, (), {"__annotations__": {name: annotation}, "__module__": cls.__module__})
 
 
 def check_setting(setting: str, value: object, kind: Any) -> None:
-    """Raise InputError unless a value is of a setting's kind.
+    """Raise InputError unless a setting's value fits its annotation.
 
     Args:
-        setting: what to call it: "model 'hmm': num_states".
-        value: what was given.
-        kind: its annotation.
+        setting: name of the setting in messages, such as "model 'hmm': num_states".
+        value: the value to check.
+        kind: the setting's annotation.
     """
     if get_origin(kind) is Literal:
         check_choice(setting, value, get_args(kind))
-    elif not _is_of(value, kind):
-        raise InputError(f"{setting}={value!r} is not {_in_words(kind)}")
+    elif not _fits(value, kind):
+        raise InputError(f"{setting}={value!r} is not {_describe(kind)}")
 
 
-def _is_of(value: object, kind: Any) -> bool:
+def _fits(value: object, kind: Any) -> bool:
     if kind in _PLAIN:
         return _PLAIN[kind][1](value)
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Literal:
         return isinstance(value, str | int) and value in parts
     if origin in (Union, UnionType):
-        return any(_is_of(value, part) for part in parts)
+        return any(_fits(value, part) for part in parts)
     cls = origin or kind
-    if cls in (Sequence, tuple, list):  # any will do for another, but a text for none
+    if cls in (Sequence, tuple, list):  # one kind of list will do for another, but a text for none
         return isinstance(value, Sequence) and not isinstance(value, str)
     if cls in (Mapping, dict):
         return isinstance(value, Mapping)
     if cls is np.ndarray:
         return isinstance(value, np.ndarray)
-    return callable(value) if cls is Callable else True  # the class itself tells of what is none of these
+    return callable(value) if cls is Callable else True  # the class of the settings must check any other kind itself
 
 
-def _in_words(kind: Any) -> str:
+def _describe(kind: Any) -> str:
     if kind in _PLAIN:
         return _PLAIN[kind][0]
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(map(str, parts))}"
     if origin in (Union, UnionType):
-        return " or ".join(map(_in_words, parts))
+        return " or ".join(map(_describe, parts))
     cls = origin or kind
-    named: dict[object, str] = {
+    names: dict[object, str] = {
         **dict.fromkeys((Sequence, tuple, list), "a list"),
         **dict.fromkeys((Mapping, dict), "a mapping"),
         np.ndarray: "an array",
         Callable: "a function",
     }
-    return named.get(cls, f"a {getattr(cls, '__name__', cls)}")
+    return names.get(cls, f"a {getattr(cls, '__name__', cls)}")

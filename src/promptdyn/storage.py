@@ -23,9 +23,9 @@ from promptdyn.errors import InputError
 __all__ = ["FORMAT_VERSION", "atomic", "check_target", "read_state", "write_state"]
 
 FORMAT_VERSION = 1
-# Parts of files of other machines, on a file system that is shared, are left alone.
+# On a shared file system other machines' temporary files are left alone: their names hold the machine's name.
 HOST = platform.node()
-# What NumPy, zipfile and json raise on files that are cut off, garbled, or of another kind.
+# Exceptions of NumPy, zipfile and json for files that are cut off, garbled, or of another kind.
 DAMAGE = (
     OSError,
     EOFError,
@@ -40,21 +40,21 @@ DAMAGE = (
 
 
 def check_target(path: str | Path) -> None:
-    """Raise InputError if no file can be written at `path`; long work asks before it begins."""
+    """Raise InputError if no file can be written at `path`. Long work calls this before it begins."""
     final = Path(path)
     if final.is_dir():
         raise InputError(f"{final}: is a folder: name a file to write")
-    there = next((folder for folder in final.absolute().parents if folder.exists()), final)
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f"{final}: cannot be written: {there} is no folder that you may write to")
+    folder = next((parent for parent in final.absolute().parents if parent.exists()), final)
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{final}: cannot be written: {folder} is no folder that you may write to")
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that replaces it if, and only if, the block succeeds.
+    """Yield a temporary path beside `path`, which replaces `path` if, and only if, the block succeeds.
 
-    What processes that died have left of this file is removed. Threads and processes may write one file at once: the
-    last whole one stays.
+    Temporary files of the same path that dead processes left behind are removed. Several threads or processes may write
+    the same path at once: the file that is finished last stays.
 
     Raises:
         InputError: the path cannot be written.
@@ -76,22 +76,22 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def _remove_left_over(final: Path) -> None:
-    """Remove parts of a file that processes of this machine had begun, and that are no more."""
-    mine = re.compile(rf"\.{re.escape(final.name)}\.{re.escape(HOST)}-(\d+)-[0-9a-f]{{8}}\.part")
+    """Remove temporary files of `final` that dead processes of this machine left behind."""
+    pattern = re.compile(rf"\.{re.escape(final.name)}\.{re.escape(HOST)}-(\d+)-[0-9a-f]{{8}}\.part")
     for file in final.parent.iterdir():
-        found = mine.fullmatch(file.name)
-        if found and not _alive(int(found[1])):
+        match = pattern.fullmatch(file.name)
+        if match and not _alive(int(match[1])):
             file.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:
-    if os.name != "posix":  # elsewhere there is no signal that does nothing
+    if os.name != "posix":  # other systems have no signal that does nothing
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # it is another user's process
         pass
     return True
 
@@ -99,9 +99,11 @@ def _alive(process: int) -> bool:
 def write_state(path: str | Path, kind: str, values: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> None:
     """Write JSON-able `values` and `arrays` as a state file of the given kind ("selector", "fit", ...).
 
+    NumPy's scalars among the values are written as Python's.
+
     Raises:
         InputError: the path cannot be written.
-        TypeError: an array of objects, or a value that JSON does not know; NumPy's scalars are taken as Python's.
+        TypeError: an array of objects, or a value that JSON does not know.
     """
     for name, array in arrays.items():
         if array.dtype.hasobject:  # NumPy would pickle them
@@ -129,13 +131,13 @@ def read_state(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, N
             with np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop("header").tobytes())
-        found, version, values = header["promptdyn"], header["version"], header["values"]
+        kind_there, version, values = header["promptdyn"], header["version"], header["values"]
         if not isinstance(version, int) or not isinstance(values, dict):
             raise ValueError(f"version {version!r} and values of type {type(values).__name__}")
     except (*DAMAGE, RecursionError) as error:
         raise InputError(f"{path}: not a promptdyn {kind} file, or damaged ({error}): write it again") from None
-    if found != kind:
-        raise InputError(f"{path}: holds a {found}, not a {kind}")
+    if kind_there != kind:
+        raise InputError(f"{path}: holds a {kind_there}, not a {kind}")
     if version > FORMAT_VERSION:
         raise InputError(
             f"{path}: format version {version} is newer than this promptdyn reads ({FORMAT_VERSION}): upgrade"
@@ -144,7 +146,7 @@ def read_state(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, N
 
 
 def _check_sizes(stream: BinaryIO) -> None:
-    """Raise ValueError where an array is said to be larger than what the file holds of it, before it is read."""
+    """Raise ValueError if an array's header claims more data than the file holds, before the array is read."""
     with zipfile.ZipFile(stream) as archive:
         for part in archive.infolist():
             if part.compress_type != zipfile.ZIP_STORED:

@@ -31,7 +31,7 @@ from promptdyn.inference import EM, Fit
 from promptdyn.inference.climb import climb
 from promptdyn.inference.densities import Density, Values, load_density
 from promptdyn.models import Model
-from promptdyn.models.base import DynamicsLike, Params, Statistics, as_dynamics, cluster_of, for_pool, lacks
+from promptdyn.models.base import DynamicsLike, Params, Statistics, as_dynamics, cluster_of, for_pool, model_fault
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.ppl import BACKENDS, Backend, chain_at
 from promptdyn.prompts import POLICY, Prompts, column_names
@@ -254,9 +254,9 @@ def _history(columns: Sequence[str], seed: int) -> RewardHistory:
 
 def _check_settings(model: Any, say: Say) -> None:
     """It can be registered, and made again of its description."""
-    registry: Registry[Any, Any] = Registry("model", lacks=lacks)
+    registry: Registry[Any, Any] = Registry("model", fault=model_fault)
     registry.register(type(model))
-    again = registry.made_of(json.loads(json.dumps(describe(model, exact=True))))
+    again = registry.from_description(json.loads(json.dumps(describe(model, exact=True))))
     say(again == model, f"made again of its settings it is {again!r}, not {model!r}: declare every setting as a field")
 
 

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError
 
 # A history's own columns; every other one is a label column.
-INTEGERS = ("step", "num_rollouts", "num_successes")
+INTEGERS = ("step", "num_successes", "num_rollouts")
 
 
 REWARDS = ("reward_mean", "reward_std")
 
 
-REQUIRED = ("step", "prompt_id", "num_rollouts", "num_successes")
+REQUIRED = ("step", "prompt_id", "num_successes", "num_rollouts")
 
 
 OWN = (*REQUIRED, "trained", *REWARDS)

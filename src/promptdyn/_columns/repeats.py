@@ -87,7 +87,7 @@ def _merged(
             f"{source}: rows of step {columns['step'][row]} add up to more than {MAX_ROLLOUTS:,} rollouts of a prompt: "
             "keep the last, or set them apart"
         )
-    for name in ("num_rollouts", "num_successes"):
+    for name in ("num_successes", "num_rollouts"):
         merged[name] = total(columns[name]).astype(np.int32)
     merged["trained"] = total(columns["trained"]) > 0
     mean = columns.get("reward_mean", np.full(len(n), np.nan)).astype(np.float64)

@@ -30,10 +30,10 @@ from promptdyn.models.base import (
     check_dynamics,
     cluster_of,
     for_pool,
-    lacks,
+    model_fault,
 )
 from promptdyn.online import DiscountedBeta, FrozenChain, FrozenMixture, OnlineFilter
-from promptdyn.plugins import where
+from promptdyn.plugins import object_reference
 from promptdyn.ppl import Backend, Program, chain_at
 from promptdyn.progress import Report, bars
 from promptdyn.prompts import PROMPT_ID, Columns, Ids, Prompts
@@ -279,7 +279,7 @@ class Fit:
         """JSON-able values and arrays that `of_state` makes the fit of again, without what it was fitted on."""
         values = {
             "model": describe(self.model, exact=True),
-            "declared": where(type(self.model)),
+            "declared": object_reference(type(self.model)),
             **{name: list(getattr(self, name)) for name in _NAMES},
             **{name: getattr(self, name) for name in _PLAIN},
         }
@@ -304,7 +304,7 @@ class Fit:
             name, declared = str(described["name"]), str(values.get("declared", "FILE.py:NAME"))
         registry: Registry[Any, Any] = MODELS
         if model is not None:
-            registry = Registry("model", lacks=lacks)
+            registry = Registry("model", fault=model_fault)
             if registry.register(model).name != name:
                 raise InputError(f"{path}: a fit of model {name!r}, not of {model.name!r}")
         if name not in registry:
@@ -332,7 +332,7 @@ class Fit:
             parts[part][name] = arrays[key]
         registry: Registry[Any, Any] = Registry("model")
         registry.register(model)
-        made = cls(model=registry.made_of(values["model"]), **kept, **parts)
+        made = cls(model=registry.from_description(values["model"]), **kept, **parts)
         _ = made.chain  # checks the parameters
         return made
 

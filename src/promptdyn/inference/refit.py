@@ -29,7 +29,7 @@ from promptdyn.models import InformativeRate
 from promptdyn.models.base import DynamicsLike, check_dynamics, cluster_of, for_pool
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.online.filter import fresh_state
-from promptdyn.plugins import load_object, where
+from promptdyn.plugins import load_object, object_reference
 from promptdyn.prompts import Columns, Ids, Prompts
 from promptdyn.registry import Registry, describe, text_of
 from promptdyn.storage import read_state, write_state
@@ -271,9 +271,9 @@ class _Job:
         code = {label: i for i, label in enumerate(labels)}
         values = {
             "model": describe(online._fitted, exact=True),
-            "declared": where(type(online._fitted)),
+            "declared": object_reference(type(online._fitted)),
             "engine": describe(online.refitted.engine, exact=True),
-            "engine_declared": where(type(online.refitted.engine)),
+            "engine_declared": object_reference(type(online.refitted.engine)),
             "settings": {
                 name: value for name, value in online.refitted.settings.items() if name in ("backend", "seed")
             },
@@ -331,7 +331,7 @@ def _made(kind: str, described: Mapping[str, Any], declared: str) -> Any:
     """A model or engine, of what `describe` gave and where its class was declared."""
     registry: Registry[Any, Any] = Registry(kind)
     registry.register(load_object(declared, kind))
-    return registry.made_of(described)
+    return registry.from_description(described)
 
 
 def work(folder: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Chain, Dynamics, DynamicsLike, Emission, Params, Statistics, lacks
+from promptdyn.models.base import PPL, Chain, Dynamics, DynamicsLike, Emission, Params, Statistics, model_fault
 from promptdyn.models.beta_bernoulli import BetaBernoulli
 from promptdyn.models.beta_state import BetaState
 from promptdyn.models.discrete_hmm import DiscreteHMM
@@ -48,5 +48,5 @@ MODELS: Registry[Callable[..., Model], Model] = Registry(
     DiscreteHMM,
     HierarchicalHMM,
     BetaState,
-    lacks=lacks,
+    fault=model_fault,
 )

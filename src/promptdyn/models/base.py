@@ -29,7 +29,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import Counts
 from promptdyn.online import Forecaster, OnlineModel, Pool
 from promptdyn.prompts import Columns, Prompts
-from promptdyn.registry import inherits
+from promptdyn.registry import subclass_fault
 
 __all__ = [
     "PPL",
@@ -49,7 +49,7 @@ __all__ = [
     "check_whole",
     "cluster_of",
     "for_pool",
-    "lacks",
+    "model_fault",
 ]
 
 Floats = NDArray[np.float64]
@@ -60,7 +60,7 @@ Distribution: TypeAlias = Any
 """A distribution of `ppl.dist`: NumPyro's or Pyro's, which have no type in common either."""
 MAX_EXPOSURES = 3
 Declared = TypeVar("Declared", bound="DynamicsLike")
-_lacks_of_online = inherits("model", OnlineModel, "promptdyn.online")
+_online_fault = subclass_fault("model", OnlineModel, "promptdyn.online")
 # Counts at which `check_chain` tries a chain's emission.
 TRIED = Counts(*np.array([(0, 0)] + [(k, n) for n in (1, 2, 8) for k in range(n + 1)]).T)
 
@@ -196,13 +196,13 @@ class Statistics(NamedTuple):
     counts: Counts  # of each symbol
 
 
-def lacks(cls: type) -> str:
+def model_fault(cls: type) -> str:
     """Say what a class lacks that a model of either kind needs; "" if nothing is missing."""
     if not issubclass(cls, OnlineModel):
         if callable(getattr(cls, "program", None)):
             return ""
         return "is no model: give it program(self, ppl, pool), or let it inherit from promptdyn.online.OnlineModel"
-    return _lacks_of_online(cls)
+    return _online_fault(cls)
 
 
 def check_dynamics(model: object) -> DynamicsLike:
@@ -229,7 +229,9 @@ def check_forecaster(model: object) -> Forecaster:
             "a run refit it (`Refitted`, `train --refit-every`)"
         )
     if not isinstance(model, Forecaster):
-        raise InputError(f"{model!r} is no dynamics model: give a Fit, a Refitted, or what inherits from OnlineModel")
+        raise InputError(
+            f"{model!r} is no dynamics model: give a Fit, a Refitted, or a model that inherits from OnlineModel"
+        )
     return model
 
 

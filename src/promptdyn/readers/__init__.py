@@ -21,7 +21,7 @@ from promptdyn.readers.groups import GroupTable
 from promptdyn.readers.rollouts import RolloutTable
 from promptdyn.readers.run import HISTORY_FILE, RunFolder
 from promptdyn.readers.trl import TRLCompletions
-from promptdyn.registry import Registry, inherits, settings_of
+from promptdyn.registry import Registry, settings_of, subclass_fault
 
 __all__ = ["READERS", "GroupTable", "Reader", "RolloutTable", "RunFolder", "TRLCompletions", "read_history"]
 
@@ -32,7 +32,7 @@ READERS: Registry[Callable[..., Reader], Reader] = Registry(
     RolloutTable,
     TRLCompletions,
     RunFolder,
-    lacks=inherits("reader", Reader, "promptdyn.readers"),
+    fault=subclass_fault("reader", Reader, "promptdyn.readers"),
 )
 
 
@@ -107,7 +107,7 @@ def _recognized(paths: Sequence[Path], source: str, options: dict[str, object]) 
 def _unknown(source: str, paths: Sequence[Path]) -> InputError:
     """The error about paths that no reader knows."""
     known = (
-        "give a Parquet, CSV or JSONL file with columns step, prompt_id, num_rollouts, num_successes, or TRL's folder "
+        "give a Parquet, CSV or JSONL file with columns step, prompt_id, num_successes, num_rollouts, or TRL's folder "
         "of completions, or name your own reader (FILE.py:NAME)"
     )
     if len(paths) > 1:

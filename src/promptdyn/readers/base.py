@@ -26,7 +26,7 @@ class Reader(ABC):
             def read(self, paths, source):
                 lines = [line.split(self.separator) for path in paths for line in path.read_text().splitlines()]
                 ...
-                return RewardHistory.from_columns(step, prompt_id, num_rollouts, num_successes)
+                return RewardHistory.from_columns(step, prompt_id, num_successes=..., num_rollouts=...)
 
     Attributes:
         name: what the format is called in texts.

@@ -171,8 +171,8 @@ def count(rollouts: Rollouts, grader: Grader) -> RewardHistory:
     for rewards in by_step:
         grader.see(rewards)
     grader.settle()
-    if grader.words:
-        logger.warning("%s: %s", rollouts.source, grader.words)
+    if grader.notice:
+        logger.warning("%s: %s", rollouts.source, grader.notice)
     grades = np.concatenate([grader.grades(rewards) for rewards in by_step])
     scored = ~np.isnan(grades)
     pairs = rollouts.step.astype(np.int64) * len(rollouts.prompt_ids) + rollouts.prompt

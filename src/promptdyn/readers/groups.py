@@ -1,6 +1,6 @@
 """Reader of histories kept as tables of groups: Parquet, CSV (comma, semicolon or tab), JSON lines or a JSON array.
 
-The columns are `step, prompt_id, num_rollouts, num_successes`, optionally `trained, reward_mean, reward_std`, and any
+The columns are `step, prompt_id, num_successes, num_rollouts`, optionally `trained, reward_mean, reward_std`, and any
 others as label columns; `columns` says which they are in a file that calls them otherwise. CSV and JSON files may be
 compressed (.gz, .zst).
 """

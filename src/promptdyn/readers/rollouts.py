@@ -43,7 +43,7 @@ STEP = "step"
 UID = "uid"
 VERL_UID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}_\d+)_(\d+)")
 # Of a table of counts.
-COUNTS = ("num_rollouts", "num_successes")
+COUNTS = ("num_successes", "num_rollouts")
 
 
 @dataclass(frozen=True)

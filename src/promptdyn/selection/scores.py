@@ -42,7 +42,7 @@ def half_solved(online: OnlineFilter, num_rollouts: int, rng: np.random.Generato
     return 1.0 - np.abs(2.0 * online.success_rate(rng) - 1.0)
 
 
-def _lacks(entry: Any) -> str:
+def _fault(entry: Any) -> str:
     """What a function or class has not that a score needs, in words; "" where nothing is missing."""
     call: Any = entry
     arguments: tuple[str, ...] = ARGUMENTS
@@ -59,7 +59,7 @@ def _lacks(entry: Any) -> str:
 
 
 SCORES: Registry[Callable[..., Any], Score] = Registry(
-    "score", informative, reward_variance, half_solved, lacks=_lacks, functions=True
+    "score", informative, reward_variance, half_solved, fault=_fault, functions=True
 )
 
 

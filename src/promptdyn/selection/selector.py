@@ -287,8 +287,8 @@ class Selector:
     def _forget(self) -> None:
         """Let go of the steps that were kept, since the rule stays."""
         self._unsettled, self._absorbed = [], 0
-        if self.grader.words:
-            logger.warning("%s", self.grader.words)
+        if self.grader.notice:
+            logger.warning("%s", self.grader.notice)
 
     def metrics(self) -> dict[str, float]:
         """What happened in the last step, for a trainer's log.
@@ -360,7 +360,7 @@ class Selector:
             unsettled, absorbed = unpacked(state["unsettled"], state["online"]["prompt_ids"]), state["absorbed"]
             if not isinstance(absorbed, int) or not 0 <= absorbed <= len(unsettled):
                 raise InputError(f"the selector's state is not whole (absorbed={absorbed!r}): start without it")
-            grader = self.grader.loaded(state["grader"], [groups.rewards for groups in unsettled])
+            grader = self.grader.resumed(state["grader"], [groups.rewards for groups in unsettled])
             chooser = Chooser.loaded(
                 self.strategy, times_seen.astype(np.int32), state.get("strategy", {"arrays": {}})["arrays"]
             )

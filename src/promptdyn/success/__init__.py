@@ -1,7 +1,7 @@
-"""What a success is: the rule that turns the rewards of a rollout, one a reward function, into success or failure.
+"""What a success is: the rule that turns a rollout's rewards, one per reward function, into success or failure.
 
-A rule is given, or found from a run's first rewards ("auto"). Selection, dynamic sampling, recording, the readers of
-logs and races all grade by a `Grader`. Knows no trainer and no file format; NumPy only.
+Users give a rule, or let it be found from a run's first rewards ("auto"). Selection, dynamic sampling, recording, the
+readers of logs and races all grade with a `Grader`. This room knows no trainer and no file format; it uses NumPy only.
 
 A rule in text is a number, or conditions on reward functions:
 
@@ -9,7 +9,7 @@ A rule in text is a number, or conditions on reward functions:
     correct>=0.8                      the function `correct` gave at least 0.8
     correct>=1 and repetition<=0      both hold
     correct                           a bound for `correct` is found from the first rewards
-    math>=1 or code>=1                either holds, of those whose functions graded the rollout
+    math>=1 or code>=1                either holds, among the functions that graded the rollout
     auto                              everything is found from the first rewards
 """
 

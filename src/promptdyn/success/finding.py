@@ -1,4 +1,4 @@
-"""How a rule of success is found in rewards, where it is not given."""
+"""Find a rule of success in rewards, where the user left it open."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from promptdyn.success.rules import ANY, ONE_HALF, Condition, Conditions, short
 __all__ = ["find"]
 
 
-def find(wanted: Conditions, seen: Rewards, many: bool, last: bool) -> Conditions | None:
-    """The rule in force by what was seen; None while it cannot be told.
+def find(requested: Conditions, seen: Rewards, many: bool, last: bool) -> Conditions | None:
+    """Return the rule that the rewards so far determine; None while they determine none.
 
     Args:
-        wanted: the conditions that are given, bounds or all of them left open.
+        requested: the conditions that the user gave; bounds, or all of them, may be left open.
         seen: rewards of all rollouts so far.
-        many: whether that is enough for rewards of more than two values.
-        last: whether functions that gave one value only, or none, are waited for no longer.
+        many: whether these are enough to find a bound for rewards of more than two values.
+        last: whether to stop waiting for functions that have given only one value, or none.
     """
-    if wanted == ANY:
+    if requested == ANY:
         return _auto(seen, many, last)
     rule = Conditions(
         tuple(
             tuple(_completed(condition, seen, many, last) for condition in conditions)
-            for conditions in wanted.alternatives
+            for conditions in requested.alternatives
         )
     )
     return rule if rule.is_complete else None
 
 
 def _completed(condition: Condition, seen: Rewards, many: bool, last: bool) -> Condition:
-    """A condition with its bound found, if it can be told."""
+    """Return the condition with its bound, if the rewards determine it."""
     if condition.bound is not None:
         return condition
     values = seen.of(condition.function)
@@ -53,21 +53,21 @@ def _completed(condition: Condition, seen: Rewards, many: bool, last: bool) -> C
 
 
 def _auto(seen: Rewards, many: bool, last: bool) -> Conditions | None:
-    """The rule that "auto" finds in rewards; None while it cannot be told."""
-    decide = [i for i, weight in enumerate(seen.weights) if weight != 0] or list(range(len(seen.weights)))
-    levels = {i: _levels(seen.values[:, i]) for i in decide}
+    """Return the rule that "auto" finds in the rewards; None while they determine none."""
+    deciding = [i for i, weight in enumerate(seen.weights) if weight != 0] or list(range(len(seen.weights)))
+    levels = {i: _levels(seen.values[:, i]) for i in deciding}
     if not last and not all(_shows_its_best(values) for values in levels.values()):
         return None
-    # In the end functions that never showed their best are left out. Where none did, better than ever is a success.
-    decide = [i for i in decide if _shows_its_best(levels[i])] or [i for i in decide if len(levels[i])]
-    if not decide:
+    # In the end, functions that never showed their best are left out. If none did, a success is a new best reward.
+    deciding = [i for i in deciding if _shows_its_best(levels[i])] or [i for i in deciding if len(levels[i])]
+    if not deciding:
         return None
     if len(seen.functions) == 1 and seen.weights[0] == 1 and _zero_or_one(levels[0]):
         return ONE_HALF
-    given = ~np.isnan(seen.values[:, decide])
-    patterns = [[decide[i] for i in np.flatnonzero(row)] for row in _largest_patterns(given)]
-    if all(len(levels[i]) <= 2 for i in decide):
-        best = {i: _at_its_best(seen.functions[i], levels[i], down=bool(seen.weights[i] < 0)) for i in decide}
+    graded = ~np.isnan(seen.values[:, deciding])
+    patterns = [[deciding[i] for i in np.flatnonzero(row)] for row in _largest_patterns(graded)]
+    if all(len(levels[i]) <= 2 for i in deciding):
+        best = {i: _at_its_best(seen.functions[i], levels[i], down=bool(seen.weights[i] < 0)) for i in deciding}
         return Conditions(tuple(tuple(best[i] for i in pattern) for pattern in patterns))
     if not many:
         return None
@@ -77,14 +77,14 @@ def _auto(seen: Rewards, many: bool, last: bool) -> Conditions | None:
     threshold = Condition(None, _otsu_threshold(seen.folded[counted]))
     if len(seen.functions) == 1:
         return Conditions(((threshold,),))
-    # Of the folded reward alone, what a function did not grade would pass for a failure.
+    # By the folded reward alone, a rollout that a function did not grade would count as a failure.
     return Conditions(
         tuple((*(Condition(seen.functions[i], -math.inf) for i in pattern), threshold) for pattern in patterns)
     )
 
 
 def _levels(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distinct values, those that differ by rounding taken together."""
+    """Return distinct values; values that differ by rounding only count as one."""
     distinct = np.unique(values[np.isfinite(values)])
     if not len(distinct):
         return distinct
@@ -97,34 +97,34 @@ def _zero_or_one(levels: NDArray[np.float64]) -> bool:
 
 
 def _shows_its_best(levels: NDArray[np.float64]) -> bool:
-    """Whether the best reward of a function is known: of 0 and 1 it is, even before both were seen."""
+    """Whether a function's best reward is known. It is for rewards of 0 and 1, even before both have been seen."""
     return len(levels) > 1 or (len(levels) == 1 and _zero_or_one(levels))
 
 
 def _at_its_best(function: str | None, levels: NDArray[np.float64], down: bool = False) -> Condition:
-    """The condition that a function of one or two values gives the better one."""
+    """Return the condition that a function with one or two values gives the better one."""
     if _zero_or_one(levels):
         return Condition(function, 0.0 if down else 1.0, at_most=down)
     best = float(levels[0] if down else levels[-1])
-    if len(levels) == 1:  # what is better was not seen yet
+    if len(levels) == 1:  # a better value has not been seen yet
         step = 1e-3 * max(1.0, abs(best))
         best += -step if down else step
     return Condition(function, float(short(best)), at_most=down)
 
 
 def _largest_patterns(graded: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(pattern function) which functions grade rollouts together, without patterns that are part of another."""
+    """Return (pattern function) sets of functions that grade rollouts together, without sets inside a larger one."""
     patterns = np.unique(graded[graded.any(axis=1)], axis=0)
     part_of = (patterns[:, None] <= patterns[None]).all(axis=2) & (patterns[:, None] != patterns[None]).any(axis=2)
     return patterns[~part_of.any(axis=1)][::-1]
 
 
 def _otsu_threshold(values: NDArray[np.float64]) -> float:
-    """The threshold that parts rewards best (Otsu 1979), in few digits; 0.5 where that parts them as well."""
+    """Return the threshold that separates the rewards best (Otsu 1979), in few digits; 0.5 if it does so as well."""
     value, count = np.unique(values[np.isfinite(values)], return_counts=True)
     if len(value) < 2:
         return float(value[0]) if len(value) else 0.5
-    # Of every place between two values: the variance between the two sides.
+    # Maximize the variance between the two sides of a threshold between adjacent values.
     scaled = value / np.abs(value).max()
     below, total = np.cumsum(count)[:-1], np.cumsum(count * scaled)[:-1]
     above, rest = count.sum() - below, (count * scaled).sum() - total

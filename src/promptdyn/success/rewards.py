@@ -1,4 +1,4 @@
-"""Rewards of rollouts, one a reward function, and what is equal within the rounding of single precision."""
+"""Rewards of rollouts, one per reward function, compared within the rounding of single precision."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 __all__ = ["FOLDED", "ROUNDING", "Rewards", "moments", "spread"]
 
-# What a rule calls the folded reward, as TRL's logs do; and the name of a reward function that has none.
+# The folded reward's name in a rule, as in TRL's logs, and the name of a reward function that has no name.
 FOLDED = "reward"
-# Rewards closer than this part of their size are equal: single precision holds 7 digits, and sums lose one or two.
+# Rewards whose relative difference is below this are equal: single precision has 7 digits, and sums lose one or two.
 ROUNDING = 1e-5
 
 
 class Rewards(NamedTuple):
-    """What each reward function gave each rollout."""
+    """The rewards that each reward function gave to each rollout."""
 
     functions: tuple[str, ...]
     weights: NDArray[np.float64]  # (function,)
@@ -24,43 +24,45 @@ class Rewards(NamedTuple):
 
     @property
     def folded(self) -> NDArray[np.float64]:
-        """(rollout,) weighted sum over the functions that gave a reward, as TRL folds it; NaN where none did."""
-        with np.errstate(invalid="ignore"):  # an infinite reward at weight 0
+        """(rollout,) weighted sum over the functions that gave a reward, as in TRL; NaN if none did."""
+        with np.errstate(invalid="ignore"):  # an infinite reward may have weight 0
             total = np.nansum(self.values * self.weights, axis=1)
         return np.where(np.isnan(self.values).all(axis=1), np.nan, total)
 
     def of(self, function: str | None) -> NDArray[np.float64]:
-        """(rollout,) rewards of one function; the folded ones for None, and for "reward" unless a function has it."""
+        """Return (rollout,) rewards of a function; None, and "reward" if no function has that name, mean the folded."""
         if function is None or (function == FOLDED and FOLDED not in self.functions):
             return self.folded
         return self.values[:, self.functions.index(function)]
 
 
 def spread(folded: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(group,) highest less lowest of rewards (group, rollout), without NaN; 0 where they differ by rounding only.
+    """Return (group,) the range of (group, rollout) rewards, NaN left out; 0 if they differ by rounding only.
 
     A group without spread has no advantages, and gives GRPO no gradient.
     """
     graded = ~np.isnan(folded)
     low = np.where(graded, folded, np.inf).min(axis=1, initial=np.inf)
     high = np.where(graded, folded, -np.inf).max(axis=1, initial=-np.inf)
-    some = graded.any(axis=1)
-    low, high = np.where(some, low, 0.0), np.where(some, high, 0.0)
+    any_graded = graded.any(axis=1)
+    low, high = np.where(any_graded, low, 0.0), np.where(any_graded, high, 0.0)
     return np.where(high - low > ROUNDING * np.maximum(1.0, np.maximum(abs(low), abs(high))), high - low, 0.0)
 
 
 def moments(
     folded: NDArray[np.float64], group: NDArray[np.intp], num_groups: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(group,) mean and standard deviation (divisor n - 1, as TRL logs it; 0 for one) of the rewards of each group.
+    """Return (group,) means and (group,) standard deviations of rewards, of divisor n - 1 as TRL logs them.
+
+    The deviation of a single reward is 0. A group without rewards, or with rewards beyond single precision, has NaN.
 
     Args:
         folded: (rollout,) rewards, NaN for none.
-        group: (rollout,) index of each one's group.
-        num_groups: how many groups there are; a group without rewards, or of rewards beyond single precision, has NaN.
+        group: (rollout,) index of each rollout's group.
+        num_groups: number of groups.
     """
-    there = np.isfinite(folded)
-    folded, group = folded[there], group[there]
+    finite = np.isfinite(folded)
+    folded, group = folded[finite], group[finite]
     n = np.bincount(group, minlength=num_groups)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         mean = np.bincount(group, folded, minlength=num_groups) / n

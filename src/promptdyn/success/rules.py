@@ -1,4 +1,4 @@
-"""Rules of success: conditions on rewards, or a function of them; how they grade, and how they are written."""
+"""Rules of success: conditions on rewards or a function of them, how they grade, and how to write them as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.plugins import load_object, where
+from promptdyn.plugins import load_object, object_reference
 from promptdyn.success.rewards import FOLDED, ROUNDING, Rewards
 
 __all__ = ["AUTO", "ONE_HALF", "ByFunction", "Condition", "Conditions", "Rule", "Success", "parse", "short"]
@@ -20,27 +20,27 @@ __all__ = ["AUTO", "ONE_HALF", "ByFunction", "Condition", "Conditions", "Rule", 
 AUTO = "auto"
 
 Success = float | str | Callable[[Mapping[str, NDArray[np.float64]]], Any]
-"""How people say what a success is: a number, a text (see `promptdyn.success`), or a function that is given {reward
-function: (rollout,) rewards} and gives (rollout,) booleans."""
+"""What a success is, as users say it: a number, a text (see `promptdyn.success`), or a function that takes {reward
+function: (rollout,) rewards} and returns (rollout,) booleans."""
 
 
 class Rule(Protocol):
-    """A rule that is complete: nothing of it is still to be found."""
+    """A complete rule, with nothing left to be found."""
 
     def grades(self, rewards: Rewards) -> NDArray[np.float64]:
-        """(rollout,) 1 for a success, 0 for a failure, NaN for no grade."""
+        """Return (rollout,) grades: 1 for a success, 0 for a failure, NaN for no grade."""
 
     def __str__(self) -> str: ...
 
 
 @dataclass(frozen=True)
 class Condition:
-    """That a reward reaches a bound, within rounding.
+    """The condition that a reward reaches a bound, within rounding.
 
     Attributes:
-        function: whose reward; None: the folded one, and so is "reward" where no function is called that.
-        bound: what it is to reach; None: to be found.
-        at_most: whether it is to be the bound or less.
+        function: name of the reward function; None for the folded reward, as is "reward" if no function has that name.
+        bound: value to reach; None if it must still be found.
+        at_most: True if the reward must be the bound or less. Default False: the bound or more.
     """
 
     function: str | None
@@ -59,10 +59,10 @@ class Condition:
 
 @dataclass(frozen=True)
 class Conditions:
-    """A rule of conditions: alternatives, each of conditions that hold together.
+    """A rule of alternatives, each a set of conditions that must all hold.
 
-    An alternative counts where every one of its functions gave a reward. A rollout is graded where one counts, and
-    succeeds where one that counts holds.
+    An alternative applies to a rollout if all of its functions gave it a reward. A rollout is graded if an alternative
+    applies, and succeeds if one that applies holds.
     """
 
     alternatives: tuple[tuple[Condition, ...], ...]
@@ -70,8 +70,8 @@ class Conditions:
     @property
     def functions(self) -> list[str]:
         """Names of the reward functions that decide."""
-        named = [condition.function for conditions in self.alternatives for condition in conditions]
-        return list(dict.fromkeys(name for name in named if name is not None))
+        names = [condition.function for conditions in self.alternatives for condition in conditions]
+        return list(dict.fromkeys(name for name in names if name is not None))
 
     @property
     def is_complete(self) -> bool:
@@ -99,32 +99,36 @@ class Conditions:
 
 @dataclass(frozen=True)
 class ByFunction:
-    """A rule that is a function of the rewards by name. It grades rollouts with one of the rewards that it reads."""
+    """A rule that is a function of the rewards by name. It grades rollouts that have one of the rewards it reads."""
 
     function: Callable[[Mapping[str, NDArray[np.float64]]], Any]
 
     def grades(self, rewards: Rewards) -> NDArray[np.float64]:
-        shown = _Shown({name: rewards.of(name) for name in rewards.functions})
+        tracked = _Tracked({name: rewards.of(name) for name in rewards.functions})
         try:
-            given = np.asarray(self.function(shown))
-            if given.shape != (len(rewards.values),) or given.dtype.kind not in "biuf":
-                raise TypeError(f"it gave an array of shape {given.shape} and type {given.dtype}")
+            result = np.asarray(self.function(tracked))
+            if result.shape != (len(rewards.values),) or result.dtype.kind not in "biuf":
+                raise TypeError(f"it returned an array of shape {result.shape} and type {result.dtype}")
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(
-                f"success: {self}: {' '.join(str(error).split())}: it is given {{function name: (rollout,) rewards}} "
-                f"of {', '.join(rewards.functions)} and gives (rollout,) booleans, as by (a >= 1) & (b >= 1)"
+                f"success: {self}: {' '.join(str(error).split())}: it takes {{function name: (rollout,) rewards}} "
+                f"of {', '.join(rewards.functions)} and returns (rollout,) booleans, as (a >= 1) & (b >= 1)"
             ) from error
-        read = [rewards.of(name) for name in shown.read or rewards.functions]
-        values = given.astype(np.float64)
+        read = [rewards.of(name) for name in tracked.read or rewards.functions]
+        values = result.astype(np.float64)
         grades = np.where(np.isnan(values), np.nan, values != 0)
         return np.where(np.isnan(read).all(axis=0), np.nan, grades)
 
     def __str__(self) -> str:
-        return where(self.function) if hasattr(self.function, "__qualname__") else type(self.function).__qualname__
+        return (
+            object_reference(self.function)
+            if hasattr(self.function, "__qualname__")
+            else type(self.function).__qualname__
+        )
 
 
-class _Shown(dict[str, NDArray[np.float64]]):
-    """Rewards by name, which keeps the names that were read."""
+class _Tracked(dict[str, NDArray[np.float64]]):
+    """Rewards by name that remember which names were read."""
 
     def __init__(self, rewards: Mapping[str, NDArray[np.float64]]) -> None:
         super().__init__(rewards)
@@ -139,15 +143,15 @@ class _Shown(dict[str, NDArray[np.float64]]):
 ONE_HALF = Conditions(((Condition(None, 0.5),),))
 """The folded reward is at least one half: the rule of rewards that are 0 or 1."""
 ANY = Conditions(())
-"""Stands for "auto": nothing of the rule is given."""
+"""No conditions: stands for "auto", where the whole rule must be found."""
 CONDITION = re.compile(r"(?P<name>.+?)\s*(?P<sign><=|>=)\s*(?P<bound>\S+)")
 
 
 def parse(success: Success) -> Conditions | ByFunction:
-    """The rule that people say, with what they leave open; `ANY` where that is everything.
+    """Return the rule that a user asked for, with open bounds; `ANY` if the whole rule is open.
 
     Raises:
-        InputError: it is no rule.
+        InputError: `success` is no rule.
     """
     if callable(success):
         return ByFunction(success)
@@ -187,14 +191,14 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _finite(number: float, given: Any) -> float:
+def _finite(number: float, success: Any) -> float:
     if not math.isfinite(number):
-        raise InputError(f"success={given} is not finite: give the least reward of a success")
+        raise InputError(f"success={success} is not finite: give the least reward of a success")
     return float(number)
 
 
 def short(number: float) -> str:
-    """A number in the fewest digits that tell it from others in single precision."""
+    """Return a number as text, in the fewest digits that single precision needs."""
     if not math.isfinite(number) or abs(number) > 1e30:
         return str(number)
     if 0 < abs(number) < 1e-4:

@@ -17,7 +17,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from promptdyn.errors import InputError
-from promptdyn.plugins import failed, load_object
+from promptdyn.plugins import load_error, load_object
 from promptdyn.training import tasks
 
 RewardFunction = Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]
@@ -152,7 +152,7 @@ def _checked(reward: Callable[..., Any], name: str) -> RewardFunction:
             yield
         except (Exception, SystemExit) as error:
             file = inspect.getsourcefile(reward) if inspect.isfunction(reward) else None
-            raise failed(error, name, "reward", file) from error
+            raise load_error(error, name, "reward", file) from error
 
     def checked(**batch: Any) -> list[float | None]:
         with told():

@@ -7,10 +7,10 @@ from promptdyn.inference.engines.em import EM
 from promptdyn.inference.engines.map import MAP
 from promptdyn.inference.engines.nuts import NUTS
 from promptdyn.inference.engines.svi import SVI
-from promptdyn.registry import Registry, inherits
+from promptdyn.registry import Registry, subclass_fault
 
 __all__ = ["EM", "MAP", "METHODS", "NUTS", "SVI", "Engine", "Result"]
 
 METHODS: Registry[Callable[..., Engine], Engine] = Registry(
-    "method", EM, MAP, SVI, NUTS, lacks=inherits("engine", Engine, "promptdyn.inference")
+    "method", EM, MAP, SVI, NUTS, fault=subclass_fault("engine", Engine, "promptdyn.inference")
 )

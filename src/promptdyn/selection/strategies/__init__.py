@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from promptdyn.registry import Registry, inherits
+from promptdyn.registry import Registry, subclass_fault
 from promptdyn.selection.strategies.base import Outlook, Stateless, Strategy, draw
 from promptdyn.selection.strategies.by_score import Gumbel, Proportional, Thompson, Top, TopEntropy
 from promptdyn.selection.strategies.greso import GRESO
@@ -35,5 +35,5 @@ STRATEGIES: Registry[Callable[..., Strategy], Strategy] = Registry(
     Uniform,
     GRESO,
     HistoryResampling,
-    lacks=inherits("strategy", Strategy, "promptdyn.selection"),
+    fault=subclass_fault("strategy", Strategy, "promptdyn.selection"),
 )
