@@ -118,9 +118,9 @@ def test_features_may_be_read_anew():
     before = online.informative(8)
     online.refresh(Prompts(ids, {"policy": x[::-1]}))
     np.testing.assert_allclose(online.informative(8), before[::-1], atol=1e-6)
-    with pytest.raises(InputError, match="3 features a prompt, where the pool has 2"):
+    with pytest.raises(InputError, match="3 features per prompt, where the pool has 2"):
         online.refresh(Prompts(ids, {"policy": np.zeros((40, 3))}))
-    with pytest.raises(InputError, match="3 features a prompt, where the pool has 2"):
+    with pytest.raises(InputError, match="3 features per prompt, where the pool has 2"):
         online.add(Prompts(["new"], {"policy": np.zeros((1, 3))}))
     assert online.num_prompts == 40
 
@@ -163,7 +163,9 @@ def test_features_of_columns_are_measured_over_a_whole_pool():
     np.testing.assert_allclose(online._state.features, [standard, [1, -1, 1, -1], [-1, 1, -1, 1]], rtol=1e-6)
     other: dict[str, Any] = {"length": x[:1], "kind": ["u"]}
     for change in (online.add, online.refresh):
-        with pytest.raises(InputError, match="mean 0 and variance 1 over a whole pool, which a part of it cannot tell"):
+        with pytest.raises(
+            InputError, match="mean 0 and variance 1 over a whole pool, and cannot be computed for a part"
+        ):
             change(Prompts(["a"], other))
     online.refresh(Prompts(list("dcba"), {"length": x, "kind": list("uvuv")}))
     np.testing.assert_allclose(online._state.features[0], standard[::-1], rtol=1e-6)
@@ -269,7 +271,7 @@ def test_what_cannot_be_read_is_told(reader_parts):
             return super().forward(*args, **named)
 
     bare = WithoutStates(model.config)
-    with pytest.raises(InputError, match="WithoutStates gives no hidden states: let features come from columns"):
+    with pytest.raises(InputError, match="WithoutStates returns no hidden states: take features from columns"):
         features.PolicyReader(bare, tokenizer).read(PROMPTS[:2])
 
 
@@ -319,7 +321,7 @@ def test_clusters_of_numbers_and_features():
         clusters.kmeans(x[:3], 4)
     with pytest.raises(InputError, match="prompt 1 has the value nan"):
         clusters.quantile_bins([1.0, float("nan")], 2)
-    with pytest.raises(InputError, match="need one row of numbers a prompt"):
+    with pytest.raises(InputError, match="need one row of numbers per prompt"):
         clusters.kmeans([1.0, 2.0], 2)
 
 

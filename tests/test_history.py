@@ -24,7 +24,7 @@ from promptdyn.clusters import cross, uncross
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 
-COLUMNS = ("step", "prompt_id", "num_successes", "num_rollouts")
+COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
 # NumPy's own strings end at a NUL.
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=6)
 
@@ -347,7 +347,7 @@ def test_rows_are_named_by_their_place_in_the_source_not_in_the_sorted_history()
         InputError, match=r"line 4 \(prompt 'a', step 3\): the prompt has a row .* already, line 2, with the"
     ):
         RewardHistory.from_columns(
-            [9, 3, 1, 3], ["a"] * 4, num_successes=[0] * 4, num_rollouts=[8] * 4, place=lambda row: f"line {row + 1}"
+            [9, 3, 1, 3], ["a"] * 4, num_successes=[0] * 4, num_rollouts=[8] * 4, row_name=lambda row: f"line {row + 1}"
         )
 
 

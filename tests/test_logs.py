@@ -365,7 +365,7 @@ def test_files_of_a_run_before_are_told_by_their_times(tmp_path):
         written_at(trl_log(tmp_path, step, ["p", "p"], [1.0, 0.0]), 1000 + step)
     for step in (3, 4):  # begins again after step 2, and ends earlier
         written_at(trl_log(tmp_path, step, ["p", "p"], [1.0, 1.0]), 2000 + step)
-    told = r"left out 2 of 6 files \(steps 5 to 6\), older than .* keep_superseded keeps them"
+    told = r"left out 2 of 6 files \(steps 5 to 6\), which are older than .* keep_superseded keeps them"
     with pytest.warns(PromptdynWarning, match=told):
         history = read_history(tmp_path)
     assert rows(history) == [(1, "p", 2, 1), (2, "p", 2, 1), (3, "p", 2, 2), (4, "p", 2, 2)]

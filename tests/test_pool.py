@@ -205,7 +205,7 @@ def test_a_run_resumes_with_fewer_prompts(half: Path, caplog: pytest.LogCaptureF
     fewer = POOL.filter(lambda row: row["prompt_id"] not in sorted(before)[:2])
     resumed = trained(half, fewer, resume=True)
     gone = sorted(before)[:2]
-    assert "2 prompts that were there when the run was saved are not in the pool any more, such as " in caplog.text
+    assert "2 prompts of the saved run are not in the pool any more, such as " in caplog.text
     graded = {i for _, ids, *_ in resumed.reward_funcs[0].graded for i in ids}
     assert graded
     assert not graded & set(gone)

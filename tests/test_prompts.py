@@ -60,12 +60,14 @@ def test_features_are_made_of_columns_and_the_policys_reading_stands_as_it_is():
 
 
 def test_auto_stands_for_columns_that_tell_kinds():
-    assert POOL.kinds == ("task", "level")
-    assert Prompts(IDS, {"task": TASK, "level": LEVEL}, label_columns=["task"]).kinds == ("task",)
-    assert Prompts(IDS, {"length": range(32)}).kinds == Prompts(IDS).kinds == Prompts([]).kinds == ()
-    assert (POOL.named("auto"), POOL.named("length"), POOL.named(None)) == (("task", "level"), "length", None)
-    assert Prompts(IDS).named("auto") is None
-    assert POOL.with_column("auto", TASK).named("auto") == "auto"  # a column may be called so
+    assert POOL.auto_columns == ("task", "level")
+    assert Prompts(IDS, {"task": TASK, "level": LEVEL}, label_columns=["task"]).auto_columns == ("task",)
+    assert (
+        Prompts(IDS, {"length": range(32)}).auto_columns == Prompts(IDS).auto_columns == Prompts([]).auto_columns == ()
+    )
+    assert (POOL.resolve("auto"), POOL.resolve("length"), POOL.resolve(None)) == (("task", "level"), "length", None)
+    assert Prompts(IDS).resolve("auto") is None
+    assert POOL.with_column("auto", TASK).resolve("auto") == "auto"  # a column may be called so
 
 
 def test_auto_is_named_wherever_a_filter_is_made():
@@ -91,7 +93,7 @@ def test_columns_are_read_when_they_are_asked_for():
     assert "picture" in repr(pool)
     DPS(cluster="task").online(pool)
     assert columns.read == ["task"]
-    assert pool.kinds == pool.with_column("policy", np.ones((32, 1))).kinds == ("task", "level")
+    assert pool.auto_columns == pool.with_column("policy", np.ones((32, 1))).auto_columns == ("task", "level")
     with pytest.raises(InputError, match="column 'length' has 31 values for 32 prompts: give one per prompt"):
         pool.features("length")
     assert "picture" not in columns.read

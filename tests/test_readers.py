@@ -18,7 +18,7 @@ from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.readers import READERS, GroupTable, TRLCompletions, read_history
 
-COLUMNS = ("step", "prompt_id", "num_successes", "num_rollouts")
+COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
 HEADER = ",".join(COLUMNS)
 
 
@@ -248,7 +248,7 @@ def test_bad_csv_names_its_line(tmp_path, lines, message):
     (b"", "a.csv: the file is empty: give at least one rolled-out prompt"),
     (b"\n\n", "a.csv: not a CSV file (CSV parse error: Empty CSV file"),
     (f"{HEADER}\n".encode(), "a.csv: the history has no rows: give at least one rolled-out prompt"),
-    (b"step,prompt_id,n\n0,a,8\n", "a.csv: no column 'num_rollouts', 'num_successes' among step, prompt_id, n: "
+    (b"step,prompt_id,n\n0,a,8\n", "a.csv: no column 'num_successes', 'num_rollouts' among step, prompt_id, n: "
      "name the columns step, prompt_id, num_successes, num_rollouts"),
     (f"{HEADER},step\n0,a,8,1,0\n".encode(), "a.csv line 1: 2 columns 'step': keep one"),
     (f"{HEADER}\n0,\xff,8,1\n".encode("latin-1"), "is not UTF-8: save the file in that encoding"),
@@ -367,7 +367,7 @@ def test_trl_conversations_have_stable_keys(tmp_path):
 def test_trl_reward_columns(tmp_path):
     path = trl_log(tmp_path, 1, ["p", "p"], [1.0, 0.0], format=[1.0, 1.0], tokens=[3, 4])
     assert bad(path) == (
-        "completions_00001.parquet: the sum of the columns correct, format, at weights 1, 1, does not go with the "
+        "completions_00001.parquet: the sum of the columns correct, format, at weights 1, 1, disagrees with the "
         "logged advantages in 1 of 1 groups: say which are rewards (reward) and at what weights (reward_weights)"
     )
     assert rows(read_history(path, reward="format")) == [(1, "p", 2, 2)]
@@ -420,13 +420,13 @@ def test_trl_rewards_are_folded_by_weights_that_go_with_the_advantages(tmp_path,
         return path
 
     path = logged(tmp_path, (1.0, 0.5))
-    assert "columns correct, form, length, at weights 1, 1, 1, does not go" in bad(path)  # `length` is no reward
+    assert "columns correct, form, length, at weights 1, 1, 1, disagrees" in bad(path)  # `length` is no reward
     columns: dict[str, Any] = {"reward": ["correct", "form"], "reward_weights": [1, 0.5]}
     assert rows(read_history(path, **columns)) == [(1, "p", 4, 1)]
     assert "a success is 'correct>=1 and form>=1'" in caplog.text
     assert rows(read_history(path, success="correct", **columns)) == [(1, "p", 4, 2)]
     assert rows(read_history(path, success=0.4, **columns)) == [(1, "p", 4, 3)]  # of the folded reward
-    with pytest.warns(PromptdynWarning, match="correct, form, at weights 1, 3, does not go with the logged advantages"):
+    with pytest.warns(PromptdynWarning, match="correct, form, at weights 1, 3, disagrees with the logged advantages"):
         read_history(path, reward=["correct", "form"], reward_weights=[1.0, 3.0])
     assert bad(path, reward=["correct"], reward_weights=[1, 2]) == (
         "completions_00001.parquet: reward_weights [1, 2] for the rewards correct: give a number for each, in this "

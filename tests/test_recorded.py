@@ -62,7 +62,11 @@ def history() -> RewardHistory:
 @cache
 def fitted() -> promptdyn.Fit:
     return promptdyn.fit(
-        check_dynamics(MODELS.parse_one("hmm:num_states=3,cluster=kind")), history(), "em", backend="pyro"
+        check_dynamics(MODELS.parse_one("hmm:num_states=3,cluster=kind")),
+        history(),
+        "em",
+        observed="all",
+        backend="pyro",
     )
 
 
@@ -88,7 +92,9 @@ def numbers(model: str, method: str) -> dict[str, float]:
     """What a fit comes to."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # some are cut short
-        fit = promptdyn.fit(check_dynamics(MODELS.parse_one(model)), history(), method, backend="pyro", seed=1)
+        fit = promptdyn.fit(
+            check_dynamics(MODELS.parse_one(model)), history(), method, observed="all", backend="pyro", seed=1
+        )
     return {"log_marginal": fit.log_marginal, **{name: float(np.sum(np.square(v))) for name, v in fit.params.items()}}
 
 

@@ -16,7 +16,16 @@ from promptdyn.selection import HistoryRecorder, Observation
 def observation(step: int, ids: list[str], num_rollouts: list[int], num_successes: list[int]) -> Observation:
     n, k = np.array(num_rollouts), np.array(num_successes)
     rate = (k / n).astype(np.float32)
-    return Observation(ids, n, k, (k > 0) & (k < n), np.ones(len(ids), bool), rate, 0 * rate, step)
+    return Observation(
+        prompt_ids=ids,
+        num_successes=k,
+        num_rollouts=n,
+        informative=(k > 0) & (k < n),
+        trained=np.ones(len(ids), bool),
+        reward_mean=rate,
+        reward_std=0 * rate,
+        step=step,
+    )
 
 
 def test_it_writes_every_so_many_steps_and_sets_old_files_aside(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_log_of_survivors_is_told(tmp_path):
     assert words not in in_words("this", {"this": history})
     assert not survivors.with_pool_size(40).survivors_only  # of a run that says how many there were
     survivors.to_parquet(tmp_path / "survivors.parquet")
-    with pytest.warns(PromptdynWarning, match=f"none of its {len(survivors)} groups is all solved or all unsolved"):
+    with pytest.warns(PromptdynWarning, match=f"all of its {len(survivors)} groups vary"):
         promptdyn.read_history(tmp_path / "survivors.parquet")
     assert not survivors.before(1).select(np.arange(22) < 19).survivors_only  # too few to tell
 

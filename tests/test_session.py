@@ -318,7 +318,7 @@ def test_the_pool_is_the_runs_where_the_saved_one_is_another(tmp_path: Path, cap
     before.save(tmp_path / "selector.npz")
     now = Session(Selector(DPS().online([*IDS[5:], "p60"]), num_generations=4, success=0.5), block=10)
     now.load(tmp_path / "selector.npz")
-    told = "5 prompts that were there when the run was saved are not in the pool any more, such as 'p0'"
+    told = "5 prompts of the saved run are not in the pool any more, such as 'p0'"
     assert told in caplog.text
     assert now.in_flight == before.in_flight
     available = now.num_available

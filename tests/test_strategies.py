@@ -42,7 +42,7 @@ class Surprising(Strategy):
         return Surprises(surprise, mean)
 
     def priorities(self, state, outlook, rng):
-        return outlook.worth() + self.weight * state.surprise - 0.1 * outlook.times_seen
+        return outlook.scores() + self.weight * state.surprise - 0.1 * outlook.times_seen
 
 
 STATEFUL = ["greso", "history_resampling", "surprising"]
@@ -96,9 +96,9 @@ def test_greso_keeps_by_streak_and_moves_its_chances_towards_their_targets():
         nonlocal state
         successes = np.array(num_successes)
         state = strategy.step(state, np.array(rows), successes, np.full(len(rows), 4), np.ones(len(rows), bool))
-        return strategy.kept(state)
+        return strategy.keep_probability(state)
 
-    assert strategy.kept(state).tolist() == [1.0] * 8
+    assert strategy.keep_probability(state).tolist() == [1.0] * 8
     kept([0, 1, 2], [0, 4, 2])
     np.testing.assert_allclose(kept([0, 1], [0, 4])[:4], [0.4**2, 0.6**2, 1, 1])
     # With these four the first pass is over. One of them is easy (at its target: less), none hard (more).

@@ -192,9 +192,9 @@ def test_a_function_of_the_rewards_grades_where_one_that_it_reads_is_there() -> 
     grader = Grader(lambda by: (by["math"] >= 1) | (by["code"] >= 1))
     np.testing.assert_array_equal(grader.grades(given), [1, 0, 1, NAN])
     np.testing.assert_array_equal(Grader(lambda by: np.array([1.0, 0.0, NAN, 1.0])).grades(given), [1, 0, NAN, 1])
-    with pytest.raises(InputError, match=r"as by \(a >= 1\) & \(b >= 1\)"):
+    with pytest.raises(InputError, match=r"as \(a >= 1\) & \(b >= 1\)"):
         Grader(lambda by: by["math"] >= 1 and by["form"] >= 1).grades(given)
-    with pytest.raises(InputError, match=r"gives \(rollout,\) booleans"):
+    with pytest.raises(InputError, match=r"returns \(rollout,\) booleans"):
         Grader(lambda by: True).grades(given)
     with pytest.raises(InputError, match="'maths'"):
         Grader(lambda by: by["maths"] >= 1).grades(given)

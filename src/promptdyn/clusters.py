@@ -1,6 +1,6 @@
-"""Clusters of prompts, for models that pool over them: labels from columns, from numbers, or from features.
+"""Make cluster labels for models that pool over clusters: from columns of labels, from numbers, or from features.
 
-Each function gives (prompt,) labels, for a column of the pool (`Prompts(ids, {"kind": labels})`) or of a dataset.
+Each function returns (prompt,) labels, for a column of the pool (`Prompts(ids, {"kind": labels})`) or of a dataset.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = [
     "uncross",
 ]
 
-# Names under which datasets keep what kind of prompt a row is, and how hard.
+# Usual names of dataset columns that tell the kind of a prompt, or how hard it is.
 LABEL_COLUMNS = ("task", "difficulty", "level", "data_source", "category", "subject", "topic", "ability")
-# Prompts that clusters taken of themselves have in the mean, at least.
+# Clusters that are chosen automatically have at least so many prompts on average.
 PROMPTS_PER_CLUSTER = 8
 
 
 def cross(columns: Sequence[Sequence[Any] | NDArray]) -> NDArray[np.object_]:
-    r"""(prompt,) labels of one column as strings, or of several joined by "|", where "\|" is one inside a label."""
+    r"""Return (prompt,) labels of one column as strings, or of several joined by "|"; a "|" in a label becomes "\|"."""
     texts = [[str(label) for label in column] for column in columns]
     if len(texts) == 1:
         return np.fromiter(texts[0], object, len(texts[0]))
@@ -40,7 +40,7 @@ def cross(columns: Sequence[Sequence[Any] | NDArray]) -> NDArray[np.object_]:
 
 
 def uncross(label: str) -> list[str]:
-    """(column,) what `cross` joined, of one prompt."""
+    """Return the (column,) labels that `cross` joined into one label."""
     parts = [""]
     for token in re.findall(r"\\.|[^\\]", label, re.DOTALL):
         if token == "|":
@@ -51,15 +51,15 @@ def uncross(label: str) -> list[str]:
 
 
 def few_levels_first(columns: Mapping[str, Any]) -> tuple[str, ...]:
-    """Columns whose levels, crossed, are clusters: those of few levels first, while eight prompts share one on average.
+    """Choose columns to cross into clusters, those with few levels first, while clusters have 8 prompts on average.
 
-    A column with one level, or with almost as many as prompts, says nothing and is left out.
+    A column with a single level, or with almost as many levels as prompts, is left out.
 
     Args:
         columns: name -> (prompt,) labels.
 
     Returns:
-        Names, in the order of `columns`; empty where none will do.
+        Names of the chosen columns, in the order of `columns`; empty if none is suitable.
     """
     labels = {name: [str(label) for label in column] for name, column in columns.items()}
     chosen: list[str] = []
@@ -71,33 +71,33 @@ def few_levels_first(columns: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def quantile_bins(values: ArrayLike, num_bins: int = 8) -> list[str]:
-    """Labels of as many bins, about equally filled, of one number a prompt, such as its length.
+    """Label prompts by bins of one number each, such as their lengths, with about as many prompts in every bin.
 
     Args:
         values: (prompt,) finite numbers.
-        num_bins: at most; default 8. Where many prompts have the same number there are fewer.
+        num_bins: largest number of bins; default 8. Fewer are made if many prompts have the same number.
 
     Returns:
         (prompt,) labels such as "q03", in the order of the numbers.
 
     Raises:
-        InputError: values that are not one finite number a prompt, or fewer prompts than bins.
+        InputError: values that are not one finite number per prompt, or fewer prompts than bins.
     """
     numbers = _finite(values, ndim=1)
     if not 1 <= num_bins <= len(numbers):
         raise InputError(f"num_bins={num_bins} for {len(numbers)} prompts: give 1 to {len(numbers)}")
     bounds = np.unique(np.quantile(numbers, np.linspace(0.0, 1.0, num_bins + 1)[1:-1]))
     digits = len(str(num_bins - 1))
-    return [f"q{place:0{digits}d}" for place in np.searchsorted(bounds, numbers, side="left")]
+    return [f"q{code:0{digits}d}" for code in np.searchsorted(bounds, numbers, side="left")]
 
 
 def kmeans(features: ArrayLike, num_clusters: int = 32, seed: int = 0) -> list[str]:
-    """Labels by k-means on features, from k-means++ starts (SciPy).
+    """Label prompts by k-means on their features, from a k-means++ start (SciPy).
 
     Args:
-        features: (prompt feature) finite numbers, each on the same scale.
-        num_clusters: at most; default 32.
-        seed: of the starts; default 0.
+        features: (prompt feature) finite numbers on one scale.
+        num_clusters: largest number of clusters; default 32.
+        seed: seed of the start; default 0.
 
     Returns:
         (prompt,) labels such as "k07".
@@ -116,11 +116,11 @@ def kmeans(features: ArrayLike, num_clusters: int = 32, seed: int = 0) -> list[s
 
 
 def _finite(values: ArrayLike, ndim: int) -> NDArray[np.float64]:
-    given = np.asarray(values)
-    if given.dtype.kind not in "biuf" or given.ndim != ndim or not len(given):
-        need = "one number a prompt" if ndim == 1 else "one row of numbers a prompt"
-        raise InputError(f"values of shape {given.shape} and type {given.dtype}: need {need}")
-    given = given.astype(np.float64)
-    for at in np.argwhere(~np.isfinite(given))[:1]:
-        raise InputError(f"prompt {at[0]} has the value {given[tuple(at)]}: give finite numbers")
-    return given
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf" or array.ndim != ndim or not len(array):
+        need = "one number per prompt" if ndim == 1 else "one row of numbers per prompt"
+        raise InputError(f"values of shape {array.shape} and type {array.dtype}: need {need}")
+    array = array.astype(np.float64)
+    for index in np.argwhere(~np.isfinite(array))[:1]:
+        raise InputError(f"prompt {index[0]} has the value {array[tuple(index)]}: give finite numbers")
+    return array

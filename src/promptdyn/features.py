@@ -1,7 +1,7 @@
-"""Features of prompts, for `FeatureRate`: what the policy makes of them, or what a dataset's columns say.
+"""Make features of prompts, for `FeatureRate`: from the policy's hidden states, or from columns of a dataset.
 
-`PolicyReader` reads every prompt in one forward pass. `from_columns` takes numbers, embeddings and words. Both give
-(prompt feature) numbers, each feature of mean 0 and variance 1 over the pool.
+`PolicyReader` reads every prompt in one forward pass. `from_columns` takes numbers, embeddings and words. Both return
+(prompt feature) numbers, each feature with mean 0 and variance 1 over the pool.
 """
 
 from __future__ import annotations
@@ -22,62 +22,69 @@ from promptdyn.storage import read_state, write_state
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["PolicyReader", "as_features", "from_columns", "standardized"]
+__all__ = ["PolicyReader", "as_features", "from_columns", "standardize"]
 
 Floats = NDArray[np.float32]
-# A feature that hardly differs between prompts is not blown up to variance 1.
+# A feature with a smaller standard deviation than this is not scaled up to variance 1.
 LEAST_SPREAD = 1e-6
 
 
-def standardized(values: ArrayLike) -> Floats:
-    """(prompt feature) values with mean 0 and variance 1; a feature that is the same for all prompts becomes 0."""
-    given = np.asarray(values, np.float64)
-    spread = given.std(axis=0)
-    centred = given - given.mean(axis=0)
-    return np.divide(centred, spread, out=np.zeros_like(given), where=spread > LEAST_SPREAD).astype(np.float32)
+def standardize(values: ArrayLike) -> Floats:
+    """Scale (prompt feature) values to mean 0 and variance 1; a feature that is equal for all prompts becomes 0."""
+    array = np.asarray(values, np.float64)
+    spread = array.std(axis=0)
+    centered = array - array.mean(axis=0)
+    return np.divide(centered, spread, out=np.zeros_like(array), where=spread > LEAST_SPREAD).astype(np.float32)
 
 
 def as_features(values: ArrayLike, prompt_ids: Sequence[str]) -> Floats:
-    """(prompt feature) numbers that are features as they stand; InputError where they are none."""
-    given = np.asarray(values)
-    if given.dtype.kind not in "biuf" or given.ndim != 2 or len(given) != len(prompt_ids) or given.shape[1] == 0:
+    """Return (prompt feature) numbers as features, unchanged.
+
+    Raises:
+        InputError: the numbers are not one row of finite numbers per prompt.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf" or array.ndim != 2 or len(array) != len(prompt_ids) or array.shape[1] == 0:
         raise InputError(
-            f"features of shape {given.shape} and type {given.dtype} for {len(prompt_ids)} prompts: need one row "
+            f"features of shape {array.shape} and type {array.dtype} for {len(prompt_ids)} prompts: need one row "
             "of numbers per prompt"
         )
-    features = given.astype(np.float32)
+    features = array.astype(np.float32)
     for i in np.flatnonzero(~np.isfinite(features).all(axis=1))[:1]:
         raise InputError(f"features of prompt {prompt_ids[i]!r} are not all finite: {features[i][:8]}")
     return features
 
 
 def from_columns(columns: Mapping[str, Sequence[Any] | NDArray[Any]], num_components: int = 16) -> Floats:
-    """Features from a dataset's columns.
+    """Make features from columns of a dataset.
 
     Args:
-        columns: name -> (prompt,) numbers, vectors of numbers of one length (an embedding, of which principal
-            components are taken), or words (one feature per level).
-        num_components: principal components of a vector, at most; default 16.
+        columns: name -> (prompt,) numbers; vectors of numbers of one length (an embedding, of which the principal
+            components become features); or words (one feature per level).
+        num_components: largest number of principal components of a vector; default 16.
 
     Returns:
-        (prompt feature) standardized.
+        (prompt feature) standardized features.
 
     Raises:
-        InputError: no column, or one with a gap, with numbers that are not finite, or with vectors of several lengths.
+        InputError: no column; a column with a gap, with numbers that are not finite, or with vectors of several
+            lengths.
     """
     if not columns:
         raise InputError("no column to take features from: name one or more")
-    return np.concatenate([_of_column(name, list(column), num_components) for name, column in columns.items()], axis=1)
+    return np.concatenate(
+        [_column_features(name, list(column), num_components) for name, column in columns.items()], axis=1
+    )
 
 
-def _of_column(name: str, column: list[Any], num_components: int) -> Floats:
+def _column_features(name: str, column: list[Any], num_components: int) -> Floats:
     for row in (row for row, value in enumerate(column) if value is None):
         raise InputError(f"feature column {name!r} has a gap in row {row}: fill it, or name another column")
     if any(isinstance(value, str) for value in column):
         levels = sorted({str(value) for value in column})
         if len(levels) * 2 > len(column):
             raise InputError(f"feature column {name!r} has {len(levels)} words for {len(column)} prompts: too many")
-        return standardized(np.array([str(value) for value in column])[:, None] == np.array(levels))
+        return standardize(np.array([str(value) for value in column])[:, None] == np.array(levels))
     try:
         values = np.asarray(column, np.float64)
     except (TypeError, ValueError):
@@ -87,52 +94,53 @@ def _of_column(name: str, column: list[Any], num_components: int) -> Floats:
     if values.ndim > 2:
         raise InputError(f"feature column {name!r} holds arrays of shape {values.shape[1:]}: flatten them")
     if values.ndim == 1:
-        return standardized(values[:, None])
+        return standardize(values[:, None])
     return _Axes.of(values, num_components).along(values)
 
 
 class _Axes(NamedTuple):
     """Principal axes of a cloud of points, and the spread along them."""
 
-    centre: NDArray[np.float64]  # (dimension,)
+    center: NDArray[np.float64]  # (dimension,)
     axes: NDArray[np.float64]  # (dimension component)
     spread: NDArray[np.float64]  # (component,)
 
     @classmethod
     def of(cls, points: NDArray, num_components: int) -> _Axes:
-        """The axes of most variance of (prompt dimension) points, each dimension standardized first."""
+        """Return the axes of most variance of (prompt dimension) points, after each dimension is standardized."""
         from scipy.linalg import eigh
 
-        centre, scale = points.mean(axis=0), points.std(axis=0) + LEAST_SPREAD
-        cloud = (points - centre) / scale
+        center, scale = points.mean(axis=0), points.std(axis=0) + LEAST_SPREAD
+        cloud = (points - center) / scale
         size = cloud.shape[1]
-        kept = min(num_components, size, max(len(points) - 1, 1))
-        variance, axes = eigh(cloud.T @ cloud / len(cloud), subset_by_index=(size - kept, size - 1))
+        num_axes = min(num_components, size, max(len(points) - 1, 1))
+        variance, axes = eigh(cloud.T @ cloud / len(cloud), subset_by_index=(size - num_axes, size - 1))
         variance, axes = variance[::-1], axes[:, ::-1]
-        # Either sign would do: the entry that is largest is positive, wherever it is computed.
-        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(kept)])
-        return cls(centre, axes / scale[:, None], np.sqrt(np.maximum(variance, LEAST_SPREAD)))
+        # The sign of an axis is arbitrary. Making its largest entry positive gives the same axes on every machine.
+        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(num_axes)])
+        return cls(center, axes / scale[:, None], np.sqrt(np.maximum(variance, LEAST_SPREAD)))
 
     def along(self, points: NDArray) -> Floats:
-        """(prompt component) of points, in units of the spread."""
-        return ((points - self.centre) @ self.axes / self.spread).astype(np.float32)
+        """Return the points' (prompt component) coordinates along the axes, in units of the spread."""
+        return ((points - self.center) @ self.axes / self.spread).astype(np.float32)
 
 
 class PolicyReader:
-    """The policy's own reading of prompts: one forward pass, nothing generated.
+    """Reads prompts with the policy: one forward pass, without generation.
 
-    Features: principal components of the last layer's hidden state, of its mean over the prompt and of its last token;
-    entropy and largest log-probability of the first answer token; and the length in tokens. Axes and scales are those
-    of the first pool that is read, so that later readings, by a policy that has learned meanwhile, can be compared.
+    The features are principal components of the last layer's hidden states (of their mean over the prompt, and of the
+    last token's), the entropy and the largest log-probability of the first answer token, and the length in tokens. Axes
+    and scales are those of the first pool that is read, so that later readings, by a policy that has learned since, can
+    be compared.
 
     Args:
         model: a causal language model of transformers, whole on each process (not sharded).
         tokenizer: its tokenizer.
-        num_components: principal components of each hidden state; default 6.
-        batch_tokens: tokens at a time, with what is padded; default 16,384. At least one prompt.
-        cache: file that keeps the first pool's features and axes. Where it was written with the same weights and has
-            prompts of the pool, its axes are taken, and only prompts that it has not are read. Default none.
-        progress: called with prompts read and prompts in all. Default: a progress bar on stderr where it takes long.
+        num_components: number of principal components of each hidden state; default 6.
+        batch_tokens: most tokens in a batch, padding included; default 16,384. A batch has at least one prompt.
+        cache: file that stores the first pool's features and axes. If the same weights wrote it, and it has prompts of
+            the pool, its axes are used and only prompts that it lacks are read. Default: no file.
+        progress: function of (prompts read, prompts in all). Default: a progress bar on stderr.
     """
 
     def __init__(
@@ -147,39 +155,40 @@ class PolicyReader:
         self.model, self.tokenizer = model, tokenizer
         self.num_components, self.batch_tokens = num_components, batch_tokens
         self.cache, self.progress = cache, progress
-        self._axes: list[_Axes] = []  # of mean state, last state and the plain numbers
+        self._axes: list[_Axes] = []  # of the mean state, of the last state, and of the plain numbers
 
     def read(self, prompts: Sequence[str | list[dict[str, Any]]]) -> Floats:
-        """Features of prompts.
+        """Return the features of prompts.
 
         Args:
-            prompts: (prompt,) texts, or conversations as TRL knows them.
+            prompts: (prompt,) texts, or conversations in TRL's format.
 
         Returns:
-            (prompt feature), 2 num_components + 3 of them, fewer for pools that are smaller than that.
+            (prompt feature) numbers: 2 num_components + 3 features, fewer for a pool with fewer prompts.
 
         Raises:
-            InputError: no prompts, one that is empty or no text or conversation, or a model without hidden states.
+            InputError: no prompts, a prompt that is empty or neither text nor conversation, or a model without hidden
+                states.
         """
         if len(prompts) == 0:
             raise InputError("no prompts to read: give at least one")
         texts = [self._text(prompt, row) for row, prompt in enumerate(prompts)]
         if self._axes:
             return self._along(self._read(texts))
-        marks, key = _marks(texts), "" if self.cache is None else self._key()
-        known = self._kept(key, marks) if key else {}
-        missing = [row for row, mark in enumerate(marks) if mark not in known]
+        hashes, key = _hashes(texts), "" if self.cache is None else self._key()
+        features = self._load_cache(key, hashes) if key else {}
+        missing = [row for row, text_hash in enumerate(hashes) if text_hash not in features]
         if missing:
             parts = self._read([texts[row] for row in missing])
-            if not known:
+            if not features:
                 counts = (self.num_components, self.num_components, 0)
                 self._axes = [
                     _Axes.of(part, count) if count else _plain(part) for part, count in zip(parts, counts, strict=True)
                 ]
-            known |= zip((marks[row] for row in missing), self._along(parts), strict=True)
+            features |= zip((hashes[row] for row in missing), self._along(parts), strict=True)
             if key:
-                self._keep(key, known)
-        return np.stack([known[mark] for mark in marks])
+                self._save_cache(key, features)
+        return np.stack([features[text_hash] for text_hash in hashes])
 
     def _along(self, parts: tuple[NDArray, NDArray, NDArray]) -> Floats:
         return np.concatenate([axes.along(part) for axes, part in zip(self._axes, parts, strict=True)], axis=1)
@@ -194,14 +203,14 @@ class PolicyReader:
         raise InputError(f"prompt {row} is {str(prompt)[:40]!r}: need a text or a conversation")
 
     def _read(self, texts: list[str]) -> tuple[NDArray, NDArray, NDArray]:
-        """(prompt dimension) mean and last hidden states; (prompt 3) entropy, largest log-probability, length."""
+        """Return (prompt dimension) mean and last hidden states; (prompt, 3) entropy, log-probability and length."""
         import torch
 
         model, training = self.model, self.model.training
-        # Of the last token alone where the model can: logits of all would be (prompt token vocabulary).
+        # Ask for the last token's logits only, if the model can: those of all are (prompt token vocabulary).
         last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         tokens: list[list[int]] = self.tokenizer(texts)["input_ids"]
-        # Prompts of like length side by side, so that little is spent on padding.
+        # Prompts of similar length share a batch, so that little is padded.
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         mean: list[Any] = []
         last: list[Any] = []
@@ -213,23 +222,23 @@ class PolicyReader:
                 for batch in _batches([tokens[i] for i in order], self.batch_tokens):
                     longest = len(batch[-1])
                     padded = [[self.tokenizer.pad_token_id or 0] * (longest - len(row)) + row for row in batch]
-                    seen = [[0] * (longest - len(row)) + [1] * len(row) for row in batch]
-                    attention_mask = torch.tensor(seen, device=model.device)
-                    out = model(
+                    mask_rows = [[0] * (longest - len(row)) + [1] * len(row) for row in batch]
+                    attention_mask = torch.tensor(mask_rows, device=model.device)
+                    output = model(
                         input_ids=torch.tensor(padded, device=model.device),
                         attention_mask=attention_mask,
                         output_hidden_states=True,
                         use_cache=False,
                         **last_only,
                     )
-                    if not out.get("hidden_states"):
+                    if not output.get("hidden_states"):
                         raise InputError(
-                            f"{type(model).__name__} gives no hidden states: let features come from columns of the "
+                            f"{type(model).__name__} returns no hidden states: take features from columns of the "
                             "dataset (features:features=COLUMN), or cluster the prompts by labels"
                         )
-                    states, mask = out["hidden_states"][-1].float(), attention_mask[..., None].float()
+                    states, mask = output["hidden_states"][-1].float(), attention_mask[..., None].float()
                     length = mask.sum(dim=1)
-                    chances = torch.log_softmax(out["logits"][:, -1].float(), dim=-1)
+                    chances = torch.log_softmax(output["logits"][:, -1].float(), dim=-1)
                     entropy = -(chances.exp() * chances.clamp(min=-1e4)).sum(dim=-1, keepdim=True)
                     mean.append(((states * mask).sum(dim=1) / length).cpu())
                     last.append(states[:, -1].cpu())
@@ -238,13 +247,13 @@ class PolicyReader:
                     report(done, len(order))
         finally:
             model.train(training)
-        place = np.argsort(order)
+        rank = np.argsort(order)
 
         def whole(parts: list[Any]) -> NDArray[np.float64]:
-            found: NDArray[np.float64] = torch.cat(parts).numpy().astype(np.float64)[place]
-            for row in np.unique(np.argwhere(~np.isfinite(found))[:, 0])[:1]:
+            array: NDArray[np.float64] = torch.cat(parts).numpy().astype(np.float64)[rank]
+            for row in np.unique(np.argwhere(~np.isfinite(array))[:, 0])[:1]:
                 raise InputError(f"the policy's reading of prompt {row} is not finite: are its weights sound?")
-            return found
+            return array
 
         return whole(mean), whole(last), whole(numbers)
 
@@ -261,33 +270,33 @@ class PolicyReader:
             yield lambda done, of: bar.update(task, completed=done)
 
     def _key(self) -> str:
-        """Of weights and settings: the beginning of each parameter tells policies apart."""
+        """Return a hash of settings and weights; the first entries of each parameter tell policies apart."""
         digest = hashlib.sha256(f"{self.num_components}".encode())
         for name, parameter in self.model.named_parameters():
             digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
             digest.update(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def _kept(self, key: str, marks: list[int]) -> dict[int, Floats]:
-        """Features in the cache by their prompts' marks, and its axes; none where it is of other prompts or weights."""
+    def _load_cache(self, key: str, hashes: list[int]) -> dict[int, Floats]:
+        """Load the cache's axes and return its features by prompt hash; none if its prompts or weights are others."""
         assert self.cache is not None
         if not Path(self.cache).is_file():
             return {}
         values, arrays = read_state(self.cache, "features")
-        if values.get("key") != key or not np.isin(arrays["marks"], np.array(marks, np.uint64)).any():
+        if values.get("key") != key or not np.isin(arrays["marks"], np.array(hashes, np.uint64)).any():
             return {}
         self._axes = [_Axes(*(arrays[f"{field}_{i}"] for field in _Axes._fields)) for i in range(3)]
         return dict(zip(arrays["marks"].tolist(), arrays["features"], strict=True))
 
-    def _keep(self, key: str, known: Mapping[int, Floats]) -> None:
+    def _save_cache(self, key: str, features: Mapping[int, Floats]) -> None:
         assert self.cache is not None
         arrays = {f"{field}_{i}": value for i, axes in enumerate(self._axes) for field, value in axes._asdict().items()}
-        arrays |= {"marks": np.fromiter(known, np.uint64), "features": np.stack(list(known.values()))}
+        arrays |= {"marks": np.fromiter(features, np.uint64), "features": np.stack(list(features.values()))}
         write_state(self.cache, "features", {"key": key}, arrays)
 
 
 def _batches(rows: list[list[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
-    """Rows of tokens, which come shorter ones first, in batches of at most so many tokens once they are padded."""
+    """Yield rows of tokens, shortest first, in batches that have at most `batch_tokens` tokens with their padding."""
     start = 0
     for stop in range(1, len(rows) + 1):
         if stop == len(rows) or len(rows[stop]) * (stop + 1 - start) > batch_tokens:
@@ -295,12 +304,12 @@ def _batches(rows: list[list[int]], batch_tokens: int) -> Iterator[list[list[int
             start = stop
 
 
-def _marks(texts: list[str]) -> list[int]:
-    """(prompt,) numbers that tell texts apart."""
+def _hashes(texts: list[str]) -> list[int]:
+    """Return a (prompt,) hash of each text."""
     return [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts]
 
 
 def _plain(points: NDArray) -> _Axes:
-    """Each dimension for itself."""
+    """Return axes that leave each dimension by itself."""
     spread = points.std(axis=0)
     return _Axes(points.mean(axis=0), np.eye(points.shape[1]), np.where(spread > LEAST_SPREAD, spread, 1.0))

@@ -1,4 +1,4 @@
-"""A pool of prompts as a table: what every model is told of the prompts that it forecasts."""
+"""A pool of prompts as a table: what models know about the prompts that they forecast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn._columns import NO_LABEL, is_missing, short
+from promptdyn._columns import NO_LABEL, is_missing, quote
 from promptdyn.clusters import cross, few_levels_first
 from promptdyn.errors import InputError
 from promptdyn.features import as_features, from_columns
@@ -20,37 +20,38 @@ __all__ = ["AUTO", "POLICY", "PROMPT_ID", "Column", "Columns", "Ids", "Prompts",
 
 Columns = str | tuple[str, ...]
 Ids = Sequence[str] | NDArray[Any]
-"""(prompt,) ids. What is no text becomes one."""
+"""(prompt,) ids. Ids that are no text are converted to text."""
 Column = Sequence[Any] | NDArray[Any]
 """(prompt,) labels, numbers or vectors of numbers."""
-# Columns of no table: those that tell kinds of prompts, the policy's reading of each, and the ids themselves.
+# Names with a meaning of their own: an automatic choice of columns, the policy's reading of each prompt, and the ids.
 AUTO, POLICY, PROMPT_ID = "auto", "policy", "prompt_id"
 
 
 def column_names(columns: Columns | Sequence[str] | None) -> tuple[str, ...]:
-    """Names of columns, of which a model may give none, one, or several."""
+    """Return a tuple of column names, from none, one, or several."""
     return (columns,) if isinstance(columns, str) else tuple(columns or ())
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prompts:
-    """A pool of prompts: their ids, and columns of what else is known of each.
+    """A pool of prompts: their ids, and columns of what else is known about each.
 
         pool = Prompts(["a", "b"], {"task": ["sums", "sorting"], "length": [12, 80]})
         online = DPS(cluster="task").online(pool)
 
-    A history has its own (`history.prompts`), and so has a dataset (`promptdyn.training.pool.prompts`). Where a model
-    asks for no column, a list of ids stands for a pool: `DPS().online(["a", "b"])`.
+    `history.prompts` is the pool of a history, `promptdyn.training.pool.prompts(dataset)` that of a dataset. For a
+    model that needs no column, a list of ids will do: `DPS().online(["a", "b"])`.
 
     Args:
-        ids: (prompt,) unique ids; their order is that of every (prompt, ...) array. What is no text becomes one.
-        columns: name -> (prompt,) labels, numbers, or vectors of numbers (embeddings). Default none. A mapping may read
-            a column when it is asked for. The column "policy" holds the policy's own reading of each prompt, features
-            as they stand (`promptdyn.features.PolicyReader`).
-        label_columns: names of the columns that "auto" chooses from. Default: all with one text or number a prompt.
+        ids: (prompt,) unique ids, in the order of every (prompt, ...) array. Ids that are no text are converted to
+            text.
+        columns: name -> (prompt,) labels, numbers, or vectors of numbers (embeddings). Default none. The mapping may
+            read a column only when it is asked for. The column "policy" holds the policy's reading of each prompt,
+            whose features are used unchanged (`promptdyn.features.PolicyReader`).
+        label_columns: names of the columns from which "auto" chooses. Default: all with one text or number per prompt.
 
     Raises:
-        InputError: an id appears twice, the ids are one text, or a column has not one value per prompt.
+        InputError: an id appears twice; `ids` is a single text; a column does not have one value per prompt.
     """
 
     ids: Sequence[str]
@@ -66,13 +67,13 @@ class Prompts:
             seen: set[str] = set()
             twice = next(i for i in ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
             raise InputError(f"prompt id {twice!r} is in the pool twice: ids must be unique")
-        if isinstance(self.columns, dict):  # any other may read a column only when it is asked for
+        if isinstance(self.columns, dict):  # another mapping may read a column only when it is asked for
             for name in self.columns:
                 self.column(name)
 
     @classmethod
     def of(cls, prompts: Prompts | Ids) -> Prompts:
-        """A pool as it is, or one of ids without columns."""
+        """Return a pool unchanged, or make one from ids, without columns."""
         return prompts if isinstance(prompts, Prompts) else cls(cast("Sequence[str]", prompts))
 
     def __len__(self) -> int:
@@ -82,67 +83,66 @@ class Prompts:
         return f"Prompts({len(self):,} ids, columns {', '.join(self.columns) or 'none'})"
 
     def with_column(self, name: str, values: Column) -> Prompts:
-        """The same pool with one more column, or with other values in one; raises as `column`."""
+        """Return the pool with a column added or replaced. Raises as `column` does."""
         pool = replace(self, columns=ChainMap({name: values}, cast("dict[str, Column]", self.columns)))
         pool.column(name)
         return pool
 
     def select(self, rows: Iterable[int]) -> Prompts:
-        """The pool of some rows, in their order, with all columns."""
+        """Return the pool of the prompts with these indices, in this order, with all columns."""
         rows = list(rows)
         columns = {name: [self.column(name)[row] for row in rows] for name in self.columns}
         return replace(self, ids=[self.ids[row] for row in rows], columns=columns)
 
     def column(self, name: str) -> Column:
-        """(prompt,) values of a column.
+        """Return a column's (prompt,) values.
 
         Raises:
-            InputError: there is no such column, or it has not one value per prompt.
+            InputError: there is no such column, or it does not have one value per prompt.
         """
         if name not in self.columns:
-            there = ", ".join(self.columns)
-            mend = f"give one of {there}, or add it" if there else "the prompts have none: add it to them"
+            available = ", ".join(self.columns)
+            mend = f"give one of {available}, or add it" if available else "the prompts have none: add it to them"
             if name == POLICY:
                 mend = f"it is the policy's own reading, which a trainer adds: {mend}"
             raise InputError(f"there is no column {name!r}: {mend}")
         values = self.columns[name]
         if isinstance(values, str) or not hasattr(values, "__len__"):
-            raise InputError(f"column {name!r} is {short(values)}: give {len(self)} values, one per prompt")
+            raise InputError(f"column {name!r} is {quote(values)}: give {len(self)} values, one per prompt")
         if len(values) != len(self):
             raise InputError(f"column {name!r} has {len(values)} values for {len(self)} prompts: give one per prompt")
         return values
 
     @cached_property
-    def kinds(self) -> tuple[str, ...]:
-        """What "auto" stands for: label columns that, crossed, put at least eight prompts into a cluster on average.
-
-        See `promptdyn.clusters.few_levels_first`. Empty where no column will do.
-        """
+    def auto_columns(self) -> tuple[str, ...]:
+        """The columns that "auto" stands for, as `promptdyn.clusters.few_levels_first` chooses them; may be empty."""
         if self.label_columns is None:
             names = [name for name in self.columns if len(self) and np.ndim(self.column(name)[0]) == 0]
         else:
             names = list(self.label_columns)
         return few_levels_first({name: self.labels(name) for name in names})
 
-    def named(self, columns: Columns | None) -> Columns | None:
-        """Columns by their names: those of `kinds` for "auto", None where there are none; others as they are."""
-        return self.kinds or None if columns == AUTO and AUTO not in self.columns else columns
+    def resolve(self, columns: Columns | None) -> Columns | None:
+        """Return `columns` with "auto" replaced by `auto_columns`, or by None if there are none."""
+        return self.auto_columns or None if columns == AUTO and AUTO not in self.columns else columns
 
     def labels(self, columns: Columns | Sequence[str]) -> NDArray[np.object_]:
-        """(prompt,) labels of one column, or of several crossed; "(none)" where a prompt has none.
+        """Return the (prompt,) labels of one column, or of several crossed; "(none)" for a prompt without a label.
 
-        The column "prompt_id" is the ids. Labels are crossed as by `promptdyn.clusters.cross`.
+        The column "prompt_id" holds the ids. Labels are crossed by `promptdyn.clusters.cross`.
 
         Raises:
-            InputError: as `column`.
+            InputError: as in `column`.
         """
         return cross([self.ids if name == PROMPT_ID else _labels(self.column(name)) for name in column_names(columns)])
 
     def features(self, columns: Columns | Sequence[str]) -> NDArray[np.float32]:
-        """(prompt feature) of one column or of several, as by `promptdyn.features.from_columns`; "policy" as it stands.
+        """Return (prompt feature) features of one or several columns, made by `promptdyn.features.from_columns`.
+
+        The column "policy" holds features already, which are used unchanged.
 
         Raises:
-            InputError: as `column`; or a column that no features can be made of.
+            InputError: as in `column`, or a column from which no features can be made.
         """
         parts = [
             as_features(self.column(name), self.ids) if name == POLICY else from_columns({name: self.column(name)})
@@ -152,9 +152,9 @@ class Prompts:
 
 
 def _labels(values: Iterable[Any]) -> list[str]:
-    """Values as text, "(none)" for those that are missing or empty."""
+    """Return values as text, "(none)" for missing and empty ones."""
     return [
-        # Most are text, and quickly told.
+        # Most values are text, which this first test finds quickly.
         value if type(value) is str and value else NO_LABEL if is_missing(value) or value == "" else str(value)
         for value in values
     ]

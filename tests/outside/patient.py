@@ -29,4 +29,4 @@ class Patient(Strategy):
         return Rests(left)
 
     def priorities(self, state, outlook, rng):
-        return np.where(state.left > 0, -state.left, outlook.worth())
+        return np.where(state.left > 0, -state.left, outlook.scores())

@@ -1,4 +1,4 @@
-"""Columns of a history on their way in: their names, checks of rows, rows that repeat. Knows no file format."""
+"""Check the columns of a new history: their names, the values of their rows, repeated rows. Knows no file format."""
 
 from promptdyn._columns.names import (
     INTEGERS,
@@ -9,12 +9,12 @@ from promptdyn._columns.names import (
     REWARDS,
     check_lengths,
     no_rows,
-    renamed,
+    rename_columns,
 )
 from promptdyn._columns.repeats import Repeated, without_repeats
-from promptdyn._columns.rows import Fault, Rows, as_error, nothing_read, num_rows, tell_skipped
+from promptdyn._columns.rows import Fault, Rows, error_for, error_for_no_rows, num_rows, warn_skipped
 from promptdyn._columns.tables import as_columns, from_arrow
-from promptdyn._columns.values import as_array, is_missing, is_whole, short
+from promptdyn._columns.values import as_array, is_missing, is_whole, quote
 
 __all__ = [
     "INTEGERS",
@@ -28,16 +28,16 @@ __all__ = [
     "Rows",
     "as_array",
     "as_columns",
-    "as_error",
     "check_lengths",
+    "error_for",
+    "error_for_no_rows",
     "from_arrow",
     "is_missing",
     "is_whole",
     "no_rows",
-    "nothing_read",
     "num_rows",
-    "renamed",
-    "short",
-    "tell_skipped",
+    "quote",
+    "rename_columns",
+    "warn_skipped",
     "without_repeats",
 ]

@@ -1,4 +1,4 @@
-"""Rows of one prompt and step that repeat: found, and merged, dropped or set apart."""
+"""Find several rows of one prompt and step, and merge them, drop all but one, or set them apart."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from numpy.typing import NDArray
 from promptdyn._columns.names import MAX_ROLLOUTS
 from promptdyn.errors import InputError, PromptdynWarning
 
-# What is done with rows of a prompt in one step: refused, added up, all but the last dropped, or made steps of
-# their own.
 Repeated = Literal["error", "merge", "last", "apart"]
+"""What to do with several rows of one prompt and step: refuse them, add them up, keep the last, or make each a step."""
 
 
 def first_of_each(prompt: NDArray[np.int32], step: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(row,) the first row of the same prompt and step, and how many of them come before a row."""
+    """Return for each row the (row,) first row of the same prompt and step, and how many such rows come before it."""
     key = step.astype(np.int64) * (int(prompt.max(initial=0)) + 1) + prompt
     by_key = np.argsort(key, kind="stable")
     begins = np.flatnonzero(np.diff(key[by_key], prepend=-1))
-    if len(begins) == len(key):  # none repeats
+    if len(begins) == len(key):  # no row repeats
         return np.arange(len(key)), np.zeros(len(key), np.intp)
     sizes = np.diff(np.append(begins, len(key)))
     first, earlier = np.empty((2, len(key)), np.intp)
@@ -32,10 +31,15 @@ def first_of_each(prompt: NDArray[np.int32], step: NDArray[np.int32]) -> tuple[N
 
 
 def without_repeats(source: str, columns: Mapping[str, NDArray], repeated: Repeated) -> dict[str, NDArray]:
-    """Columns, sorted by step, in which no prompt has two rows of a step: what is done with them is one of `Repeated`.
+    """Return columns in which no prompt has two rows of a step, from columns that are sorted by step.
+
+    Args:
+        source: name of the source in the warning.
+        columns: column name -> (row,) values.
+        repeated: what to do with several rows of one prompt and step, but "error".
 
     Warns:
-        PromptdynWarning: how many rows repeat, and what was done with them.
+        PromptdynWarning: rows repeat; the warning tells how many, and what was done with them.
     """
     step = columns["step"]
     first, earlier = first_of_each(columns["prompt"], step)
@@ -44,38 +48,38 @@ def without_repeats(source: str, columns: Mapping[str, NDArray], repeated: Repea
     if not repeats:
         return dict(columns)
     if repeated == "apart":
-        settled, added = _apart(source, columns, earlier)
+        result, added = _apart(source, columns, earlier)
         done = f"made steps of their own for them ({added:,} more), and gave later ones new numbers where needed"
     elif repeated == "last":
         last = np.empty(len(kept), np.intp)
-        last[group] = np.arange(len(step))  # the last that is written stays
-        settled, done = {name: values[last] for name, values in columns.items()}, "kept the last of each"
+        last[group] = np.arange(len(step))  # of equal groups the last assignment stays
+        result, done = {name: values[last] for name, values in columns.items()}, "kept the last of each"
     else:
-        settled, done = _merged(source, columns, kept, group), "added their rollouts and successes up"
-    what = f"{source}: {repeats:,} of {len(step):,} rows repeat the prompt and step of a row before them: {done}"
-    warnings.warn(what, PromptdynWarning, stacklevel=4)
-    return settled
+        result, done = _merged(source, columns, kept, group), "added their rollouts and successes up"
+    message = f"{source}: {repeats:,} of {len(step):,} rows repeat the prompt and step of a row before them: {done}"
+    warnings.warn(message, PromptdynWarning, stacklevel=4)
+    return result
 
 
 def _apart(source: str, columns: Mapping[str, NDArray], earlier: NDArray[np.intp]) -> tuple[dict[str, NDArray], int]:
-    """Columns in which rows of a step that repeat make a step of their own for each time; how many these are."""
+    """Return columns in which a prompt's second, third, ... rows of a step form new steps, and how many these are."""
     step = columns["step"]
     rows = np.lexsort((earlier, step))
     begins = (np.diff(step[rows], prepend=-1) != 0) | (np.diff(earlier[rows], prepend=-1) != 0)
-    # A step keeps its number, or takes the next one where those before it have come so far.
-    given, places = step[rows][begins].astype(np.int64), np.arange(begins.sum())
-    number = np.maximum.accumulate(given - places) + places
+    # A step keeps its number, or takes the next free one if earlier steps have used its own.
+    old, places = step[rows][begins].astype(np.int64), np.arange(begins.sum())
+    number = np.maximum.accumulate(old - places) + places
     if number[-1] > np.iinfo(np.int32).max:
         raise InputError(f"{source}: no numbers are left for steps of repeated rows: merge them, or keep the last")
     apart = {name: values[rows] for name, values in columns.items()}
     apart["step"] = number[np.cumsum(begins) - 1].astype(np.int32)
-    return apart, len(number) - len(np.unique(given))
+    return apart, len(number) - len(np.unique(old))
 
 
 def _merged(
     source: str, columns: Mapping[str, NDArray], kept: NDArray[np.intp], group: NDArray[np.intp]
 ) -> dict[str, NDArray]:
-    """Columns with one row for each that is `kept`, of all those of its `group`."""
+    """Return columns with one row for each row in `kept`, which adds up all rows of its `group`."""
 
     def total(values: NDArray) -> NDArray[np.float64]:
         return np.bincount(group, values.astype(np.float64), len(kept)).astype(np.float64)

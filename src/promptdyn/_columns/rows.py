@@ -1,4 +1,4 @@
-"""Checking of rows: values become columns, and what is wrong is told by its place in the source."""
+"""Check the rows of a source, turn their values into typed columns, and name each bad row by its place."""
 
 from __future__ import annotations
 
@@ -12,93 +12,103 @@ from numpy.typing import NDArray
 
 from promptdyn._columns.names import NO_LABEL, no_rows
 from promptdyn._columns.repeats import first_of_each
-from promptdyn._columns.values import as_float, factorize, filled, hashable, is_missing, is_text, is_whole, item, short
+from promptdyn._columns.values import as_float, factorize, filled, hashable, is_missing, is_text, is_whole, item, quote
 from promptdyn.errors import InputError, PromptdynWarning
 
 
 class Fault(NamedTuple):
-    """One kind of what is wrong with rows of a source, by the first that has it."""
+    """One kind of fault in a source, described by the first row that has it."""
 
-    place: str  # of the first row, as "log.csv line 3"
-    whose: str  # its prompt and step, as " (prompt 'a', step 3)"; "" where the row could not be read
-    what: str
+    first_row: str  # name of that row: "log.csv line 3"
+    cell: str  # its prompt and step: " (prompt 'a', step 3)"; "" if the row could not be read
+    problem: str
     mend: str
-    rows: int = 1  # that have it
+    num_rows: int = 1  # number of rows with the fault
 
 
 def num_rows(faults: Sequence[Fault]) -> int:
-    """How many rows have one of faults that no row has two of."""
-    return sum(fault.rows for fault in faults)
+    """Return how many rows have a fault, if no row has two."""
+    return sum(fault.num_rows for fault in faults)
 
 
-def as_error(source: str, faults: Sequence[Fault], bad: int, rows: int) -> InputError:
-    """One line that tells all kinds of what is wrong with `bad` of the `rows` rows of a source."""
+def error_for(source: str, faults: Sequence[Fault], bad: int, rows: int) -> InputError:
+    """Return an error whose one line tells every kind of fault in `bad` of the `rows` rows of a source."""
     if len(faults) > 1:
         kinds = _kinds(source, faults)
         return InputError(
             f"{source}: {bad:,} of {rows:,} rows are bad: {kinds}: mend them, or leave them out (skip_bad)"
         )
     fault = faults[0]
-    where = f"{fault.place}{fault.whose}: {fault.what}"
-    if fault.rows == 1:
-        return InputError(f"{where}: {fault.mend}")
-    return InputError(f"{where} ({fault.rows:,} such rows): {fault.mend}, or leave bad rows out (skip_bad)")
+    told = f"{fault.first_row}{fault.cell}: {fault.problem}"
+    if fault.num_rows == 1:
+        return InputError(f"{told}: {fault.mend}")
+    return InputError(f"{told} ({fault.num_rows:,} such rows): {fault.mend}, or leave bad rows out (skip_bad)")
 
 
-def nothing_read(source: str, faults: Sequence[Fault]) -> InputError:
-    """The error about a source of which no line could be read as a row."""
-    return as_error(source, faults, num_rows(faults), num_rows(faults)) if faults else no_rows(source)
+def error_for_no_rows(source: str, faults: Sequence[Fault]) -> InputError:
+    """Return the error about a source in which no line could be read as a row."""
+    return error_for(source, faults, num_rows(faults), num_rows(faults)) if faults else no_rows(source)
 
 
-def tell_skipped(source: str, faults: Sequence[Fault], bad: int, rows: int) -> None:
-    """Warn of rows that are left out since they are bad."""
-    told = f"{source}: skipped {bad:,} bad of {rows:,} rows: {_kinds(source, faults)}"
-    warnings.warn(told, PromptdynWarning, stacklevel=4)
+def warn_skipped(source: str, faults: Sequence[Fault], bad: int, rows: int) -> None:
+    """Warn that bad rows are left out."""
+    message = f"{source}: skipped {bad:,} bad of {rows:,} rows: {_kinds(source, faults)}"
+    warnings.warn(message, PromptdynWarning, stacklevel=4)
 
 
 def _kinds(source: str, faults: Sequence[Fault]) -> str:
-    def words(fault: Fault) -> str:
-        place = fault.place.removeprefix(source).lstrip("/\\ ")
-        return f"{place}: {fault.what}" + (f" ({fault.rows:,} rows)" if fault.rows > 1 else "")
+    def describe(fault: Fault) -> str:
+        row_name = fault.first_row.removeprefix(source).lstrip("/\\ ")
+        return f"{row_name}: {fault.problem}" + (f" ({fault.num_rows:,} rows)" if fault.num_rows > 1 else "")
 
-    return "; ".join(map(words, faults))
+    return "; ".join(map(describe, faults))
 
 
 class Rows:
-    """The rows of a source while they are checked: turns values into columns, and notes which rows are bad and why.
+    """The rows of a source while they are checked. Methods turn values into typed columns and note bad rows.
 
-    `integers`, `numbers` and `booleans` keep the order of the source; the others follow `order`. What they give for a
+    `integers`, `numbers` and `booleans` return values in the source's order; the others follow `order`. The value of a
     bad row means nothing.
+
+    Args:
+        row_name: function that gives the name of a row in errors, from its number.
+        prompt_id: (row,) ids, for errors.
+        step: (row,) steps, for errors.
+
+    Attributes:
+        good: (row,) whether no fault was noted for the row.
+        order: numbers of the rows that `labels` and the methods after it take, in their order; default all.
     """
 
-    def __init__(self, place: Callable[[int], str], prompt_id: NDArray, step: NDArray) -> None:
-        self.place, self.prompt_id, self.step = place, prompt_id, step
+    def __init__(self, row_name: Callable[[int], str], prompt_id: NDArray, step: NDArray) -> None:
+        self.row_name, self.prompt_id, self.step = row_name, prompt_id, step
         self.good = np.ones(len(step), bool)
-        self._noted: list[tuple[int, Fault]] = []  # with the first row
+        self._noted: list[tuple[int, Fault]] = []  # each with the number of its first row
         self.order = np.arange(len(step))
 
-    def note(self, rows: NDArray[np.intp], what: Callable[[int], str], mend: str) -> None:
-        """Note that rows, by their numbers in the source, are bad; `what` words the first of them."""
+    def note(self, rows: NDArray[np.intp], problem: Callable[[int], str], mend: str) -> None:
+        """Note that rows (numbers in the source) are bad. `problem` describes the problem of the first one."""
         if len(rows):
             first = int(rows[0])
             self.good[rows] = False
-            fault = Fault(self.place(first), self.whose(first), what(first), mend, len(rows))
+            fault = Fault(self.row_name(first), self._cell(first), problem(first), mend, len(rows))
             self._noted.append((first, fault))
 
     @property
     def faults(self) -> list[Fault]:
-        """What was noted, in the order of the source."""
+        """The faults noted, in the order of their first rows."""
         return [fault for _, fault in sorted(self._noted, key=lambda noted: noted[0])]
 
-    def whose(self, row: int) -> str:
+    def _cell(self, row: int) -> str:
         prompt, step = (item(values, row) for values in (self.prompt_id, self.step))
-        return f" (prompt {short(prompt)}, step {short(step)})"
+        return f" (prompt {quote(prompt)}, step {quote(step)})"
 
     def integers(self, name: str, values: NDArray, least: int, most: int = np.iinfo(np.int32).max) -> NDArray[np.int32]:
+        """Return (row,) integers from `least` to `most`."""
         if values.dtype.kind == "O":
             whole = np.fromiter(map(is_whole, values), bool, len(values))
         elif values.dtype.kind == "f":
-            values = values.astype(np.float64)  # the bounds below are beyond half precision
+            values = values.astype(np.float64)  # half precision cannot hold the bounds below
             whole = np.isfinite(values) & (values == np.trunc(values))
         else:
             whole = np.full(len(values), values.dtype.kind in "iu")
@@ -111,7 +121,7 @@ class Rows:
     def numbers(
         self, name: str, values: NDArray, least: float = -np.inf, dtype: type[np.floating[Any]] = np.float32
     ) -> NDArray[np.floating[Any]]:
-        """(row,) finite numbers, NaN where one is missing."""
+        """Return (row,) finite numbers, NaN for a missing one."""
         if values.dtype.kind == "O":
             number = np.fromiter((isinstance(v, Real) and not isinstance(v, bool) for v in values), bool, len(values))
             missing = np.fromiter(map(is_missing, values), bool, len(values))
@@ -128,6 +138,7 @@ class Rows:
         return stored
 
     def booleans(self, name: str, values: NDArray) -> NDArray[np.bool_]:
+        """Return (row,) booleans, from booleans or 0 and 1."""
         if values.dtype.kind == "O":
             boolean = np.fromiter((isinstance(v, int | np.bool_) and v in (0, 1) for v in values), bool, len(values))
         else:
@@ -136,11 +147,15 @@ class Rows:
         return filled(values, boolean, False).astype(bool)
 
     def labels(
-        self, name: str, values: NDArray, missing_as: str | None = None, mend: str = ""
+        self, name: str, values: NDArray, missing_label: str | None = None, mend: str = ""
     ) -> tuple[NDArray[np.int32], NDArray[np.object_]]:
-        """(row,) codes and (label,) distinct labels as strings, numbered by first appearance.
+        """Return (row,) codes and the (label,) distinct labels as strings, numbered by first appearance.
 
-        A missing one is the label `missing_as`; where that is None, its row is bad, with a `mend` to tell.
+        Args:
+            name: name of the column, for errors.
+            values: (row,) labels.
+            missing_label: label of rows without one. Default None: such a row is bad.
+            mend: the mend to tell in that case; default a general one.
         """
         ordered = values[self.order]
         try:
@@ -151,12 +166,12 @@ class Rows:
             raw_codes, distinct = factorize(np.where(fits, ordered, NO_LABEL).tolist())
         missing = [code for code, value in enumerate(distinct) if is_missing(value)]
         empty = [code for code, value in enumerate(distinct) if isinstance(value, str) and value == ""]
-        if missing_as is not None:
+        if missing_label is not None:
             unlabelled = {*missing, *empty}
-            distinct = [missing_as if code in unlabelled else value for code, value in enumerate(distinct)]
+            distinct = [missing_label if code in unlabelled else value for code, value in enumerate(distinct)]
         else:
-            for gone in filter(None, (missing, empty)):
-                rows = self.order[np.isin(raw_codes, gone)]
+            for absent in filter(None, (missing, empty)):
+                rows = self.order[np.isin(raw_codes, absent)]
                 self._note(name, values, rows, "is empty", mend or f"give every row its {name}, or drop the row")
         # Different values may share a string, as 1 and "1" do.
         codes, labels = factorize([str(value) for value in distinct])
@@ -169,54 +184,56 @@ class Rows:
         return codes[raw_codes], np.fromiter(labels, object, len(labels))
 
     def trial(self) -> Rows:
-        """The same rows, of which nothing is noted yet."""
-        rows = Rows(self.place, self.prompt_id, self.step)
+        """Return the same rows without any fault noted, to try a column that may be left out."""
+        rows = Rows(self.row_name, self.prompt_id, self.step)
         rows.order = self.order
         return rows
 
     def labels_of_prompts(self, name: str, values: NDArray, prompt: NDArray[np.int32]) -> NDArray[np.object_]:
-        """(prompt,) labels of a label column; a missing one is a level of its own."""
-        codes, labels = self.labels(name, values, missing_as=NO_LABEL)
+        """Return (prompt,) labels of a column of (row,) labels; missing ones are a level of their own."""
+        codes, labels = self.labels(name, values, missing_label=NO_LABEL)
         good = self.good[self.order]
         code = np.zeros(prompt.max(initial=-1) + 1, np.int32)
-        # Backwards, so that the label of a prompt's first good row stays.
+        # Assigned backwards, so that the label of a prompt's first good row stays.
         code[prompt[good][::-1]] = codes[good][::-1]
-        at = np.flatnonzero(good & (code[prompt] != codes))
-        if len(at):
-            first, second = short(labels[code[prompt[at[0]]]]), short(labels[codes[at[0]]])
+        differing = np.flatnonzero(good & (code[prompt] != codes))
+        if len(differing):
+            row = differing[0]
+            first, second = quote(labels[code[prompt[row]]]), quote(labels[codes[row]])
             self.note(
-                self.order[at],
+                self.order[differing],
                 lambda _: f"label column {name!r} changes from {first} to {second}",
                 "give all rows of a prompt one label, or drop the column",
             )
         return labels[code]
 
     def note_repeats(self, prompt: NDArray[np.int32], step: NDArray[np.int32], counts: NDArray) -> None:
-        """Note rows whose prompt has a row of their step before them; `counts` (row, column) is what they may share."""
+        """Note rows whose prompt has an earlier row of the same step, and tell whether their (row, 2) counts agree."""
         good = self.good[self.order]
         rows, counts = self.order[good], counts[good]
         before, earlier = first_of_each(prompt[good], step[good])
-        at = np.flatnonzero(earlier)
-        if len(at):
-            same = int((counts[at] == counts[before[at]]).all(axis=1).sum())
-            alike = (
-                "the same" if same == len(at) else "other" if not same else f"in {same:,} of {len(at):,} cases the same"
-            )
+        repeats = np.flatnonzero(earlier)
+        if len(repeats):
+            same = int((counts[repeats] == counts[before[repeats]]).all(axis=1).sum())
+            if same == len(repeats):
+                agreement = "the same"
+            else:
+                agreement = f"in {same:,} of {len(repeats):,} cases the same" if same else "other"
             self.note(
-                rows[at],
+                rows[repeats],
                 lambda _: (
-                    f"the prompt has a row of this step already, {self.place(int(rows[before[at[0]]]))}, "
-                    f"with {alike} counts"
+                    f"the prompt has a row of this step already, {self.row_name(int(rows[before[repeats[0]]]))}, "
+                    f"with {agreement} counts"
                 ),
                 "keep the last (repeated='last') if it was logged twice or done again after a restart, add them up "
                 "(repeated='merge') or make them steps of their own (repeated='apart') if it was rolled out anew",
             )
 
-    def _note(self, name: str, values: NDArray, bad: NDArray, what: str, mend: str) -> None:
-        """Note bad values of a column, given as a mask or as row numbers: those that are missing apart from others."""
+    def _note(self, name: str, values: NDArray, bad: NDArray, problem: str, mend: str) -> None:
+        """Note bad values of a column, by a mask or row numbers. Missing values are one fault, the others another."""
         rows = np.flatnonzero(bad) if bad.dtype == bool else bad
         if not len(rows):
             return
         missing = np.array([is_missing(item(values, int(row))) for row in rows])
         self.note(rows[missing], lambda _: f"{name} is missing", mend)
-        self.note(rows[~missing], lambda row: f"{name}={short(item(values, row))} {what}", mend)
+        self.note(rows[~missing], lambda row: f"{name}={quote(item(values, row))} {problem}", mend)

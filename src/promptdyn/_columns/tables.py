@@ -1,4 +1,4 @@
-"""Tables of the usual kinds as columns by name."""
+"""Read tables of the usual kinds as columns by name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def as_columns(source: str, table: Any) -> Mapping[str, Any]:
-    """A table of any usual kind as columns by name.
+    """Return the columns of a table of any usual kind, by name.
 
     Raises:
-        InputError: it is no table.
+        InputError: `table` is no table.
     """
     if isinstance(table, Mapping):
         return table
@@ -27,7 +27,7 @@ def as_columns(source: str, table: Any) -> Mapping[str, Any]:
         framed: Mapping[str, Any] = table.reset_index(index) if index else table
         return framed
     if hasattr(table, "with_format") and hasattr(table, "num_rows"):  # datasets.Dataset
-        table = table.with_format("arrow")[:]  # its rows may be a choice of those of its table
+        table = table.with_format("arrow")[:]  # the dataset may be a selection of its table's rows
     if hasattr(table, "__arrow_c_stream__"):  # pyarrow, polars, duckdb, ...
         import pyarrow as pa
 
@@ -39,7 +39,7 @@ def as_columns(source: str, table: Any) -> Mapping[str, Any]:
 
 
 class _ArrowColumns(Mapping[str, NDArray]):
-    """Columns of a `pyarrow.Table`, turned to arrays as they are asked for."""
+    """Columns of a `pyarrow.Table`, each turned into an array when it is asked for."""
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
@@ -55,10 +55,10 @@ class _ArrowColumns(Mapping[str, NDArray]):
 
 
 def from_arrow(column: pa.ChunkedArray) -> NDArray:
-    """(row,) a column's values."""
+    """Return a column's (row,) values."""
     import pyarrow as pa
 
-    # pyarrow takes a dictionary column's nulls for its last word.
+    # For nulls of a dictionary column pyarrow's to_numpy returns the dictionary's last word.
     if (pa.types.is_dictionary(column.type) and column.null_count) or pa.types.is_nested(column.type):
         return as_array(column.to_pylist())
     values: NDArray = column.to_numpy()

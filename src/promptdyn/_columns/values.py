@@ -1,4 +1,4 @@
-"""Single values of columns: what they are, and how errors quote them."""
+"""Tell the kinds of single values, and quote them in errors."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from numpy.typing import NDArray
 
 
 def as_array(values: Any) -> NDArray:
-    """Values as a 1-D array in which each keeps its own type: NumPy would turn [8, "x"] into two strings."""
+    """Return values as a 1-D array in which each keeps its type (NumPy would turn [8, "x"] into two strings)."""
     return np.asarray(values) if hasattr(values, "__array__") else np.fromiter(values, object)
 
 
 def is_missing(value: Any) -> bool:
-    # NAType and NaTType are pandas' missing values, known here without importing pandas.
+    """Whether a value is None, NaN, or a missing value of pandas."""
+    # NAType and NaTType are pandas' types, recognized here without an import of pandas.
     return (
         value is None or (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
     )
 
 
 def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number; a boolean is none."""
     if isinstance(value, float):
         return value.is_integer()
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_text(label: str) -> bool:
+    """Whether UTF-8 can hold a string (it cannot hold lone surrogates)."""
     try:
         label.encode()
     except UnicodeEncodeError:
@@ -40,6 +43,7 @@ def is_text(label: str) -> bool:
 
 
 def hashable(value: Any) -> bool:
+    """Whether a value has a hash."""
     try:
         hash(value)
     except TypeError:
@@ -48,6 +52,7 @@ def hashable(value: Any) -> bool:
 
 
 def as_float(value: Any) -> float:
+    """Return a number as a float, infinity if it is too large."""
     try:
         return float(value)
     except OverflowError:
@@ -55,7 +60,7 @@ def as_float(value: Any) -> float:
 
 
 def filled(values: NDArray, keep: NDArray[np.bool_], fill: Any) -> NDArray:
-    """Values with `fill` for those that are not kept."""
+    """Return values with `fill` in place of those that the mask `keep` does not keep."""
     if keep.all():
         return values
     if values.dtype.kind not in "biufO":
@@ -66,13 +71,13 @@ def filled(values: NDArray, keep: NDArray[np.bool_], fill: Any) -> NDArray:
 
 
 def item(values: NDArray, row: int) -> Any:
-    """A value as Python's own."""
+    """Return one value of an array as a Python object."""
     return values[row : row + 1].tolist()[0]
 
 
 def factorize(values: list[Any]) -> tuple[NDArray[np.int32], list[Any]]:
-    """(value,) codes and the distinct values, numbered by first appearance."""
-    # A lookup that numbers what it has not met, and runs in C: the costliest loop of reading a history.
+    """Return (value,) codes and the distinct values, numbered by first appearance."""
+    # The dict numbers new values itself, in C: this is the costliest loop of reading a history.
     index: defaultdict[Any, int] = defaultdict(count().__next__)
     codes = np.fromiter(map(index.__getitem__, values), np.int32, len(values))
     return codes, list(index)
@@ -82,6 +87,6 @@ _shortener = reprlib.Repr()
 _shortener.maxstring = _shortener.maxother = 60
 
 
-def short(value: Any) -> str:
-    """A value as one line of an error quotes it: prompts that serve as their own id may be pages long."""
+def quote(value: Any) -> str:
+    """Return a value's `repr` for an error, shortened: a prompt that serves as its own id may be pages long."""
     return _shortener.repr(value)

@@ -1,4 +1,4 @@
-"""The Parquet file of a history, and what is read of those of others."""
+"""Read and write the Parquet file of a history, and read the columns of other Parquet files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
-from promptdyn._columns import from_arrow, renamed
+from promptdyn._columns import from_arrow, rename_columns
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.storage import atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["POOL_SIZE_KEY", "SUCCESS_KEY", "read_parquet", "to_read", "write_parquet"]
+__all__ = ["POOL_SIZE_KEY", "SUCCESS_KEY", "columns_to_read", "read_parquet", "write_parquet"]
 
 VERSION = 2  # 2: reward_mean, reward_std
 VERSION_KEY = b"promptdyn.history.version"
@@ -25,16 +25,17 @@ POOL_SIZE_KEY = b"promptdyn.history.pool_size"
 
 
 def read_parquet(
-    path: str | Path, wanted: Callable[[list[str], set[str]], Collection[str]] | None = None
+    path: str | Path, choose: Callable[[list[str], set[str]], Collection[str]] | None = None
 ) -> tuple[list[str], dict[str, NDArray], dict[bytes, str]]:
-    """Names of a Parquet file's columns, the (row,) columns, and the file's metadata.
+    """Read a Parquet file: the names of all its columns, the columns read by name, and the file's metadata.
 
     Args:
         path: the file.
-        wanted: names of columns, and those of them that hold lists or structs -> which to read. Default: all.
+        choose: function of (names of all columns, names of those that hold lists or structs) that returns the columns
+            to read. Default: all.
 
     Raises:
-        InputError: as `RewardHistory.from_parquet`.
+        InputError: as in `RewardHistory.from_parquet`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -50,20 +51,20 @@ def read_parquet(
             if names.count(name) > 1:
                 raise InputError(f"{path}: {names.count(name)} columns {name!r}: keep one")
         nested = {name for name, kind in zip(names, schema.types, strict=True) if pa.types.is_nested(kind)}
-        read = list(names if wanted is None else wanted(names, nested))
+        read = list(names if choose is None else choose(names, nested))
         kinds = {name: schema.field(name).type for name in read}
-        # As a dictionary, each distinct text is decoded once.
+        # As a dictionary column, each distinct text is decoded only once.
         texts = [name for name in read if pa.types.is_string(kinds[name]) or pa.types.is_large_string(kinds[name])]
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             table = file.read(columns=read)
         values = {name: from_arrow(table[name]) for name in read}
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-        found = " ".join(str(error).split())
-        raise InputError(f"{path}: not a Parquet file, or damaged ({found}): write it again") from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a Parquet file, or damaged ({reason}): write it again") from None
     return names, values, {key: value.decode(errors="replace") for key, value in metadata.items()}
 
 
-def to_read(
+def columns_to_read(
     source: str,
     names: list[str],
     nested: set[str],
@@ -71,32 +72,34 @@ def to_read(
     drop: Sequence[str] = (),
     label_columns: Sequence[str] | None = None,
 ) -> list[str]:
-    """Which of a table's columns `RewardHistory.from_table` takes; `nested` ones only where they are asked for.
+    """Return the names of a table's columns that `RewardHistory.from_table` uses.
+
+    Columns of lists or structs (`nested`) hold no labels and are left out, unless they are asked for by name.
 
     Warns:
-        PromptdynWarning: of columns of lists or structs, which hold no labels.
+        PromptdynWarning: such columns were left out.
 
     Raises:
         InputError: a column is missing.
     """
-    read = list(renamed(source, names, columns, drop, label_columns).values())
+    read = list(rename_columns(source, names, columns, drop, label_columns).values())
     left_out = [name for name in read if name in nested and name not in (columns or {}).values()]
     if not left_out or label_columns is not None:
         return read
-    told = f"{source}: left out {', '.join(map(repr, left_out))}: lists and structs are no labels"
-    warnings.warn(told, PromptdynWarning, stacklevel=4)
+    message = f"{source}: left out {', '.join(map(repr, left_out))}: lists and structs are no labels"
+    warnings.warn(message, PromptdynWarning, stacklevel=4)
     return [name for name in read if name not in left_out]
 
 
-def write_parquet(path: str | Path, table: pa.Table, noted: Mapping[bytes, str]) -> None:
-    """Write a history's columns and metadata in place of a file that is there: whole, or not at all."""
+def write_parquet(path: str | Path, table: pa.Table, metadata: Mapping[bytes, str]) -> None:
+    """Write a history's columns and metadata. The file appears whole or not at all, and replaces an existing one."""
     import pyarrow.parquet as pq
 
-    # Without Arrow's own schema, whoever reads the file sees plain strings.
+    # Without Arrow's own schema in the file, other readers see plain strings.
     options = {"compression": "zstd", "store_schema": False}
     with atomic(path) as part, pq.ParquetWriter(part, table.schema, **options) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({VERSION_KEY: str(VERSION), **noted})
+        writer.add_key_value_metadata({VERSION_KEY: str(VERSION), **metadata})
 
 
 def _check_version(path: str | Path, metadata: Mapping[bytes, bytes]) -> None:

@@ -23,18 +23,18 @@ from promptdyn._columns import (
     Rows,
     as_array,
     as_columns,
-    as_error,
     check_lengths,
+    error_for,
+    error_for_no_rows,
     no_rows,
-    nothing_read,
     num_rows,
-    renamed,
-    tell_skipped,
+    rename_columns,
+    warn_skipped,
     without_repeats,
 )
 from promptdyn.errors import InputError, PromptdynWarning, check_choice
 from promptdyn.history.dense import DenseHistory, dense
-from promptdyn.history.parquet import POOL_SIZE_KEY, SUCCESS_KEY, read_parquet, to_read, write_parquet
+from promptdyn.history.parquet import POOL_SIZE_KEY, SUCCESS_KEY, columns_to_read, read_parquet, write_parquet
 from promptdyn.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ Observed = Literal["trained", "all"]
 class TableOptions(TypedDict, total=False):
     """How the columns of a table are read, see `RewardHistory.from_table`."""
 
-    place: Callable[[int], str] | None
+    row_name: Callable[[int], str] | None
     columns: Mapping[str, str] | None
     drop: Sequence[str]
     label_columns: Sequence[str] | None
@@ -107,7 +107,7 @@ class RewardHistory:
         trained: ArrayLike | None = None,
         columns: Mapping[str, ArrayLike] | None = None,
         source: str = "history",
-        place: Callable[[int], str] | None = None,
+        row_name: Callable[[int], str] | None = None,
         success: str | None = None,
         reward_mean: ArrayLike | None = None,
         reward_std: ArrayLike | None = None,
@@ -126,7 +126,7 @@ class RewardHistory:
             columns: column name -> (row,) labels. All rows of a prompt must have the same label; a missing label
                 becomes the level "(none)". Default: no columns.
             source: name of the whole in errors, such as a file name.
-            place: function that gives the name of a row in errors, from its number (counted from 0). Default:
+            row_name: function that gives the name of a row in errors, from its number (counted from 0). Default:
                 "SOURCE row NUMBER".
             success: the rule by which successes were counted. Default None: not known.
             reward_mean, reward_std: (row,) mean of the group's folded rewards, and their standard deviation of divisor
@@ -155,7 +155,7 @@ class RewardHistory:
         optional = {"trained": trained, "reward_mean": reward_mean, "reward_std": reward_std}
         own |= {name: as_array(values) for name, values in optional.items() if values is not None}
         labels = {name: as_array(values) for name, values in (columns or {}).items()}
-        history = cls._checked(own, labels, source, place, repeated, skip_bad)
+        history = cls._checked(own, labels, source, row_name, repeated, skip_bad)
         history = replace(history, success=success)
         return history if pool_size is None else history.with_pool_size(pool_size, source)
 
@@ -165,7 +165,7 @@ class RewardHistory:
         own: Mapping[str, NDArray],
         labels: Mapping[str, NDArray],
         source: str,
-        place: Callable[[int], str] | None,
+        row_name: Callable[[int], str] | None,
         repeated: Repeated,
         skip_bad: bool,
         keep_all_labels: bool = True,
@@ -178,9 +178,9 @@ class RewardHistory:
         """
         check_choice("repeated", repeated, get_args(Repeated))
         if faults and len(own["step"]) == 0:
-            raise nothing_read(source, faults)
+            raise error_for_no_rows(source, faults)
         check_lengths(source, {**own, **labels})
-        rows = Rows(place or (lambda row: f"{source} row {row}"), own["prompt_id"], own["step"])
+        rows = Rows(row_name or (lambda row: f"{source} row {row}"), own["prompt_id"], own["step"])
         steps = rows.integers("step", own["step"], least=0)
         n = rows.integers("num_rollouts", own["num_rollouts"], least=1, most=MAX_ROLLOUTS)
         k = rows.integers("num_successes", own["num_successes"], least=0)
@@ -207,7 +207,7 @@ class RewardHistory:
             checked = rows if keep_all_labels else rows.trial()
             columns[name] = checked.labels_of_prompts(name, values, typed["prompt"])
             if not keep_all_labels and checked.faults:
-                why = f" ({checked.faults[0].place}: {checked.faults[0].what})" if not left_out else ""
+                why = f" ({checked.faults[0].first_row}: {checked.faults[0].problem})" if not left_out else ""
                 left_out.append(f"{name!r}{why}")
                 del columns[name]
 
@@ -215,13 +215,13 @@ class RewardHistory:
         all_faults, num_bad, total = [*faults, *rows.faults], num_rows(faults) + bad, num_rows(faults) + len(n)
         if all_faults:
             if not skip_bad or num_bad == total:
-                raise as_error(source, all_faults, num_bad, total)
-            tell_skipped(source, all_faults, num_bad, total)
+                raise error_for(source, all_faults, num_bad, total)
+            warn_skipped(source, all_faults, num_bad, total)
         if bad:
             good = np.flatnonzero(rows.good)
             own, labels = ({name: values[good] for name, values in part.items()} for part in (own, labels))
             return cls._checked(
-                own, labels, source, lambda row: rows.place(int(good[row])), repeated, skip_bad, keep_all_labels
+                own, labels, source, lambda row: rows.row_name(int(good[row])), repeated, skip_bad, keep_all_labels
             )
         if left_out:
             warnings.warn(
@@ -251,7 +251,7 @@ class RewardHistory:
         cls,
         table: object,
         source: str = "history",
-        place: Callable[[int], str] | None = None,
+        row_name: Callable[[int], str] | None = None,
         columns: Mapping[str, str] | None = None,
         drop: Sequence[str] = (),
         label_columns: Sequence[str] | None = None,
@@ -266,7 +266,7 @@ class RewardHistory:
                 that can be read as Arrow. It holds `step`, `prompt_id`, `num_successes`, `num_rollouts`, optionally
                 `trained`, `reward_mean` and `reward_std`; other columns may hold labels. See `from_columns`.
             source: name of the whole in errors.
-            place: function that gives the name of a row in errors, from its number (counted from 0).
+            row_name: function that gives the name of a row in errors, from its number (counted from 0).
             columns: a history's name of a column -> the table's name, where they differ, as in
                 {"step": "global_step"}.
             drop: columns to leave out, by the table's names.
@@ -279,10 +279,10 @@ class RewardHistory:
             InputError: `table` is no table, a column is missing, or as in `from_columns`.
         """
         table = as_columns(source, table)
-        names = renamed(source, list(table), columns, drop, label_columns)
+        names = rename_columns(source, list(table), columns, drop, label_columns)
         arrays = {name: as_array(table[name_there]) for name, name_there in names.items()}
         own = {name: arrays.pop(name) for name in OWN if name in arrays}
-        return cls._checked(own, arrays, source, place, repeated, skip_bad, label_columns is not None, faults)
+        return cls._checked(own, arrays, source, row_name, repeated, skip_bad, label_columns is not None, faults)
 
     @classmethod
     def from_records(
@@ -311,7 +311,7 @@ class RewardHistory:
         """
         columns, drop, label_columns = options.get("columns"), options.pop("drop", ()), options.get("label_columns")
         _, table, metadata = read_parquet(
-            path, lambda names, nested: to_read(str(path), names, nested, columns, drop, label_columns)
+            path, lambda names, nested: columns_to_read(str(path), names, nested, columns, drop, label_columns)
         )
         return cls.from_table(table, source=str(path), **options).with_metadata(metadata, str(path))
 

@@ -142,8 +142,8 @@ class Dynamics(ABC):
 
     Attributes:
         name: name of the model in texts and files.
-        cluster: column(s) of the history whose labels are the pool's clusters, or "auto" (`Prompts.kinds`). Default
-            None: one cluster.
+        cluster: column(s) of the history whose labels are the pool's clusters, or "auto" (`Prompts.auto_columns`).
+            Default None: one cluster.
         fitted_by: method that `fit` uses by default; "em" if left out.
         empirical_bayes: True if `m_step` maximizes the likelihood of some sites with the others summed out, so that EM
             need not raise the log joint. Default False.
@@ -249,7 +249,7 @@ def cluster_of(model: DynamicsLike) -> Columns | None:
 def for_pool(model: Declared, prompts: Prompts) -> Declared:
     """Return the model with a `cluster` of "auto" replaced by the names of the pool's columns."""
     cluster = cluster_of(model)
-    named = prompts.named(cluster)
+    named = prompts.resolve(cluster)
     return model if named == cluster else cast(Declared, replace(cast(Any, model), cluster=named))
 
 

@@ -1,4 +1,4 @@
-"""What sits inside a training process: forecasters, the filter, online models, chains of a fit. NumPy only."""
+"""Forecast inside a training process: the online filter, models that learn online, chains of a fit. NumPy only."""
 
 from promptdyn.online.beta import BetaForecasts, DiscountedBeta
 from promptdyn.online.chain import FrozenChain

@@ -1,7 +1,7 @@
-"""The online filter: a pool of prompts, absorbed one training step at a time. NumPy only.
+"""The online filter: beliefs about a pool of prompts, updated one training step at a time. NumPy only.
 
-`OnlineFilter` knows prompts by their ids, checks what it is given and keeps state; the mathematics is the
-`OnlineModel`'s. It sits inside other people's training processes and imports neither JAX nor torch.
+`OnlineFilter` knows prompts by their ids, checks its input and keeps the state; the `OnlineModel` does the mathematics.
+It runs inside other people's training processes and imports neither JAX nor torch.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 __all__ = ["OnlineFilter", "fresh_state"]
 
-# Rollouts that the forecasts of a loaded state are tried at, and how far they may be from probabilities.
+# A loaded state is checked by its forecasts for so many rollouts, which may be so far from probabilities.
 TRIED, TOLERANCE = 8, 1e-4
 
 
 class OnlineFilter:
-    """Belief about every prompt of a pool, one training step ahead.
+    """Beliefs about every prompt of a pool, one training step ahead.
 
     Args:
-        model: what filters. Most people call its `online`, or that of a fit.
-        prompts: the pool, with the columns that the model goes by; where it goes by none, (prompt,) ids will do. Their
-            order is the order of every (prompt, ...) result.
+        model: the model that filters. Usually one calls `online` of the model, or of a fit, instead.
+        prompts: the pool, with the columns that the model uses; if it uses none, (prompt,) ids will do. Their order is
+            the order of every (prompt, ...) result.
 
     Raises:
-        InputError: an empty pool, an id twice, a column that is missing or cannot be used, or a label that the model
-            does not know.
+        InputError: an empty pool, an id that appears twice, a column that is missing or cannot be used, or a label that
+            the model does not know.
     """
 
     def __init__(self, model: OnlineModel, prompts: Prompts | Ids) -> None:
@@ -53,36 +53,36 @@ class OnlineFilter:
             raise InputError("the pool is empty: give at least one prompt id")
         self.model = model.for_pool(prompts)
         self.steps = 0
-        """Training steps absorbed so far."""
+        """Number of training steps absorbed so far."""
         self._row: dict[str, int] = {}
         self._ids: list[str] = []
         self._clusters: list[str | None] = []
         labels = self._labels(prompts)
-        self._enter(self._new(prompts), labels)
+        self._enter(self._new_rows(prompts), labels)
         self._state = fresh_state(self.model, self._ids, self._clusters, self._features(prompts))
 
     def _clustered_by(self) -> tuple[str, Columns | None]:
-        """The model that asks for clusters, and the column(s) whose labels they are."""
+        """Return the name of the model that uses clusters, and the column(s) whose labels they are."""
         return self.model.name, self.model.cluster
 
     def _labels(self, prompts: Prompts) -> list[str | None]:
-        """(prompt,) labels of the columns that the model goes by, None where it goes by none."""
+        """Return (prompt,) labels of the columns that the model uses; None for each if it uses none."""
         name, columns = self._clustered_by()
         if columns is None:
             return [None] * len(prompts)
-        with _told(name, f"cluster={columns!r}"):
+        with _named_setting(name, f"cluster={columns!r}"):
             return list(prompts.labels(columns))
 
     def _features(self, prompts: Prompts) -> NDArray[np.float32] | None:
-        """(prompt feature) of the columns that the model reads, None where it reads none."""
+        """Return (prompt feature) features of the columns that the model uses; None if it uses none."""
         columns = self.model.features
         if columns is None:
             return None
-        with _told(self.model.name, f"features={columns!r}"):
+        with _named_setting(self.model.name, f"features={columns!r}"):
             return prompts.features(columns)
 
-    def _new(self, prompts: Prompts) -> dict[str, int]:
-        """Rows of prompts that join the pool; InputError names one that is in it."""
+    def _new_rows(self, prompts: Prompts) -> dict[str, int]:
+        """Return the rows of prompts that join the pool; raises InputError if one is in it already."""
         rows = dict(zip(prompts.ids, itertools.count(len(self._row)), strict=False))
         if not rows.keys().isdisjoint(self._row):
             twice = next(prompt_id for prompt_id in rows if prompt_id in self._row)
@@ -90,13 +90,14 @@ class OnlineFilter:
         return rows
 
     def _enter(self, rows: dict[str, int], labels: list[str | None]) -> None:
-        """Let new prompts join."""
+        """Add new prompts to the pool's ids and labels."""
         self._row.update(rows)
         self._ids += rows
         self._clusters += labels
 
     @property
     def num_prompts(self) -> int:
+        """Number of prompts."""
         return len(self._row)
 
     @property
@@ -105,11 +106,15 @@ class OnlineFilter:
         return list(self._ids)
 
     def ids(self, rows: NDArray[np.intp]) -> list[str]:
-        """Ids of the given rows."""
+        """Return the ids of prompts by their rows."""
         return [self._ids[row] for row in rows]
 
     def rows(self, prompt_ids: Ids, distinct: bool = False) -> NDArray[np.intp]:
-        """Row of each id; InputError names the first id that is not in the pool or, if `distinct`, given twice."""
+        """Return the row of each id.
+
+        Raises:
+            InputError: an id is not in the pool or, if `distinct`, appears twice.
+        """
         try:
             rows = np.fromiter((self._row[str(prompt_id)] for prompt_id in prompt_ids), np.intp, len(prompt_ids))
         except KeyError as error:
@@ -123,68 +128,72 @@ class OnlineFilter:
         return rows
 
     def add(self, prompts: Prompts | Ids) -> None:
-        """Let new prompts join the pool, at their initial belief.
+        """Add new prompts to the pool, at their initial beliefs.
 
         Raises:
-            InputError: as the constructor; or features of columns are asked for, which are measured over a whole pool.
+            InputError: as in the constructor; or the model uses features of columns, which need the whole pool.
         """
         prompts = Prompts.of(prompts)
-        self._check_measured(whole=False)
-        rows, labels, features = self._new(prompts), self._labels(prompts), self._features(prompts)
-        self._state = self._grown(self._state, [*self._ids, *rows], [*self._clusters, *labels], features)
+        self._check_features(whole=False)
+        rows, labels, features = self._new_rows(prompts), self._labels(prompts), self._features(prompts)
+        self._state = self._extended(self._state, [*self._ids, *rows], [*self._clusters, *labels], features)
         self._enter(rows, labels)
 
-    def _check_measured(self, whole: bool) -> None:
-        """Raise InputError where features cannot be told of a part of the pool."""
+    def _check_features(self, whole: bool) -> None:
+        """Raise InputError if the model's features cannot be computed for a part of the pool."""
         if not whole and self.model.features not in (None, POLICY, (POLICY,)):
             raise InputError(
                 f"model {self.model.name!r}: features={self.model.features!r} have mean 0 and variance 1 over a whole "
-                "pool, which a part of it cannot tell: make a new filter of all prompts"
+                "pool, and cannot be computed for a part of it: make a new filter of all prompts"
             )
 
-    def _grown(self, state: Any, ids: list[str], labels: list[str | None], joining: NDArray[np.float32] | None) -> Any:
-        """A state with room for more prompts, the last of `ids`, at their initial belief.
+    def _extended(
+        self, state: Any, ids: list[str], labels: list[str | None], new_features: NDArray[np.float32] | None
+    ) -> Any:
+        """Return a state of more prompts, the new ones at their initial beliefs.
 
         Args:
-            state: of the first of the prompts.
-            ids, labels: of all.
-            joining: features of those that come anew.
+            state: state of the first prompts.
+            ids, labels: ids and labels of all prompts.
+            new_features: features of the new prompts; None if the model uses none.
         """
-        features = None if joining is None else np.concatenate([state.features.T, self._as_many(joining)])
+        features = None if new_features is None else np.concatenate([state.features.T, self._same_number(new_features)])
         fresh = fresh_state(self.model, ids, labels, features)
-        return extended(state, fresh)  # those here already, and their clusters, come first
+        return extended(state, fresh)  # earlier prompts, and their clusters, come first
 
     def refresh(self, prompts: Prompts) -> None:
-        """Read the features of prompts anew; what was learned of features stays.
+        """Replace the features of prompts. What the model has learned about features stays.
 
         Args:
-            prompts: of the pool, some or all, with the columns that the model reads; others keep their features.
+            prompts: some or all prompts of the pool, with the columns that the model uses. The others keep their
+                features.
 
         Raises:
-            InputError: a model that reads no features, an id that is not in the pool, another number of features than
-                before; or as `add`.
+            InputError: a model that uses no features, an id that is not in the pool, another number of features than
+                before, or as in `add`.
         """
         if self.model.features is None:
             raise InputError(f"model {self.model.name!r} reads no features: there are none to refresh")
         rows = self.rows(prompts.ids)
-        self._check_measured(whole=len(rows) == self.num_prompts)
-        given = self._features(prompts)
-        assert given is not None
+        self._check_features(whole=len(rows) == self.num_prompts)
+        new_features = self._features(prompts)
+        assert new_features is not None
         features = self._state.features.T.copy()
-        features[rows] = self._as_many(given)
+        features[rows] = self._same_number(new_features)
         fresh = fresh_state(self.model, self._ids, self._clusters, features)
         for name in self.model.shared:
             getattr(fresh, name)[:] = getattr(self._state, name)
         self._state = fresh
 
-    def _as_many(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        there = len(self._state.features)
-        if features.shape[1] != there:
-            raise InputError(f"{features.shape[1]} features a prompt, where the pool has {there}: give as many")
+    def _same_number(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return features, or raise InputError if there are not as many as the pool has."""
+        needed = len(self._state.features)
+        if features.shape[1] != needed:
+            raise InputError(f"{features.shape[1]} features per prompt, where the pool has {needed}: give as many")
         return features
 
     def reset(self) -> None:
-        """Go back to before the first step, with all prompts of the pool as it is now."""
+        """Go back to the state before the first step, with all prompts that the pool has now."""
         features = None if self.model.features is None else self._state.features.T
         self._state = fresh_state(self.model, self._ids, self._clusters, features)
         self.steps = 0
@@ -199,20 +208,20 @@ class OnlineFilter:
         """Absorb one training step and move to the next.
 
         Args:
-            prompt_ids: (group,) ids rolled out in this step, each once; the empty list where none was.
-            num_successes: (group,) k, successes.
-            num_rollouts: (group,) or one number; n >= 1 rollouts.
-            trained: (group,) or one flag: whether the group fed the gradient. Default True.
+            prompt_ids: (group,) ids of the prompts rolled out in this step, each once; an empty list if none was.
+            num_successes: (group,) k.
+            num_rollouts: (group,) n >= 1, or one number for all.
+            trained: (group,) whether the group fed the gradient, or one value for all. Default True.
 
         Raises:
-            InputError: unknown or repeated id, k outside [0, n], n < 1; nothing is absorbed then.
+            InputError: an unknown or repeated id, k outside [0, n], or n < 1. Nothing is absorbed then.
         """
         rows = self.rows(prompt_ids, distinct=True)
         successes, rollouts, flags = self._checked(rows, num_successes, num_rollouts, trained)
         self._absorb(rows, successes, rollouts, flags)
 
     def _absorb(self, *step: NDArray) -> None:
-        """A step's rows, successes, rollouts and flags, which are checked."""
+        """Absorb a step's checked rows, successes, rollouts and flags."""
         self._state = self.model.step(self._state, *step)
         self.steps += 1
 
@@ -223,21 +232,23 @@ class OnlineFilter:
         num_rollouts: ArrayLike,
         trained: ArrayLike,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Return (group,) successes, rollouts and flags, or raise InputError."""
+
         def column(name: str, values: ArrayLike, kinds: str, words: str) -> NDArray:
-            given = np.asarray(values)
-            if given.ndim > 1 or (given.ndim == 1 and len(given) != len(rows)):
-                raise InputError(f"step {self.steps}: {name} has shape {given.shape} for {len(rows)} prompts")
-            if given.dtype.kind not in kinds and given.size:
-                raise InputError(f"step {self.steps}: {name} of type {given.dtype} are not {words}")
-            return np.broadcast_to(given, rows.shape)
+            array = np.asarray(values)
+            if array.ndim > 1 or (array.ndim == 1 and len(array) != len(rows)):
+                raise InputError(f"step {self.steps}: {name} has shape {array.shape} for {len(rows)} prompts")
+            if array.dtype.kind not in kinds and array.size:
+                raise InputError(f"step {self.steps}: {name} of type {array.dtype} are not {words}")
+            return np.broadcast_to(array, rows.shape)
 
         def whole(name: str, values: ArrayLike) -> NDArray[np.int64]:
-            given = column(name, values, "iuf", "whole numbers")
-            for i in np.flatnonzero(~(np.isfinite(given) & (given == np.round(given))))[:1]:
+            array = column(name, values, "iuf", "whole numbers")
+            for i in np.flatnonzero(~(np.isfinite(array) & (array == np.round(array))))[:1]:
                 raise InputError(
-                    f"step {self.steps}: {name}={given[i]} of prompt {self._ids[rows[i]]!r} is not a whole number"
+                    f"step {self.steps}: {name}={array[i]} of prompt {self._ids[rows[i]]!r} is not a whole number"
                 )
-            return given.astype(np.int64)
+            return array.astype(np.int64)
 
         successes, rollouts = whole("num_successes", num_successes), whole("num_rollouts", num_rollouts)
         for i in np.flatnonzero((rollouts < 1) | (successes < 0) | (successes > rollouts))[:1]:
@@ -249,21 +260,24 @@ class OnlineFilter:
 
     @property
     def belief(self) -> NDArray[np.float64]:
-        """(prompt state) P(z_{t+1} | y_{0:t})."""
+        """(prompt state) beliefs P(z_{t+1} | y_{0:t})."""
         return self.model.belief(self._state).T
 
-    def _at(self, rows: NDArray[np.intp] | slice) -> Any:
+    def _select(self, rows: NDArray[np.intp] | slice) -> Any:
+        """Return the state of some prompts."""
         fields = self._state._asdict()
         for name in fields.keys() - set(self.model.shared):
             fields[name] = fields[name][..., rows]
         return type(self._state)(**fields)
 
     def outcome(self, num_rollouts: int | NDArray, rows: NDArray[np.intp] | slice = slice(None)) -> NDArray[np.float64]:
-        """(prompt outcome) forecast chances that none, some, all of `num_rollouts` rollouts succeed next step.
+        """Return (prompt outcome) forecast chances that none, some and all rollouts succeed at the next step.
 
-        `num_rollouts` is one number or one per prompt; `rows` asks for some prompts only.
+        Args:
+            num_rollouts: n, one number or one per prompt.
+            rows: rows of the prompts to forecast; default all.
         """
-        return self.model.outcome(self._at(rows), num_rollouts).T
+        return self.model.outcome(self._select(rows), num_rollouts).T
 
     def informative(
         self,
@@ -271,23 +285,26 @@ class OnlineFilter:
         rng: np.random.Generator | None = None,
         rows: NDArray[np.intp] | slice = slice(None),
     ) -> NDArray[np.float64]:
-        """(prompt,) forecast P(0 < k < n) at the next step; given `rng`, at one posterior draw per prompt.
+        """Return (prompt,) forecasts P(0 < k < n) at the next step.
 
-        `num_rollouts` is one number or one per prompt; `rows` asks for some prompts only.
+        Args:
+            num_rollouts: n, one number or one per prompt; default 8.
+            rng: if given, forecasts are made at one posterior draw per prompt.
+            rows: rows of the prompts to forecast; default all.
         """
-        return self.model.informative(self._at(rows), num_rollouts, rng)
+        return self.model.informative(self._select(rows), num_rollouts, rng)
 
     def success_rate(self, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-        """(prompt,) forecast success rate at the next step; given `rng`, one posterior draw per prompt."""
+        """Return (prompt,) forecast success rates at the next step; with `rng`, one posterior draw per prompt."""
         return self.model.success_rate(self._state, rng)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by the state's arrays."""
+        """Size of the state's arrays in bytes."""
         return sum(field.nbytes for field in self._state)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue: JSON-able values, and arrays under "arrays"."""
+        """Return everything needed to continue: JSON-able values, and the arrays under "arrays"."""
         return {
             "model": self.model.describe(),
             "steps": self.steps,
@@ -301,13 +318,13 @@ class OnlineFilter:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state.
 
-        Prompts go by their ids. They come in the state's order, so that choices are those of a run that never stopped;
-        prompts that only the state has are taken from it, and those that it has not come last, at their initial belief.
-        A warning says where the state has other cluster labels than this filter: those of the state stay.
+        Prompts are matched by id. The state's prompts come first, in its order, so that choices are those of a run that
+        never stopped; prompts that the filter lacks join it. Prompts that the state lacks come last, at their initial
+        beliefs. If cluster labels differ, a warning tells so, and the state's labels stay.
 
         Raises:
-            InputError: the state is of another model, has none of this filter's prompts, or is not whole; the filter
-                is as it was then.
+            InputError: the state is of another model, has none of the filter's prompts, or is damaged. The filter is
+                left unchanged.
         """
         missing = [part for part in ("model", "steps", "prompt_ids", "clusters", "arrays") if part not in state]
         if missing:
@@ -318,28 +335,28 @@ class OnlineFilter:
             raise InputError("the state's prompt_ids or clusters are no lists: it is not whole, start without it")
         if not all(isinstance(prompt_id, str) for prompt_id in state["prompt_ids"]):
             raise InputError("the state's prompt_ids are not all texts: it is not whole, start without it")
-        saved = list(state["prompt_ids"])
-        place = {prompt_id: row for row, prompt_id in enumerate(saved)}
-        if len(place) < len(saved):
-            twice = next(prompt_id for row, prompt_id in enumerate(saved) if place[prompt_id] != row)
+        saved_ids = list(state["prompt_ids"])
+        row_there = {prompt_id: row for row, prompt_id in enumerate(saved_ids)}
+        if len(row_there) < len(saved_ids):
+            twice = next(prompt_id for row, prompt_id in enumerate(saved_ids) if row_there[prompt_id] != row)
             raise InputError(f"the state has prompt {twice!r} twice: it is not whole, start without it")
-        if place.keys().isdisjoint(self._row):
+        if row_there.keys().isdisjoint(self._row):
             raise InputError(
-                f"the state was saved for another pool: none of its {len(saved)} prompts, such as {saved[0]!r}, is "
-                f"among this one's {self.num_prompts}, such as {self._ids[0]!r}"
-                if saved
-                else "the state has no prompts: it is not whole, start without it"
+                "the state has no prompts: it is not whole, start without it"
+                if not saved_ids
+                else f"the state was saved for another pool: none of its {len(saved_ids)} prompts, such as "
+                f"{saved_ids[0]!r}, is among this one's {self.num_prompts}, such as {self._ids[0]!r}"
             )
         clusters = list(state["clusters"])
-        if len(clusters) != len(saved):
-            raise InputError(f"the state has {len(clusters)} clusters for {len(saved)} prompts: start without it")
-        given = None
+        if len(clusters) != len(saved_ids):
+            raise InputError(f"the state has {len(clusters)} clusters for {len(saved_ids)} prompts: start without it")
+        saved_features = None
         if self.model.features is not None:
             features = state["arrays"].get("features")
-            if features is None or features.shape != (len(self._state.features), len(saved)):
+            if features is None or features.shape != (len(self._state.features), len(saved_ids)):
                 raise InputError("the state's 'features' are not one column per prompt: start without it")
-            given = as_features(features.T, saved)
-        fresh = fresh_state(self.model, saved, clusters, given)
+            saved_features = as_features(features.T, saved_ids)
+        fresh = fresh_state(self.model, saved_ids, clusters, saved_features)
         loaded = restored(fresh, state["arrays"], self.model.derived)
         for name, array in loaded._asdict().items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -352,36 +369,36 @@ class OnlineFilter:
         steps = state["steps"]
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
             raise InputError(f"the state has steps={steps!r}, which is no whole number: start without it")
-        joining = [row for prompt_id, row in self._row.items() if prompt_id not in place]
-        ids = saved + [self._ids[row] for row in joining]
+        joining = [row for prompt_id, row in self._row.items() if prompt_id not in row_there]
+        ids = saved_ids + [self._ids[row] for row in joining]
         labels = clusters + [self._clusters[row] for row in joining]
         if joining:
-            given = None if given is None else self._state.features[:, joining].T
-            loaded = self._grown(loaded, ids, labels, given)
-        self._warn_of_labels(place, clusters)
+            saved_features = None if saved_features is None else self._state.features[:, joining].T
+            loaded = self._extended(loaded, ids, labels, saved_features)
+        self._warn_of_labels(row_there, clusters)
         self._ids, self._clusters = ids, labels
         self._row = {prompt_id: row for row, prompt_id in enumerate(self._ids)}
         self._state = loaded
         self.steps = steps
 
-    def _warn_of_labels(self, place: Mapping[str, int], clusters: Sequence[str | None]) -> None:
-        """Say where prompts have other labels here than in a state that has them at `place`."""
-        mine = {
+    def _warn_of_labels(self, row_there: Mapping[str, int], clusters: Sequence[str | None]) -> None:
+        """Warn if prompts have other labels here than in a state, whose rows are `row_there`."""
+        own_labels = {
             prompt_id: label for prompt_id, label in zip(self._ids, self._clusters, strict=True) if label is not None
         }
-        differ = [i for i in mine if i in place and mine[i] != clusters[place[i]]]
+        differ = [i for i in own_labels if i in row_there and own_labels[i] != clusters[row_there[i]]]
         if differ:
             warnings.warn(
                 f"{len(differ)} prompts had another cluster label when the state was saved, such as {differ[0]!r}: "
-                f"{clusters[place[differ[0]]]!r}, now {mine[differ[0]]!r}; the labels of then stay",
+                f"{clusters[row_there[differ[0]]]!r}, now {own_labels[differ[0]]!r}; the saved labels stay",
                 PromptdynWarning,
                 stacklevel=4,
             )
 
 
 @contextmanager
-def _told(name: str, setting: str) -> Iterator[None]:
-    """Say of what prompts cannot tell which setting of which model wants to know."""
+def _named_setting(name: str, setting: str) -> Iterator[None]:
+    """Put the model's name and setting in front of an InputError that its columns raise."""
     try:
         yield
     except InputError as error:
@@ -391,17 +408,17 @@ def _told(name: str, setting: str) -> Iterator[None]:
 def fresh_state(
     model: OnlineModel, ids: Sequence[str], labels: Sequence[str | None], features: NDArray[np.float32] | None
 ) -> Any:
-    """A model's state of a pool at its start.
+    """Return a model's initial state of a pool.
 
     Args:
-        model: whose clusters the labels are; a model without clusters asks for none.
-        ids: (prompt,) for messages.
-        labels: (prompt,) of the clusters, None where a prompt has none.
-        features: (prompt feature); None where the model reads none.
+        model: the model; if it has no clusters, labels are not used.
+        ids: (prompt,) ids, for messages.
+        labels: (prompt,) cluster labels, None for a prompt without one.
+        features: (prompt feature); None if the model uses none.
 
     Raises:
-        InputError: the model has clusters and a prompt has no label, or one that the model does not know; or the state
-            is not what the model declares.
+        InputError: the model has clusters and a prompt has no label, or an unknown one; or the state's fields do not
+            have the axes that the model declares.
     """
     if model.cluster is None:
         pool = Pool.of_one_cluster(len(ids), features)

@@ -1,4 +1,4 @@
-"""What forecasts a pool of prompts, whatever it is made of."""
+"""The interface of everything that forecasts a pool of prompts."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["Forecaster"]
 
 @runtime_checkable
 class Forecaster(Protocol):
-    """An `OnlineModel`, a `Fit`, a `Refitted`, or whatever else has these. A program becomes one by `promptdyn.fit`."""
+    """An `OnlineModel`, a `Fit`, a `Refitted`, or any object with these members. `fit` turns a program into one."""
 
     @property
     def name(self) -> str:
-        """What it is called in texts."""
+        """Name in texts."""
 
     @property
     def cluster(self) -> Columns | None:
-        """Column(s) of the pool whose labels it asks for; None for none."""
+        """Column(s) of the pool whose labels it needs; None if it needs none."""
 
     @property
     def features(self) -> Columns | None:
-        """Column(s) of the pool that it reads features from; None for none."""
+        """Column(s) of the pool from which it takes features; None if it takes none."""
 
     def online(self, prompts: Prompts | Sequence[str]) -> OnlineFilter:
-        """Start filtering a pool; InputError where the pool has not the columns."""
+        """Start to filter a pool; raises InputError if the pool lacks the columns."""

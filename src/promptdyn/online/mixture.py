@@ -1,4 +1,4 @@
-"""Several frozen chains at once, such as those of posterior draws: forecasts that know how unsure they are."""
+"""The exact filter of a mixture of chains, such as the posterior draws of a fit."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ __all__ = ["FrozenMixture", "MixtureState"]
 
 
 class MixtureState(NamedTuple):
+    """What `FrozenMixture` keeps of each prompt."""
+
     belief: NDArray[np.float64]  # (chain state prompt) P(z_{t+1} | y_{0:t}) in each chain
     weight: NDArray[np.float64]  # (chain prompt) P(chain | y_{0:t}), from the prompt's own counts
     cluster: NDArray[np.int32]  # (prompt,) codes
 
 
 class FrozenMixture(OnlineModel[MixtureState]):
-    """The exact filter of a mixture of chains, each as likely at first: every prompt weighs them by its own counts.
+    """The exact filter of a mixture of chains that are equally likely at first. Each prompt weighs them by its counts.
 
-    With draws of p(parameters | history) as chains, a forecast is the posterior predictive given the history fitted on
-    and what the prompt has shown since.
+    If the chains are draws of p(parameters | history), a forecast is the posterior predictive, given the history of the
+    fit and the counts that the prompt has shown since.
 
     Args:
-        chains: of the same states, exposures and clusters.
-        identity: JSON-able, what tells this mixture from others.
+        chains: chains with the same states, exposures and clusters.
+        identity: JSON-able facts that tell this mixture from others. Default: the name.
     """
 
     def __init__(self, chains: Sequence[FrozenChain], identity: Mapping[str, Any] | None = None) -> None:
@@ -38,11 +40,11 @@ class FrozenMixture(OnlineModel[MixtureState]):
         self._identity = dict(identity or {"name": self.name})
 
     def describe(self) -> dict[str, Any]:
-        """The identity given."""
+        """Return the mixture's identity."""
         return dict(self._identity)
 
     def init(self, pool: Pool) -> MixtureState:
-        """Fresh prompts; InputError names a label that the chains do not know."""
+        """Return the pool's initial state; raises InputError if the chains do not know a label."""
         states = [chain.init(pool) for chain in self.chains]
         weight = np.full((len(states), pool.num_prompts), 1.0 / len(states))
         return MixtureState(np.stack([state.belief for state in states]), weight, states[0].cluster)
@@ -55,7 +57,7 @@ class FrozenMixture(OnlineModel[MixtureState]):
         num_rollouts: NDArray,
         trained: NDArray[np.bool_],
     ) -> MixtureState:
-        """Condition every chain and its weight, and move every prompt one step, in place."""
+        """Condition every chain and its weight on the counts, then move every prompt one step, in place."""
         counts = (rows, num_successes, num_rollouts, trained)
         evidence = np.stack([chain.absorb(part, *counts) for chain, part in self._parts(state)])
         weight = state.weight[:, rows] * np.exp(evidence - evidence.max(axis=0))
@@ -63,36 +65,36 @@ class FrozenMixture(OnlineModel[MixtureState]):
         return state
 
     def _parts(self, state: MixtureState) -> list[tuple[FrozenChain, FrozenState]]:
-        """Each chain with its own state, a view."""
+        """Return each chain with its own state, which is a view."""
         return [
             (chain, FrozenState(belief, state.cluster)) for chain, belief in zip(self.chains, state.belief, strict=True)
         ]
 
     def belief(self, state: MixtureState) -> NDArray[np.float64]:
-        """(state prompt), mixed."""
+        """Return (state prompt) beliefs, averaged over chains."""
         return np.einsum("cp,csp->sp", state.weight, state.belief)
 
     def outcome(self, state: MixtureState, num_rollouts: int | NDArray) -> NDArray[np.float64]:
-        """(outcome prompt) forecast chances of none, some, all."""
+        """Return (outcome prompt) forecast chances that none, some and all rollouts succeed."""
         each = [chain.outcome(part, num_rollouts) for chain, part in self._parts(state)]
         return np.einsum("cp,cop->op", state.weight, np.stack(each))
 
     def informative(
         self, state: MixtureState, num_rollouts: int | NDArray, rng: np.random.Generator | None = None
     ) -> NDArray[np.float64]:
-        """(prompt,) forecast P(0 < k < n); given `rng`, at a chain and a state drawn per prompt."""
+        """Return (prompt,) forecasts P(0 < k < n); with `rng`, at a chain and a state drawn for each prompt."""
         each = np.stack([chain.informative(part, num_rollouts, rng) for chain, part in self._parts(state)])
         return _mixed(each, state.weight, rng)
 
     def success_rate(self, state: MixtureState, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-        """(prompt,) forecast success rate; given `rng`, at a chain and a state drawn per prompt."""
+        """Return (prompt,) forecast success rates; with `rng`, at a chain and a state drawn for each prompt."""
         each = np.stack([chain.success_rate(part, rng) for chain, part in self._parts(state)])
         return _mixed(each, state.weight, rng)
 
 
-def _mixed(each: NDArray, weight: NDArray, rng: np.random.Generator | None) -> NDArray[np.float64]:
-    """(prompt,) of (chain prompt): the mean, or one chain's drawn by the weights."""
+def _mixed(values: NDArray, weight: NDArray, rng: np.random.Generator | None) -> NDArray[np.float64]:
+    """Reduce (chain prompt) values to (prompt,): their weighted mean, or with `rng` the values of drawn chains."""
     if rng is None:
-        return np.einsum("cp,cp->p", weight, each)
-    above = rng.random(weight.shape[1]) > np.cumsum(weight, axis=0)[:-1]
-    return np.take_along_axis(each, above.sum(axis=0)[None], axis=0)[0]
+        return np.einsum("cp,cp->p", weight, values)
+    is_above = rng.random(weight.shape[1]) > np.cumsum(weight, axis=0)[:-1]
+    return np.take_along_axis(values, is_above.sum(axis=0)[None], axis=0)[0]

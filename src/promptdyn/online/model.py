@@ -1,6 +1,6 @@
-"""The base class of whatever filters a pool of prompts live. Knows nothing of fitting.
+"""The base class of models that filter a pool of prompts live. This module knows nothing of fitting.
 
-An *outcome* is one of three kinds of rollout group: none succeeded, some did (informative: 0 < k < n), all did.
+An *outcome* of a rollout group is one of three: none succeeded, some did (informative: 0 < k < n), or all did.
 """
 
 from __future__ import annotations
@@ -24,29 +24,30 @@ State = TypeVar("State")
 
 
 class OnlineModel(ABC, Generic[State]):
-    """A recursion over training steps for a pool of prompts: `init` makes a state, `step` moves it, others read it.
+    """A recursion over training steps for a pool of prompts.
 
-    A state is a NamedTuple of arrays whose last axis is `prompt`; `step` may update it in place, so whatever
-    the other methods return are arrays of its own. Beliefs are always about the *next* step, P(z_{t+1} | y_{0:t}).
+    `init` makes a state, `step` moves it to the next training step, and the other methods read it. A state is a
+    NamedTuple of arrays whose last axis is `prompt`. `step` may update it in place, so the other methods return new
+    arrays. Beliefs are always about the *next* step, P(z_{t+1} | y_{0:t}).
 
         @dataclass(frozen=True)
         class Mine(OnlineModel):
             decay: float = 0.9  # settings are fields
 
-            name = "mine"  # the rest of what the base class declares, where it differs
+            name = "mine"  # and other attributes, where they differ from their defaults
 
-    For type checkers it may inherit from `OnlineModel[MyState]`.
+    For type checkers a subclass may inherit from `OnlineModel[MyState]`.
 
     Attributes:
-        name: what the model is called in texts and files.
-        cluster: column(s) whose labels are the pool's clusters, or "auto" (`Prompts.kinds`). Default None: one cluster,
-            labels are not asked for.
-        features: column(s) that the pool's features come from. Default None: the model reads none. The state of one
-            that does has a field `features`, (feature prompt).
-        shared: fields of the state whose last axis is not `prompt` but `cluster`, or another that does not grow with
-            the number of prompts.
-        derived: fields of the state that follow from its features, and are therefore not saved.
-        at_mean: True where forecasts are those at the mean of the parameters, to which draws need not average.
+        name: name of the model in texts and files.
+        cluster: column(s) whose labels are the pool's clusters, or "auto" (`Prompts.auto_columns`). Default None: one
+            cluster, and no labels are needed.
+        features: column(s) from which the pool's features are made. Default None: the model uses none. The state of a
+            model that does has a field `features`, (feature prompt).
+        shared: names of the state's fields whose last axis is not `prompt` but `cluster`, or another axis that does not
+            grow with the number of prompts.
+        derived: names of the state's fields that can be computed from its features, and are therefore not saved.
+        at_mean: True if forecasts are computed at the mean of the parameters, so that draws need not average to them.
     """
 
     name: str
@@ -57,19 +58,19 @@ class OnlineModel(ABC, Generic[State]):
     at_mean: ClassVar[bool] = False
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able name and settings: a saved state is only loaded back into an equal model."""
+        """Return JSON-able name and settings. A saved state loads only into a model with the same ones."""
         return describe(self)
 
     def for_pool(self, prompts: Prompts) -> Self:
-        """The model for a pool: the same, or, where `cluster` is "auto", one that names the pool's own columns."""
-        cluster = prompts.named(self.cluster)
+        """Return the model with a `cluster` of "auto" replaced by the names of the pool's columns."""
+        cluster = prompts.resolve(self.cluster)
         return self if cluster == self.cluster else replace(cast(Any, self), cluster=cluster)
 
     def online(self, prompts: Prompts | Ids) -> OnlineFilter:
-        """Start filtering a pool.
+        """Start to filter a pool.
 
         Args:
-            prompts: the pool, with the columns that `cluster` and `features` name; where they name none, (prompt,) ids
+            prompts: the pool, with the columns that `cluster` and `features` name. If they name none, (prompt,) ids
                 will do.
 
         Raises:
@@ -79,7 +80,7 @@ class OnlineModel(ABC, Generic[State]):
 
     @abstractmethod
     def init(self, pool: Pool) -> State:
-        """State of a pool of fresh prompts; that of a longer pool begins alike."""
+        """Return the initial state of a pool. The state of a longer pool must begin with that of a shorter one."""
 
     @abstractmethod
     def step(
@@ -90,20 +91,28 @@ class OnlineModel(ABC, Generic[State]):
         num_rollouts: NDArray,
         trained: NDArray[np.bool_],
     ) -> State:
-        """Absorb one training step's counts for the prompts `rows` and move every prompt to the next step."""
+        """Condition the prompts `rows` on one training step's counts, and move every prompt to the next step.
+
+        Args:
+            state: the state before the step.
+            rows: (group,) index of each group's prompt, each prompt at most once.
+            num_successes: (group,) k.
+            num_rollouts: (group,) n >= 1.
+            trained: (group,) whether the group fed the gradient.
+        """
 
     @abstractmethod
     def belief(self, state: State) -> Floats:
-        """(state prompt) probabilities."""
+        """Return (state prompt) probabilities."""
 
     @abstractmethod
     def outcome(self, state: State, num_rollouts: int | NDArray) -> Floats:
-        """(outcome prompt): forecast chances that none, some, all of `num_rollouts` rollouts succeed."""
+        """Return (outcome prompt) forecast chances that none, some and all of `num_rollouts` rollouts succeed."""
 
     @abstractmethod
     def informative(self, state: State, num_rollouts: int | NDArray, rng: np.random.Generator | None = None) -> Floats:
-        """(prompt,) forecast P(0 < k < n); given `rng`, at one posterior draw per prompt instead of the mean."""
+        """Return (prompt,) forecasts P(0 < k < n); with `rng`, at one posterior draw per prompt instead of the mean."""
 
     @abstractmethod
     def success_rate(self, state: State, rng: np.random.Generator | None = None) -> Floats:
-        """(prompt,) forecast chance that a rollout succeeds; given `rng`, one posterior draw per prompt."""
+        """Return (prompt,) forecast chances that a rollout succeeds; with `rng`, one posterior draw per prompt."""

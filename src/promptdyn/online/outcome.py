@@ -1,4 +1,4 @@
-"""Outcomes of a rollout group: none of its rollouts succeeded, some did (it is informative: 0 < k < n), or all did."""
+"""The outcome of a rollout group: none of its rollouts succeeded, some did (it is informative), or all did."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ class Outcome(IntEnum):
 
 
 def outcome_of(num_successes: NDArray, num_rollouts: NDArray) -> NDArray[np.intp]:
-    """(group,) the `Outcome` of groups of n >= 1 rollouts."""
-    unmixed = np.where(num_successes == num_rollouts, int(Outcome.ALL), int(Outcome.SOME))
-    return np.where(num_successes == 0, int(Outcome.NONE), unmixed)
+    """Return the (group,) `Outcome` of groups of n >= 1 rollouts."""
+    some_or_all = np.where(num_successes == num_rollouts, int(Outcome.ALL), int(Outcome.SOME))
+    return np.where(num_successes == 0, int(Outcome.NONE), some_or_all)

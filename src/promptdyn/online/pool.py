@@ -1,4 +1,4 @@
-"""The prompts that a model is about, as arrays: which cluster each is of, and its features."""
+"""A pool of prompts as the arrays that models use: the cluster and the features of each prompt."""
 
 from __future__ import annotations
 
@@ -15,34 +15,38 @@ __all__ = ["Pool"]
 
 
 class Pool(NamedTuple):
-    """The prompts that a model is about, in the order of every (prompt, ...) array."""
+    """A pool of prompts, in the order of every (prompt, ...) array."""
 
     cluster: NDArray[np.int32]  # (prompt,) index into cluster_names
     cluster_names: tuple[str, ...]
-    features: NDArray[np.float32] | None = None  # (prompt feature), for models that read features
+    features: NDArray[np.float32] | None = None  # (prompt feature), for models that use features
 
     @property
     def num_prompts(self) -> int:
+        """Number of prompts."""
         return len(self.cluster)
 
     @property
     def num_clusters(self) -> int:
-        """Number of clusters; 1 for a model without."""
+        """Number of clusters; 1 for a model without clusters."""
         return len(self.cluster_names)
 
     @classmethod
     def of(cls, dense: DenseHistory) -> Pool:
-        """The pool of a history."""
+        """Return the pool of a history."""
         return cls(dense.cluster, dense.cluster_names)
 
     @classmethod
     def of_one_cluster(cls, num_prompts: int, features: NDArray[np.float32] | None = None) -> Pool:
-        """A pool of one cluster."""
+        """Return a pool with a single cluster."""
         return cls(np.zeros(num_prompts, np.int32), ("all",), features)
 
     @classmethod
     def from_labels(cls, labels: Sequence[str], features: NDArray[np.float32] | None = None) -> Pool:
-        """A pool of (prompt,) labels. Clusters are numbered as they first appear: a longer pool begins alike."""
+        """Return a pool with clusters by (prompt,) labels.
+
+        Clusters are numbered as they first appear, so that a longer pool begins with the same numbers.
+        """
         code: dict[str, int] = {}
         codes = np.fromiter((code.setdefault(label, len(code)) for label in labels), np.int32, len(labels))
         return cls(codes, tuple(code), features)

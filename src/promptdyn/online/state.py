@@ -1,4 +1,4 @@
-"""States of a pool: NamedTuples of arrays whose last axis is `prompt`, but for fields that the prompts share."""
+"""Check, extend and restore states of a pool: NamedTuples of arrays whose last axis is `prompt`, or shared by all."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["check_axes", "extended", "restored"]
 
 
 def check_axes(owner: str, state: Any, num_prompts: int, shared: Collection[str]) -> None:
-    """Raise InputError unless the last axis of every field is `prompt`, or the field is one of the shared ones.
+    """Raise InputError unless the last axis of every field is `prompt`, or the field is shared.
 
     Args:
-        owner: whose state it is, for the message.
+        owner: the model or strategy whose state it is, for the message.
         state: a NamedTuple of arrays.
-        num_prompts: how many prompts it is of.
-        shared: names of the fields that the prompts share.
+        num_prompts: number of prompts.
+        shared: names of the fields that all prompts share.
     """
     for name, field in state._asdict().items():
         if name not in shared and field.shape[-1:] != (num_prompts,):
@@ -30,11 +30,11 @@ def check_axes(owner: str, state: Any, num_prompts: int, shared: Collection[str]
 
 
 def extended(state: Any, fresh: Any) -> Any:
-    """A state with room for more prompts.
+    """Return a state of more prompts, from the state of the first ones.
 
     Args:
-        state: of the prompts so far.
-        fresh: of these and of others after them, at their start; it is filled in.
+        state: state of the first prompts.
+        fresh: initial state of all prompts, the first ones first. It is filled in and returned.
     """
     for field, old in zip(fresh, state, strict=True):
         field[..., : old.shape[-1]] = old
@@ -42,12 +42,12 @@ def extended(state: Any, fresh: Any) -> Any:
 
 
 def restored(fresh: Any, arrays: Mapping[str, NDArray], derived: Collection[str] = ()) -> Any:
-    """The state that was saved as named arrays.
+    """Return a state from saved arrays.
 
     Args:
-        fresh: a state of the same prompts at their start, whose fields say what the arrays must be.
-        arrays: field -> array.
-        derived: fields that were not saved, and are as in `fresh`.
+        fresh: initial state of the same prompts, which tells the arrays' shapes and types.
+        arrays: field -> saved array.
+        derived: fields that were not saved; they are taken from `fresh`.
 
     Raises:
         InputError: an array is missing, or has another shape or type.

@@ -1,8 +1,8 @@
-"""Reading of reward histories from logs: one file per format.
+"""Read reward histories from logs: one file per format.
 
-A new format is a `Reader` in a file here, its export, and its place in `READERS`; one of your own is a file anywhere.
-What formats share: `files` (which, and opening them), `columns` (what a file holds), `fold` (from rollouts to groups).
-Knows nothing of models and trainers.
+A new format is a `Reader` in a file here, its export, and its entry in `READERS`; a user's own format is a file
+anywhere. The formats share `files` (find and open a log's files), `columns` (read a file's columns) and `fold` (from
+rollouts to groups). This room knows nothing of models and trainers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from promptdyn.registry import Registry, settings_of, subclass_fault
 
 __all__ = ["READERS", "GroupTable", "Reader", "RolloutTable", "RunFolder", "TRLCompletions", "read_history"]
 
-# The last that recognizes a path and has the options reads it: the choosier come later, and one's own before all.
+# Of the readers that recognize a path and have the options, the last one reads it. So stricter formats stand later, and
+# users' own, which are registered after these, come before all.
 READERS: Registry[Callable[..., Reader], Reader] = Registry(
     "reader",
     GroupTable,
@@ -37,45 +38,45 @@ READERS: Registry[Callable[..., Reader], Reader] = Registry(
 
 
 def read_history(path: Paths, reader: str | Reader | None = None, **options: object) -> RewardHistory:
-    """Read a reward history, in whichever known format it is.
+    """Read a reward history in any known format.
 
-    - "run": the folder of a run of this package, for the history that it recorded: `RunFolder`;
-    - "trl": a folder of TRL's logged completions, the run's folder around it, or one of its Parquet files:
-      `TRLCompletions`;
-    - "rollouts": Parquet, CSV, JSONL or JSON files with one row a rollout, as verl and others dump them:
-      `RolloutTable`;
-    - "groups": such files with the columns of a history, or others that `columns` names, one row a group of rollouts:
-      `GroupTable`.
+    - "run": the folder of a run of this package, with the history that it recorded (`RunFolder`);
+    - "trl": a folder of completions that TRL logged, the run's folder around it, or Parquet files from it
+      (`TRLCompletions`);
+    - "rollouts": Parquet, CSV, JSONL or JSON files with one row per rollout, as verl and others write them
+      (`RolloutTable`);
+    - "groups": such files with one row per group of rollouts and the columns of a history, which `columns` may rename
+      (`GroupTable`).
 
     CSV and JSON files may be compressed (.gz, .zst).
 
     Args:
         path: a file, a folder of files, a glob such as "logs/*.jsonl", or several of them, read as one history.
-        reader: the format: one of `READERS`, with options as in "rollouts:reward=score", one of a file,
-            "FILE.py:NAME", or a `Reader`. Default: the one that recognizes the path.
-        **options: the reader's own, its fields.
+        reader: the format: a name in `READERS`, with options as in "rollouts:reward=score"; your own in a file,
+            "FILE.py:NAME"; or a `Reader`. Default: the reader that recognizes the path.
+        **options: options of the reader, which are its fields.
 
     Warns:
-        PromptdynWarning: all groups vary, so that the log seems to keep only those that do.
+        PromptdynWarning: all groups vary, as if the log had dropped the others.
 
     Raises:
-        InputError: nothing there, a format that no reader knows, an unknown reader, an option that it does not have, or
-            what it finds wrong.
+        InputError: no such path, a format that no reader knows, an unknown reader, an option that the reader does not
+            have, or a fault that the reader finds.
 
     Example:
         >>> history = read_history("runs/mine", label_columns=["task"])  # doctest: +SKIP
     """
     paths = expand(path)
     source = str(path if isinstance(path, str | Path) else paths[0])
-    found = _recognized(paths, source, options) if reader is None else READERS.resolve(reader, options)
-    history = found.read(paths, source)
+    chosen = _recognized(paths, source, options) if reader is None else READERS.resolve(reader, options)
+    history = chosen.read(paths, source)
     if not isinstance(history, RewardHistory):
-        raise InputError(f"{source}: reader {found.name!r} returned a {type(history).__name__}, not a RewardHistory")
+        raise InputError(f"{source}: reader {chosen.name!r} returned a {type(history).__name__}, not a RewardHistory")
     if history.survivors_only:
         warnings.warn(
-            f"{source}: none of its {len(history):,} groups is all solved or all unsolved: it seems to keep only those "
-            "that vary, as dynamic sampling does. Then its rates are of survivors, and which groups do not vary cannot "
-            "be learned from it; log what was rolled out and dropped too, with trained=false",
+            f"{source}: all of its {len(history):,} groups vary: the log seems to keep only those that do, as dynamic "
+            "sampling does. Then its rates are those of survivors, and it cannot tell which groups do not vary: log "
+            "dropped groups too, with trained=false",
             PromptdynWarning,
             stacklevel=2,
         )
@@ -83,8 +84,8 @@ def read_history(path: Paths, reader: str | Reader | None = None, **options: obj
 
 
 def _recognized(paths: Sequence[Path], source: str, options: dict[str, object]) -> Reader:
-    """The reader that recognizes all the paths and has the options."""
-    odd = []
+    """Return the reader that recognizes all the paths and has the options."""
+    without_option = []
     for name in reversed(list(READERS)):
         known = settings_of(READERS[name])
         needed = {option for option, field in known.items() if field.default is field.default_factory is MISSING}
@@ -94,28 +95,28 @@ def _recognized(paths: Sequence[Path], source: str, options: dict[str, object]) 
         if all(reader.recognizes(path) for path in paths):
             if options.keys() <= known.keys():
                 return READERS.create(name, options)
-            odd.append(name)
-    if not odd:
+            without_option.append(name)
+    if not without_option:
         raise _unknown(source, paths)
-    known = settings_of(READERS[odd[0]])
+    known = settings_of(READERS[without_option[0]])
     option = next(option for option in options if option not in known)
     raise InputError(
-        f"{source}: option {option!r} does not fit format {odd[0]!r}: it takes {', '.join(known) or 'none'}"
+        f"{source}: option {option!r} does not fit format {without_option[0]!r}: it takes {', '.join(known) or 'none'}"
     )
 
 
 def _unknown(source: str, paths: Sequence[Path]) -> InputError:
-    """The error about paths that no reader knows."""
-    known = (
+    """Return the error about paths that no reader knows."""
+    mend = (
         "give a Parquet, CSV or JSONL file with columns step, prompt_id, num_successes, num_rollouts, or TRL's folder "
         "of completions, or name your own reader (FILE.py:NAME)"
     )
     if len(paths) > 1:
-        return InputError(f"{source}: {len(paths)} paths, not all of one known format: {known}")
+        return InputError(f"{source}: {len(paths)} paths, not all of one known format: {mend}")
     path = paths[0]
     if path.is_file():
-        return InputError(f"{source}: {'no known format' if path.stat().st_size else 'an empty file'}: {known}")
+        return InputError(f"{source}: {'no known format' if path.stat().st_size else 'an empty file'}: {mend}")
     runs = [str(file.parent) for file in islice(path.rglob(HISTORY_FILE), 4)]
     if runs:
         return InputError(f"{source}: no run, but a folder of runs: name one, as {runs[0]}")
-    return InputError(f"{source}: no known format: {known}")
+    return InputError(f"{source}: no known format: {mend}")

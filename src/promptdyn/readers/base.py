@@ -1,4 +1,4 @@
-"""The base class of a format of logs. Knows no format."""
+"""The base class of a log format. This module knows no format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Reader"]
 
 
 class Reader(ABC):
-    """A format of logs: a frozen dataclass of its options that inherits from this.
+    """A log format. Inherit from this class in a frozen dataclass whose fields are the format's options.
 
         @dataclass(frozen=True)
         class Pairs(Reader):
@@ -29,23 +29,23 @@ class Reader(ABC):
                 return RewardHistory.from_columns(step, prompt_id, num_successes=..., num_rollouts=...)
 
     Attributes:
-        name: what the format is called in texts.
+        name: name of the format.
     """
 
     name: str
 
     @abstractmethod
     def recognizes(self, path: Path) -> bool:
-        """Whether a file or folder, which is there, is of this format, by its name and a glance at its content."""
+        """Whether an existing file or folder has this format, by its name and a glance at its content."""
 
     @abstractmethod
     def read(self, paths: Sequence[Path], source: str) -> RewardHistory:
         """Read files and folders as one history.
 
         Args:
-            paths: one or more, which are there.
-            source: what to call them in messages.
+            paths: one or more existing files and folders.
+            source: their name in messages.
 
         Raises:
-            InputError: what is wrong, with the file and line, and the mend.
+            InputError: a fault in the log; the message names the file, the line and the mend.
         """

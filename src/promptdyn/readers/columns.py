@@ -1,6 +1,6 @@
-"""Reading of a file's columns: Parquet, CSV (comma, semicolon or tab), JSON lines, or a JSON array of objects.
+"""Read a file's columns: Parquet, CSV (comma, semicolon or tab), JSON lines, or a JSON array of objects.
 
-Knows what files hold, not what it means: `table` and `rollouts` do.
+This module does not know what the columns mean; the modules `groups` and `rollouts` do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history.parquet import read_parquet
 from promptdyn.readers.files import head, is_compressed, open_text, stream
 
-__all__ = ["FileColumns", "column_names_in", "joined", "kind_of", "read_columns"]
+__all__ = ["FileColumns", "column_names_in", "concatenate", "kind_of", "read_columns"]
 
 DELIMITERS = ",;\t"
 SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".json": "json"}
@@ -29,17 +29,17 @@ COMPRESSED = (".gz", ".zst")
 
 
 class FileColumns(NamedTuple):
-    """What one file holds, or several that were joined."""
+    """The columns of one file, or of several joined."""
 
-    names: list[str]  # of all columns, also of those that were not read
-    columns: Mapping[str, NDArray]  # (row,) by name
-    place: Callable[[int], str]  # what errors call a row, given its number from 0
-    faults: list[Fault]  # lines that are no rows
-    metadata: Mapping[bytes, str]  # of Parquet
+    names: list[str]  # names of all columns, those that were not read included
+    columns: Mapping[str, NDArray]  # name -> (row,) values
+    row_name: Callable[[int], str]  # name of a row in errors, from its number (counted from 0)
+    faults: list[Fault]  # lines that could not be read as rows
+    metadata: Mapping[bytes, str]  # a Parquet file's metadata; empty for other kinds
 
 
 def kind_of(path: Path) -> str | None:
-    """Which kind of file it is, by its content or its suffix: "parquet", "csv", "jsonl" or "json"; None for others."""
+    """Return a file's kind, by its content or its suffix: "parquet", "csv", "jsonl" or "json"; None for others."""
     first = head(path).removeprefix(b"\xef\xbb\xbf").lstrip()
     if first.startswith(b"PAR1"):
         return "parquet"
@@ -59,18 +59,18 @@ def read_columns(
     integers: Collection[str] = (),
     floats: Collection[str] = (),
     booleans: Collection[str] = (),
-    wanted: Callable[[list[str], set[str]], Collection[str]] | None = None,
+    choose: Callable[[list[str], set[str]], Collection[str]] | None = None,
 ) -> FileColumns:
     """Read a file's columns.
 
     Args:
         path: the file.
-        integers, floats, booleans: columns that hold these. In a CSV file the others are text, as it is written.
-        wanted: names of columns, and those of them that hold lists or structs -> which of a Parquet file to read.
-            Default: all.
+        integers, floats, booleans: names of columns of these types. In a CSV file all other columns stay text.
+        choose: function of (names of all columns, names of those that hold lists or structs) that returns the columns
+            to read of a Parquet file. Default: all.
 
     Raises:
-        InputError: no such file, none of the kinds, empty, or damaged.
+        InputError: the file does not exist, has another kind, is empty, or damaged.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file: give a Parquet, CSV or JSONL file")
@@ -80,7 +80,7 @@ def read_columns(
     if kind == "parquet":
         if is_compressed(path):
             raise InputError(f"{path}: unpack it: a Parquet file is compressed by itself, and is read from its end")
-        names, columns, metadata = read_parquet(path, wanted)
+        names, columns, metadata = read_parquet(path, choose)
         return FileColumns(names, columns, lambda row: f"{path} row {row}", [], metadata)
     if kind == "csv":
         return _read_csv(path, set(integers), set(floats), set(booleans))
@@ -92,7 +92,7 @@ def read_columns(
 
 
 def column_names_in(path: Path) -> list[str]:
-    """Names of a file's columns, from its beginning; none where it is no such file, or damaged."""
+    """Return the names of a file's columns, read from its beginning; none if it has another kind or is damaged."""
     kind = kind_of(path)
     try:
         if kind == "parquet":
@@ -112,16 +112,16 @@ def column_names_in(path: Path) -> list[str]:
     return list(record) if isinstance(record, dict) else []
 
 
-def joined(parts: list[FileColumns]) -> FileColumns:
-    """Files one after another: a column that a file lacks is missing in its rows."""
+def concatenate(parts: list[FileColumns]) -> FileColumns:
+    """Join the columns of files, one after another. A column that a file lacks is missing in its rows."""
     if len(parts) == 1:
         return parts[0]
     sizes = [len(next(iter(part.columns.values()), ())) for part in parts]
     ends = np.cumsum(sizes)
 
-    def place(row: int) -> str:
-        at = int(np.searchsorted(ends, row, side="right"))
-        return parts[at].place(row - int(ends[at]) + sizes[at])
+    def row_name(row: int) -> str:
+        index = int(np.searchsorted(ends, row, side="right"))
+        return parts[index].row_name(row - int(ends[index]) + sizes[index])
 
     names = list(dict.fromkeys(chain.from_iterable(part.names for part in parts)))
     columns = {}
@@ -134,11 +134,11 @@ def joined(parts: list[FileColumns]) -> FileColumns:
         columns[name] = np.concatenate(values if plain else [array.astype(object) for array in values])
     faults: dict[str, Fault] = {}
     for fault in chain.from_iterable(part.faults for part in parts):
-        before = faults.get(fault.mend)  # each kind has its own
-        faults[fault.mend] = before._replace(rows=before.rows + fault.rows) if before else fault
+        before = faults.get(fault.mend)  # each kind of fault has its own mend
+        faults[fault.mend] = before._replace(num_rows=before.num_rows + fault.num_rows) if before else fault
     shared = dict.fromkeys(chain.from_iterable(part.metadata for part in parts))
     metadata = {key: parts[0].metadata[key] for key in shared if len({part.metadata.get(key) for part in parts}) == 1}
-    return FileColumns(names, columns, place, list(faults.values()), metadata)
+    return FileColumns(names, columns, row_name, list(faults.values()), metadata)
 
 
 def _read_csv(path: Path, integers: set[str], floats: set[str], booleans: set[str]) -> FileColumns:
@@ -153,13 +153,13 @@ def _read_csv(path: Path, integers: set[str], floats: set[str], booleans: set[st
     # Ids and labels stay as written, "007" too.
     as_text = {name: pa.string() for name in header if name not in integers | floats | booleans}
 
-    # Looked up only for an error: values with line breaks and blank lines make lines and rows differ.
+    # Lines are counted for errors only. Line breaks in values, and blank lines, make line and row numbers differ.
     def lines(whole: bool) -> Iterator[tuple[int, int]]:
         for line, record in _csv_records(path, delimiter):
             if (len(record) == len(header)) == whole:
                 yield line, len(record)
 
-    def place(row: int) -> str:
+    def row_name(row: int) -> str:
         return f"{path} line {next(line for number, (line, _) in enumerate(lines(True)) if number == row + 1)}"
 
     def table_of(**options: Any) -> pa.Table:
@@ -175,12 +175,12 @@ def _read_csv(path: Path, integers: set[str], floats: set[str], booleans: set[st
         try:
             table = table_of()
         except pa.ArrowInvalid:
-            odd = list(lines(False))
-            if not odd:
+            uneven = list(lines(False))
+            if not uneven:
                 raise
-            line, size = odd[0]
-            what = f"{size} values for {len(header)} columns"
-            faults.append(Fault(f"{path} line {line}", "", what, "give one a column", len(odd)))
+            line, size = uneven[0]
+            problem = f"{size} values for {len(header)} columns"
+            faults.append(Fault(f"{path} line {line}", "", problem, "give one a column", len(uneven)))
             table = table_of(invalid_row_handler=lambda _: "skip")
     except pa.ArrowInvalid as error:
         raise InputError(f"{path}: not a CSV file ({' '.join(str(error).split())}): write it again") from None
@@ -189,21 +189,21 @@ def _read_csv(path: Path, integers: set[str], floats: set[str], booleans: set[st
 
     values = {name: table[name].to_numpy() for name in table.column_names}
     for name in integers | floats:
-        # One value that is no number makes text of a whole column.
+        # A single value that is no number turns the whole column into text.
         if name in values and pa.types.is_string(table[name].type):
             values[name] = np.fromiter(map(_number(int if name in integers else float), values[name]), object)
-    return FileColumns(header, values, place, faults, {})
+    return FileColumns(header, values, row_name, faults, {})
 
 
 def _delimiter(path: Path) -> str:
-    """What separates the values: of the usual ones, that which is most often in the first line."""
+    """Return the usual delimiter that occurs most often in a file's first line."""
     with open_text(path) as file:
         header = next((line for line in file if not line.isspace()), "")
     return max(DELIMITERS, key=header.count)
 
 
 def _number(kind: type) -> Callable[[str], Any]:
-    """What says which number a text is: the text itself where it is none of the kind, None where it is empty."""
+    """Return a function that reads a text as a number; text that is none stays text, empty text becomes None."""
 
     def read(text: str) -> Any:
         try:
@@ -215,8 +215,8 @@ def _number(kind: type) -> Callable[[str], Any]:
 
 
 def _csv_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(first line from 1, values) of each record, the header's included, blank lines skipped."""
-    csv.field_size_limit(2**31 - 1)  # prompts that serve as ids may be longer than the default of 128 KiB
+    """Yield (first line, counted from 1; values) of each record, the header included; blank lines are skipped."""
+    csv.field_size_limit(2**31 - 1)  # a prompt that serves as its own id may be longer than the default of 128 KiB
     with open_text(path) as file:
         reader, line = csv.reader(file, delimiter=delimiter), 1
         for record in reader:
@@ -229,20 +229,20 @@ def _read_json(path: Path) -> FileColumns:
     items = _json_array(path)
     numbers = [item for item, value in enumerate(items) if isinstance(value, dict)]
     others = [(item, str(value)) for item, value in enumerate(items) if not isinstance(value, dict)]
-    return _of_records(path, "item", numbers, [items[item] for item in numbers], others, "give one an item")
+    return _columns_of(path, "item", numbers, [items[item] for item in numbers], others, "give one an item")
 
 
 def _json_array(path: Path) -> list[Any]:
     with open_text(path) as file:
         try:
-            found = json.loads(file.read())
+            content = json.loads(file.read())
         except UnicodeDecodeError:
             raise
         except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, or nested as deep
             raise InputError(f"{path}: no JSON ({' '.join(str(error).split())[:200]}): write it again") from None
-    if not isinstance(found, list):
-        raise InputError(f"{path}: a JSON {type(found).__name__}: give an array of objects, one a row")
-    return found
+    if not isinstance(content, list):
+        raise InputError(f"{path}: a JSON {type(content).__name__}: give an array of objects, one a row")
+    return content
 
 
 def _read_jsonl(path: Path) -> FileColumns:
@@ -258,31 +258,42 @@ def _read_jsonl(path: Path) -> FileColumns:
                 if text.isspace():
                     continue
                 if records and not text.endswith("\n"):
-                    told = f"{path} line {line}: left out, since it was cut off, as by a run that died while it wrote"
-                    warnings.warn(told, PromptdynWarning, stacklevel=4)
+                    message = (
+                        f"{path} line {line}: left out, since it was cut off, as by a run that died while it wrote"
+                    )
+                    warnings.warn(message, PromptdynWarning, stacklevel=4)
                     continue
             if isinstance(record, dict):
                 records.append(record)
                 numbers.append(line)
             else:
                 others.append((line, text))
-    return _of_records(path, "line", numbers, records, others, "give one object a line")
+    return _columns_of(path, "line", numbers, records, others, "give one object a line")
 
 
-def _of_records(
+def _columns_of(
     path: Path,
-    word: str,
+    unit: str,
     numbers: list[int],
     records: list[dict[str, Any]],
     others: list[tuple[int, str]],
     mend: str,
 ) -> FileColumns:
-    """Columns of objects and the numbers of their lines or items; what is none is told by its number and text."""
+    """Return the columns of JSON objects.
+
+    Args:
+        path: their file.
+        unit: what the file counts, for errors: "line" or "item".
+        numbers: (row,) number of each object's line or item.
+        records: (row,) the objects.
+        others: (number, text) of each line or item that is no object.
+        mend: the mend for these.
+    """
     faults = []
     if others:
         number, text = others[0]
-        what = f"{text.strip()[:60]!r} is no JSON object"
-        faults.append(Fault(f"{path} {word} {number}", "", what, mend, len(others)))
+        problem = f"{text.strip()[:60]!r} is no JSON object"
+        faults.append(Fault(f"{path} {unit} {number}", "", problem, mend, len(others)))
     names = list(dict.fromkeys(chain.from_iterable(records)))
     columns = {name: as_array([record.get(name) for record in records]) for name in names}
-    return FileColumns(names, columns, lambda row: f"{path} {word} {numbers[row]}", faults, {})
+    return FileColumns(names, columns, lambda row: f"{path} {unit} {numbers[row]}", faults, {})

@@ -1,4 +1,4 @@
-"""Files of a log: which they are, in what order, which run wrote them, and opening them, compressed or not."""
+"""Find the files of a log, put them in order, tell which run wrote them, and open them, compressed or not."""
 
 from __future__ import annotations
 
@@ -33,40 +33,42 @@ __all__ = [
 
 Paths = str | Path | Sequence[str | Path]
 
-# What compressed files begin with.
+# First bytes of compressed files.
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-# Nanoseconds in which no run starts again.
+# No run starts again within so many nanoseconds.
 INSTANT = 100_000_000
 
 
 def expand(path: Paths) -> list[Path]:
-    """The files and folders that a path, a glob such as "logs/*.jsonl", or several of them name.
+    """Return the files and folders that a path, a glob such as "logs/*.jsonl", or several of them name.
 
     Raises:
-        InputError: nothing there, or no path given.
+        InputError: no such file or folder, or an empty list of paths.
     """
     if not isinstance(path, str | Path):
         if not path:
             raise InputError("no path: give a file, a folder, a glob, or several of them")
-        return list(dict.fromkeys(found for part in path for found in expand(part)))
+        return list(dict.fromkeys(file for part in path for file in expand(part)))
     if Path(path).exists():
         return [Path(path)]
     if not has_magic(str(path)):
         raise InputError(f"{path}: no such file or folder")
-    found = _in_order([Path(name) for name in glob(str(path), recursive=True)])
-    if not found:
+    matches = _in_order([Path(name) for name in glob(str(path), recursive=True)])
+    if not matches:
         raise InputError(f"{path}: no file matches")
-    return found
+    return matches
 
 
 def files_in(path: Path) -> list[Path]:
-    """The file, or the files of a folder (not those of folders in it), less hidden ones, 2.jsonl before 10.jsonl."""
+    """Return the file itself, or a folder's files (not its subfolders', nor hidden ones), 2.jsonl before 10.jsonl."""
     if path.is_file():
         return [path]
     return _in_order([file for file in path.iterdir() if file.is_file() and not file.name.startswith((".", "_"))])
 
 
 def _in_order(paths: Sequence[Path]) -> list[Path]:
+    """Sort paths by the numbers in them."""
+
     def key(path: Path) -> list[tuple[int, str]]:
         parts = re.findall(r"\d+|\D+", str(path))
         return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
@@ -75,61 +77,65 @@ def _in_order(paths: Sequence[Path]) -> list[Path]:
 
 
 def superseded(steps: ArrayLike, times: ArrayLike) -> NDArray[np.bool_]:
-    """(file,) whether a file of a folder, of some step and written at some nanosecond, is of a run before the last one.
+    """Return (file,) whether a file of a folder was written by a run before the last one.
 
-    A run that starts again in a folder writes its steps over those that are there; where it ends earlier, the files of
-    the later steps are of the run before. In the order in which files were written, steps go back where a run started
-    again, and older files that are not of steps before do not belong to what followed.
+    A run that starts again in a folder overwrites the files of its steps. If it ends earlier than the run before, that
+    run's files of later steps remain. In the order of writing, steps go back where a run started again; an older file
+    whose step does not lie before that point belongs to an earlier run.
 
-    Times tell nothing where they go back within an instant or more often than runs start again, as those of copies do,
-    nor where a step has several files, so that nothing was written over.
+    Times tell nothing (no file is then superseded) if they go back within an instant or too often, as the times of
+    copies do, or if a step has several files, which means that no file was overwritten.
+
+    Args:
+        steps: (file,) training step of each file.
+        times: (file,) time of writing in nanoseconds.
     """
     step, time = np.asarray(steps, np.int64), np.asarray(times, np.int64)
     by_time = np.lexsort((step, time))
     step, time = step[by_time], time[by_time]
     back = 1 + np.flatnonzero(np.diff(step) < 0)
-    of_runs = len(back) <= max(1, len(step) // 10) and (time[back] - time[back - 1] >= INSTANT).all()
+    plausible = len(back) <= max(1, len(step) // 10) and (time[back] - time[back - 1] >= INSTANT).all()
     old = np.zeros(len(step), bool)
-    if of_runs and len(np.unique(step)) == len(step):
+    if plausible and len(np.unique(step)) == len(step):
         for i in back:
             old[by_time[:i][step[:i] >= step[i]]] = True
     return old
 
 
 def of_the_last_run(source: str, steps: Sequence[int | None], files: Sequence[Path]) -> NDArray[np.bool_]:
-    """(file,) whether a file is of the last run in its folder, see `superseded`.
+    """Return (file,) whether a file was written by the last run in its folder, see `superseded`.
 
     Args:
-        source: what the warning calls the whole.
-        steps: (file,) first step of each; None where it is not known, so that the file is kept.
-        files: in one folder, or in several.
+        source: name of the log in the warning.
+        steps: (file,) first step of each file; None if it is not known, which keeps the file.
+        files: files of one or several folders.
 
     Warns:
-        PromptdynWarning: some are not.
+        PromptdynWarning: some files were written by an earlier run.
     """
-    kept = np.ones(len(files), bool)
+    is_last = np.ones(len(files), bool)
     for folder in dict.fromkeys(file.parent for file in files):
         own = [i for i, file in enumerate(files) if file.parent == folder and steps[i] is not None]
         first = [step for i in own if (step := steps[i]) is not None]
-        kept[own] = ~superseded(first, [files[i].stat().st_mtime_ns for i in own])
-    gone = [step for step, keep in zip(steps, kept, strict=True) if step is not None and not keep]
-    if gone:
-        told = f"step {gone[0]}" if len(gone) == 1 else f"steps {min(gone)} to {max(gone)}"
+        is_last[own] = ~superseded(first, [files[i].stat().st_mtime_ns for i in own])
+    left_out = [step for step, keep in zip(steps, is_last, strict=True) if step is not None and not keep]
+    if left_out:
+        told = f"step {left_out[0]}" if len(left_out) == 1 else f"steps {min(left_out)} to {max(left_out)}"
         warnings.warn(
-            f"{source}: left out {len(gone)} of {len(files)} files ({told}), older than those of steps before them: a "
-            "run got further before this one started again in its folder; keep_superseded keeps them",
+            f"{source}: left out {len(left_out)} of {len(files)} files ({told}), which are older than files of earlier "
+            "steps: an earlier run in the same folder wrote them; keep_superseded keeps them",
             PromptdynWarning,
             stacklevel=5,
         )
-    return kept
+    return is_last
 
 
 @contextmanager
 def stream(path: Path) -> Iterator[pa.NativeFile]:
-    """The bytes of a file, unpacked where it is compressed (.gz, .zst).
+    """Yield the bytes of a file, decompressed if it is compressed (.gz, .zst).
 
     Raises:
-        InputError: it is damaged, or cut off.
+        InputError: the file is damaged or cut off.
     """
     import pyarrow as pa
 
@@ -139,16 +145,16 @@ def stream(path: Path) -> Iterator[pa.NativeFile]:
         with pa.input_stream(str(path), compression=compression) as content:
             yield content
     except OSError as error:
-        found = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read ({found}): write it again") from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read ({reason}): write it again") from None
 
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """The text of a file, unpacked where it is compressed, with line ends as they are.
+    """Yield the text of a file, decompressed if it is compressed, with its line ends unchanged.
 
     Raises:
-        InputError: it is damaged, cut off, or not UTF-8.
+        InputError: the file is damaged, cut off, or not UTF-8.
     """
     try:
         with stream(path) as content, TextIOWrapper(content, encoding="utf-8-sig", newline="") as text:
@@ -158,7 +164,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
 
 
 def head(path: Path, size: int = 4096) -> bytes:
-    """The first bytes of a file, unpacked where it is compressed; those as they are where it cannot be unpacked."""
+    """Return the first bytes of a file, decompressed if it is compressed; as they are if that fails."""
     try:
         with stream(path) as content:
             first: bytes = content.read(size)
@@ -168,6 +174,7 @@ def head(path: Path, size: int = 4096) -> bytes:
 
 
 def is_compressed(path: Path) -> bool:
+    """Whether a file is compressed, by its first bytes."""
     with path.open("rb") as file:
         return _compression(file) is not None
 

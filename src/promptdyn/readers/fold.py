@@ -1,4 +1,4 @@
-"""From single rollouts to a history: what every reader of rollouts does once it knows their columns."""
+"""Fold single rollouts into a history, once a reader knows their columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn._columns import Fault, Rows, as_error, nothing_read, num_rows, tell_skipped
+from promptdyn._columns import Fault, Rows, error_for, error_for_no_rows, num_rows, warn_skipped
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.success import Grader, Rewards, moments
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Rollouts that were checked, by step; within a step in the order of their source."""
+    """Checked rollouts, sorted by step; within a step they keep the source's order."""
 
     source: str
     step: NDArray[np.int32]  # (rollout,)
@@ -32,11 +32,11 @@ class Rollouts:
     prompt_ids: NDArray[np.object_]  # (prompt,)
     rewards: Rewards
     labels: Mapping[str, NDArray[np.object_]]  # label column -> (prompt,)
-    row: NDArray[np.intp]  # (rollout,) its number in the source
-    place: Callable[[int], str]  # what errors call a row of the source
+    row: NDArray[np.intp]  # (rollout,) row number in the source
+    row_name: Callable[[int], str]  # name of a row in errors, from its number
 
     def select(self, mask: NDArray[np.bool_]) -> Rollouts:
-        """The rollouts where a (rollout,) mask is true."""
+        """Return the rollouts where a (rollout,) mask is true."""
         return replace(
             self,
             step=self.step[mask],
@@ -46,7 +46,7 @@ class Rollouts:
         )
 
     def blocks(self, key: NDArray | None = None) -> Iterator[slice]:
-        """Rollouts of one step, and of one of (rollout,) keys, as long as these stay the same."""
+        """Yield slices of consecutive rollouts with one step, and one value of a (rollout,) key if it is given."""
         changed = np.diff(self.step, prepend=-1) != 0
         if key is not None:
             changed |= np.append(True, key[1:] != key[:-1])
@@ -55,33 +55,37 @@ class Rollouts:
 
 
 def as_key(value: Any) -> Any:
-    """What identifies a prompt as text: messages by their JSON, with sorted keys and without nulls."""
+    """Return what identifies a prompt, messages as their JSON text, with sorted keys and without nulls."""
     if isinstance(value, list | dict):
         return json.dumps(_without_nulls(value), sort_keys=True, ensure_ascii=False, default=str)
     return value
 
 
 def _without_nulls(value: Any) -> Any:
-    # Parquet gives every message all the keys that any message of its file has.
+    # Parquet adds to every message the keys of all other messages in the file, with nulls.
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def weights_of(source: str, functions: Sequence[str], given: float | Sequence[float] | None) -> NDArray[np.float64]:
-    """(function,) weights of reward functions in the folded reward: 1 each where none are given.
+def weights_of(
+    source: str, functions: Sequence[str], weights_given: float | Sequence[float] | None
+) -> NDArray[np.float64]:
+    """Return (function,) weights of reward functions in the folded reward; 1 each by default.
 
     Raises:
-        InputError: not a finite number for each.
+        InputError: the weights are not one finite number for each function.
     """
     try:
-        weights = np.ones(len(functions)) if given is None else np.atleast_1d(np.array(given, np.float64))
+        weights = (
+            np.ones(len(functions)) if weights_given is None else np.atleast_1d(np.array(weights_given, np.float64))
+        )
     except (TypeError, ValueError):
         weights = np.zeros(0)
     if weights.shape != (len(functions),) or not np.isfinite(weights).all():
         raise InputError(
-            f"{source}: reward_weights {given} for the rewards {', '.join(functions)}: give a number for each, in this "
-            "order"
+            f"{source}: reward_weights {weights_given} for the rewards {', '.join(functions)}: give a number for each, "
+            "in this order"
         )
     return weights
 
@@ -93,7 +97,7 @@ def checked(
     rewards: Mapping[str, NDArray],
     weights: NDArray[np.float64],
     labels: Mapping[str, NDArray],
-    place: Callable[[int], str],
+    row_name: Callable[[int], str],
     key_name: str = "prompt_id",
     key_mend: str = "",
     skip_bad: bool = False,
@@ -102,47 +106,47 @@ def checked(
     """Check the columns of rollouts.
 
     Args:
-        source: what errors call the whole.
-        step: (rollout,)
-        key: (rollout,) what identifies the prompt, see `as_key`.
-        rewards: reward function -> (rollout,) what it gave; NaN, or a missing value, where it gave none.
-        weights: (function,) of them in the folded reward.
-        labels: label column -> (rollout,).
-        place: what errors call a rollout, given its number from 0.
-        key_name, key_mend: what errors call the key, and what they tell to do where it is missing.
-        skip_bad: leave out rollouts that are wrong, with a warning, instead of raising.
-        faults: what is wrong with lines that are no rollouts.
+        source: name of the whole in errors.
+        step: (rollout,) training steps.
+        key: (rollout,) identifiers of prompts, see `as_key`.
+        rewards: reward function -> (rollout,) rewards; NaN, or a missing value, for none.
+        weights: (function,) weights in the folded reward.
+        labels: label column -> (rollout,) labels.
+        row_name: function that gives the name of a rollout in errors, from its number (counted from 0).
+        key_name, key_mend: name of the key in errors, and the mend if it is missing.
+        skip_bad: leave out bad rollouts, with a warning, instead of raising.
+        faults: lines that could not be read as rollouts.
 
     Raises:
-        InputError: no rollouts; a step that is none, a prompt without a key, a reward that is no number, labels of a
-            prompt that differ. One error tells all kinds, how many there are, and where the first of each stands.
+        InputError: no rollouts; a bad step, a prompt without a key, a reward that is no number, a prompt with different
+            labels. One error tells every kind of fault, how many rollouts have it, and where the first stands.
     """
     keys = np.fromiter(map(as_key, key), object)
     if len(keys) == 0:
-        raise nothing_read(source, faults)
-    rows = Rows(place, keys, step)
+        raise error_for_no_rows(source, faults)
+    rows = Rows(row_name, keys, step)
     steps = rows.integers("step", step, least=0)
-    values = np.stack([_as_floats(rows, name, given) for name, given in rewards.items()], axis=1)
+    values = np.stack([_as_floats(rows, name, column) for name, column in rewards.items()], axis=1)
     order = np.argsort(steps, kind="stable")
     order = rows.order = order[rows.good[order]]
     prompt, prompt_ids = rows.labels(key_name, keys, mend=key_mend)
-    of_prompts = {name: rows.labels_of_prompts(name, values, prompt) for name, values in labels.items()}
-    found, bad = [*faults, *rows.faults], num_rows(faults) + int((~rows.good).sum())
-    if found:
+    labels_of_prompts = {name: rows.labels_of_prompts(name, values, prompt) for name, values in labels.items()}
+    all_faults, bad = [*faults, *rows.faults], num_rows(faults) + int((~rows.good).sum())
+    if all_faults:
         total = num_rows(faults) + len(keys)
         if not skip_bad or bad == total:
-            raise as_error(source, found, bad, total)
-        tell_skipped(source, found, bad, total)
-    kept = rows.good[order]
+            raise error_for(source, all_faults, bad, total)
+        warn_skipped(source, all_faults, bad, total)
+    good = rows.good[order]
     return Rollouts(
         source=source,
-        step=steps[order][kept],
-        prompt=prompt[kept],
+        step=steps[order][good],
+        prompt=prompt[good],
         prompt_ids=prompt_ids,
-        rewards=Rewards(tuple(rewards), weights, values[order[kept]]),
-        labels=of_prompts,
-        row=order[kept],
-        place=place,
+        rewards=Rewards(tuple(rewards), weights, values[order[good]]),
+        labels=labels_of_prompts,
+        row=order[good],
+        row_name=row_name,
     )
 
 
@@ -157,11 +161,11 @@ def _as_floats(rows: Rows, name: str, values: NDArray) -> NDArray[np.float64]:
 def count(rollouts: Rollouts, grader: Grader) -> RewardHistory:
     """Fold rollouts into one row per step and prompt, in the order of their first rollouts.
 
-    A rollout without a grade does not count, and a group without any has no row. A line is logged that says what a
-    success is, where that had to be found.
+    A rollout without a grade does not count, and a group without any grade has no row. If the rule of success had to be
+    found, a log line tells it.
 
     Raises:
-        InputError: the rule names what is no reward function; no rollout has a grade.
+        InputError: the rule names an unknown reward function; no rollout has a grade.
     """
     try:
         grader.check(rollouts.rewards.functions)
@@ -186,11 +190,11 @@ def count(rollouts: Rollouts, grader: Grader) -> RewardHistory:
     return RewardHistory.from_columns(
         step=rollouts.step[first][rows],
         prompt_id=rollouts.prompt_ids[prompt],
-        num_rollouts=num_rollouts[rows],
         num_successes=num_successes[rows],
+        num_rollouts=num_rollouts[rows],
         columns={name: labels[prompt] for name, labels in rollouts.labels.items()},
         source=rollouts.source,
-        place=lambda row: rollouts.place(int(rollouts.row[first[rows][row]])),
+        row_name=lambda row: rollouts.row_name(int(rollouts.row[first[rows][row]])),
         success=str(grader.rule),
         reward_mean=mean[rows],
         reward_std=std[rows],

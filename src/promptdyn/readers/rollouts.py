@@ -1,10 +1,10 @@
-"""Reader of rollouts: tables with one row a rollout, as verl and most trainers dump them.
+"""Read tables with one row per rollout, as verl and most trainers write them.
 
-A file holds a prompt, a reward and a step in each row; a folder, one file a step (`7.jsonl`, `rollouts_step_7.jsonl`),
-whose name tells the step where no column does. Parquet, JSON lines, JSON and CSV will do.
+Each row of a file has a prompt, a reward and a step. A folder holds one file per step (`7.jsonl`,
+`rollouts_step_7.jsonl`), whose name tells the step if no column does. Files are Parquet, JSON lines, JSON or CSV.
 
-A row counts as one rollout of its prompt in its step, and groups of one prompt in a step are counted together. A log
-that keeps only the groups that were trained on tells rates of those alone; `read_history` says where it seems so.
+A row is one rollout of its prompt in its step; several groups of one prompt in a step are counted together. A log that
+keeps only the groups that were trained on tells the rates of those alone; `read_history` warns where it seems so.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn._columns import is_whole, nothing_read
+from promptdyn._columns import error_for_no_rows, is_whole
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.prompts import column_names
 from promptdyn.readers.base import Reader
-from promptdyn.readers.columns import FileColumns, column_names_in, joined, kind_of, read_columns
+from promptdyn.readers.columns import FileColumns, column_names_in, concatenate, kind_of, read_columns
 from promptdyn.readers.files import files_in, of_the_last_run
 from promptdyn.readers.fold import checked, count, weights_of
 from promptdyn.success import AUTO, Grader, Success
@@ -33,16 +33,16 @@ __all__ = ["RolloutTable"]
 
 logger = logging.getLogger(__name__)
 
-# Names that trainers give these columns; the first that is there is taken.
+# Names that trainers give these columns; the first name that a file has is used.
 STEPS = ("step", "global_step")
 PROMPTS = ("prompt_id", "input", "prompt")
 REWARDS = ("score", "reward")
-# What the column of steps is called here.
+# The name of the column of steps in this module.
 STEP = "step"
-# verl's name of a trajectory: GROUP_SESSION_OUTPUT, where a group is a UUID.
+# verl's column of trajectory ids, GROUP_SESSION_OUTPUT, where a group is a UUID.
 UID = "uid"
 VERL_UID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}_\d+)_(\d+)")
-# Of a table of counts.
+# Columns of a table of counts.
 COUNTS = ("num_successes", "num_rollouts")
 
 
@@ -50,22 +50,22 @@ COUNTS = ("num_successes", "num_rollouts")
 class RolloutTable(Reader):
     """Counts the successes of each prompt and step among rollouts.
 
-    A rollout without a grade (null or NaN where the rule of success wants a reward) does not count; a group without any
-    has no row. All rows are `trained`. Rows whose `uid` begins with "pad", with which verl fills batches, are no
-    rollouts; of the outputs of one session in verl's multi-turn runs (`uid` GROUP_SESSION_OUTPUT) the last counts.
+    A rollout without a grade (null or NaN where the rule of success needs a reward) does not count; a group without any
+    grade has no row. All rows are `trained`. Rows whose `uid` begins with "pad", which verl adds to fill batches, are
+    not rollouts. Of a session's outputs in verl's multi-turn runs (`uid` GROUP_SESSION_OUTPUT) only the last counts.
 
     Attributes:
-        prompt_key: column that identifies prompts. Default: `prompt_id`, `input` or `prompt`, the first that is there.
-            Messages are identified by their JSON text, with sorted keys and without nulls.
+        prompt_key: column that identifies prompts. Default: the first of `prompt_id`, `input` and `prompt` that the
+            file has. Messages are identified by their JSON text, with sorted keys and without nulls.
         reward: column(s) of the reward functions. Default: `score` or `reward`.
-        reward_weights: weights of these in the folded reward; default 1 each.
+        reward_weights: weights of the reward functions in the folded reward; default 1 each.
         success: what a success is, see `promptdyn.success`. Default "auto": found from the first rewards.
-        label_columns: columns with a label for each prompt; a null is the label "(none)". Default: none.
+        label_columns: columns with a label for each prompt; a null becomes the label "(none)". Default: none.
         step_key: column of the training step. Default: `step` or `global_step`, or else the last number in a file's
             name.
-        skip_bad: leave out lines and rollouts that are wrong, with a warning, instead of raising.
-        keep_superseded: keep files of a run that ended later in the same folder before this one began again. Default:
-            file times tell them, and they are left out with a warning.
+        skip_bad: leave out bad lines and rollouts, with a warning, instead of raising.
+        keep_superseded: True keeps files of an earlier run that ended later in the same folder. False (default) leaves
+            them out with a warning; the times of the files tell them.
 
     Example:
         >>> history = promptdyn.read_history("verl/rollouts", reward="score")  # doctest: +SKIP
@@ -83,7 +83,7 @@ class RolloutTable(Reader):
     name = "rollouts"
 
     def recognizes(self, path: Path) -> bool:
-        """Whether a file, or a folder's first, has no counts and a reward: the option, or a usual name."""
+        """Whether a file, or a folder's first, has a column of rewards (`reward`, or a usual name) and no counts."""
         files = _files(path)
         names = column_names_in(files[0]) if files else []
         rewards = column_names(self.reward) or REWARDS
@@ -93,29 +93,28 @@ class RolloutTable(Reader):
         """Count the successes.
 
         Warns:
-            PromptdynWarning: of files, lines and rollouts that are left out.
+            PromptdynWarning: files, lines or rollouts were left out.
 
         Raises:
-            InputError: nothing to read; a column is missing; no step is to be found; a rollout without a step or key, a
-                reward that is no number, labels of a prompt that differ; a `success` that is no rule, or names no
-                column of rewards.
+            InputError: nothing to read; a missing column; no step found; a rollout without a step or key; a reward that
+                is no number; a prompt with different labels; a `success` that is no rule, or names no reward column.
         """
         grader = Grader(self.success)
         files = [file for path in paths for file in _files(path) or [path]]
-        asked, clusters = column_names(self.reward), column_names(self.label_columns)
-        rewards, steps = asked or REWARDS, (self.step_key,) if self.step_key else STEPS
-        wanted = [*((self.prompt_key,) if self.prompt_key else PROMPTS), *rewards, *steps, *clusters, UID]
-        parts = [_read_file(file, wanted, rewards, steps) for file in files]
+        functions_given, label_columns = column_names(self.reward), column_names(self.label_columns)
+        rewards, steps = functions_given or REWARDS, (self.step_key,) if self.step_key else STEPS
+        names_to_read = [*((self.prompt_key,) if self.prompt_key else PROMPTS), *rewards, *steps, *label_columns, UID]
+        files_columns = [_read_file(file, names_to_read, rewards, steps) for file in files]
         if not self.keep_superseded:
-            kept = of_the_last_run(source, [_first_step(part) for part in parts], files)
-            parts = [part for part, keep in zip(parts, kept, strict=True) if keep]
-        log = joined(parts)
+            is_last = of_the_last_run(source, [_first_step(file_columns) for file_columns in files_columns], files)
+            files_columns = [file_columns for file_columns, keep in zip(files_columns, is_last, strict=True) if keep]
+        log = concatenate(files_columns)
         if not len(log.columns[STEP]):
-            raise nothing_read(source, log.faults)
+            raise error_for_no_rows(source, log.faults)
         if not any(name in log.names for name in steps):
-            found = f"{log.columns[STEP].min()} to {log.columns[STEP].max()}"
+            numbers = f"{log.columns[STEP].min()} to {log.columns[STEP].max()}"
             logger.warning(
-                "%s: steps are the numbers in the names of its files, %s: step_key names a column", source, found
+                "%s: steps are the numbers in the names of its files, %s: step_key names a column", source, numbers
             )
 
         def column(what: str, option: str, chosen: str | None, usual: Sequence[str] = ()) -> str:
@@ -125,8 +124,8 @@ class RolloutTable(Reader):
             return name
 
         key = column("prompts", "prompt_key", self.prompt_key, PROMPTS)
-        functions = [column("rewards", "reward", name, REWARDS) for name in asked or (None,)]
-        labels = [column("labels", "label_columns", name) for name in clusters]
+        functions = [column("rewards", "reward", name, REWARDS) for name in functions_given or (None,)]
+        labels = [column("labels", "label_columns", name) for name in label_columns]
         weights = weights_of(source, functions, self.reward_weights)
         rows = _rollouts(log.columns[UID]) if UID in log.columns else np.arange(len(log.columns[key]))
         rollouts = checked(
@@ -136,7 +135,7 @@ class RolloutTable(Reader):
             {name: log.columns[name][rows] for name in functions},
             weights,
             {name: log.columns[name][rows] for name in labels},
-            lambda row: log.place(int(rows[row])),
+            lambda row: log.row_name(int(rows[row])),
             key,
             skip_bad=self.skip_bad,
             faults=log.faults,
@@ -145,27 +144,27 @@ class RolloutTable(Reader):
 
 
 def _files(path: Path) -> list[Path]:
-    """The tables at a path."""
+    """Return the files of a known kind at a path."""
     return [file for file in files_in(path) if kind_of(file) is not None]
 
 
-def _read_file(file: Path, wanted: Sequence[str], rewards: Sequence[str], steps: Sequence[str]) -> FileColumns:
-    """A file's columns, with that of the steps: the first of these that is there, or the number in the file's name."""
-    part = read_columns(file, steps, rewards, (), lambda names, _: [name for name in names if name in wanted])
-    there = ", ".join(part.names) or "none"
+def _read_file(file: Path, names_to_read: Sequence[str], rewards: Sequence[str], steps: Sequence[str]) -> FileColumns:
+    """Return a file's columns, with one of steps: the first of `steps` that it has, or the number in its name."""
+    part = read_columns(file, steps, rewards, (), lambda names, _: [name for name in names if name in names_to_read])
+    available = ", ".join(part.names) or "none"
     if part.names and not part.columns:
         raise InputError(
-            f"{file}: no column of prompts, rewards or steps among {there}: leave the file out, or name them"
+            f"{file}: no column of prompts, rewards or steps among {available}: leave the file out, or name them"
         )
-    at = next((name for name in steps if name in part.columns), None)
+    step_key = next((name for name in steps if name in part.columns), None)
     numbers = re.findall(r"\d+", file.name.partition(".")[0])
-    if at is not None:
-        step = part.columns[at]
+    if step_key is not None:
+        step = part.columns[step_key]
     elif steps is STEPS and numbers:
         step = np.full(len(next(iter(part.columns.values()), ())), int(numbers[-1]))
     else:
         hint = ", and no number in the file's name: say which column it is (step_key)" if steps is STEPS else ""
-        raise InputError(f"{file}: no column {steps[0]!r} of steps among {there}{hint}")
+        raise InputError(f"{file}: no column {steps[0]!r} of steps among {available}{hint}")
     return part._replace(columns={**part.columns, STEP: step})
 
 
@@ -175,12 +174,12 @@ def _first_step(part: FileColumns) -> int | None:
 
 
 def _rollouts(uids: NDArray) -> NDArray[np.intp]:
-    """Rows that are rollouts: less what verl fills a batch with, and of a session's outputs the last."""
-    found = [VERL_UID.fullmatch(str(uid)) for uid in uids]
-    if not any(found):
+    """Return the rows that are rollouts: without verl's padding, and only the last output of each session."""
+    matches = [VERL_UID.fullmatch(str(uid)) for uid in uids]
+    if not any(matches):
         return np.arange(len(uids))
     last: dict[Any, tuple[int, int]] = {}  # session -> (output, row)
-    for row, (uid, match) in enumerate(zip(uids, found, strict=True)):
+    for row, (uid, match) in enumerate(zip(uids, matches, strict=True)):
         session, output = (match[1], int(match[2])) if match else (row, 0)
         if not str(uid).startswith("pad") and last.get(session, (-1, 0))[0] <= output:
             last[session] = (output, row)

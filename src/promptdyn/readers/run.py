@@ -1,4 +1,4 @@
-"""Reader of the folder of a run of this package: the history that it recorded."""
+"""Read the history that a run of this package recorded in its folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RunFolder(Reader):
     """Reads the history that a run recorded in its folder.
 
     Attributes:
-        drop, label_columns, skip_bad: as of `promptdyn.readers.GroupTable`.
+        drop, label_columns, skip_bad: as in `promptdyn.readers.GroupTable`.
     """
 
     drop: str | Sequence[str] = ()
@@ -31,14 +31,14 @@ class RunFolder(Reader):
     name = "run"
 
     def recognizes(self, path: Path) -> bool:
-        """Whether `path` is a folder with a run's history, and not itself one of TRL's completions."""
+        """Whether `path` is a folder with a run's history, and not a folder of TRL's completions."""
         return (path / HISTORY_FILE).is_file() and not any(path.glob("completions_*.parquet"))
 
     def read(self, paths: Sequence[Path], source: str) -> RewardHistory:
         """Read the histories of the folders.
 
         Raises:
-            InputError: a folder has none, or as `GroupTable.read`.
+            InputError: a folder has no history, or as in `GroupTable.read`.
         """
         for path in paths:
             if not (path / HISTORY_FILE).is_file():

@@ -1,17 +1,17 @@
-"""Reader of the completions that TRL's GRPOTrainer logs with `log_completions=True`.
+"""Read the completions that TRL's GRPOTrainer logs with `log_completions=True`.
 
 TRL writes `OUTPUT_DIR/completions/completions_00001.parquet` and so on, one row per rollout: `step`, `prompt` (text
 or messages), `completion`, a float column per reward function, columns from `log_extra`, `advantage`. At each logging
-step it writes the rollouts of its latest generation, so what a history can know depends on how TRL logged:
+step it writes the rollouts of its latest generation, so what a log tells depends on how TRL logged:
 
-- logging more often than generating writes rollouts again, under a later step. These repeats are dropped, with a
-  warning.
-- logging less often than generating (`logging_steps` above the steps that a generation serves) loses rollouts.
-- evaluating while training replaces a step's file by evaluation rollouts, which look the same: do not log
+- If it logs more often than it generates, it writes rollouts again under a later step. The reader drops these repeats,
+  with a warning.
+- If it logs less often than it generates (`logging_steps` above the steps that a generation serves), it loses rollouts.
+- If it evaluates while it trains, evaluation rollouts, which look the same, replace a step's file. Do not log
   completions in such a run.
 
-So log every generation, and give each prompt an id by `log_extra("prompt_id", prompt_id)` in a reward function.
-`step` is the number of optimizer steps done when TRL logged, from 1.
+So log every generation, and give each prompt an id with `log_extra("prompt_id", prompt_id)` in a reward function.
+`step` is the number of optimizer steps done when TRL logged, counted from 1.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ COLUMNS = ("step", "prompt", "completion", "advantage")
 class TRLCompletions(Reader):
     """Counts the successes of each prompt and step among logged completions.
 
-    It reads a folder of completions, the run's folder that holds `completions`, or Parquet files of them. A rollout
-    without a grade (null or NaN where the rule of success wants a reward) does not count; a group without any has no
-    row. Groups of one prompt in one step are counted together. All rows are `trained`.
+    A path is a folder of completions, the run's folder that contains `completions`, or a Parquet file. A rollout
+    without a grade (null or NaN where the rule of success needs a reward) does not count; a group without any grade has
+    no row. Several groups of one prompt in a step are counted together. All rows are `trained`.
 
     Attributes:
-        prompt_key: column that identifies prompts. Default: `prompt_id` where every file has it, else `prompt`.
-            Messages are identified by their JSON text, with sorted keys and without nulls.
-        reward: column(s) of the reward functions, in TRL's order. Default: all columns of floats that are not TRL's
-            own, the prompt key or a label column, if the logged advantages go with their sum; where there are no
-            floats, the only one of integers or booleans.
-        reward_weights: weights of these in the folded reward, TRL's `reward_weights`; default 1 each.
-        success: what a success is, see `promptdyn.success`. Default "auto": found from the first rewards, as a live run
-            does; a line is logged that says what was found, unless rewards are 0 and 1.
-        label_columns: columns with a label for each prompt; a null is the label "(none)". Default: none.
-        skip_bad: leave out rollouts without a step or a key, or whose label differs from those before of their prompt,
-            with a warning, instead of raising.
-        keep_superseded: keep files of a run that ended later in the same folder before this one began again. Default:
-            file times tell them, and they are left out with a warning.
+        prompt_key: column that identifies prompts. Default: `prompt_id` if every file has it, else `prompt`. Messages
+            are identified by their JSON text, with sorted keys and without nulls.
+        reward: column(s) of the reward functions, in TRL's order. Default: all columns of floats except TRL's own, the
+            prompt key and label columns, if the logged advantages agree with their sum; without any column of floats,
+            the only one of integers or booleans.
+        reward_weights: weights of the reward functions in the folded reward, TRL's `reward_weights`; default 1 each.
+        success: what a success is, see `promptdyn.success`. Default "auto": found from the first rewards, as in a live
+            run; unless rewards are 0 and 1, a log line tells the rule that was found.
+        label_columns: columns with a label for each prompt; a null becomes the label "(none)". Default: none.
+        skip_bad: leave out rollouts without a step or a key, or with another label than their prompt had before, with a
+            warning, instead of raising.
+        keep_superseded: True keeps files of an earlier run that ended later in the same folder. False (default) leaves
+            them out with a warning; the times of the files tell them.
     """
 
     prompt_key: str | None = None
@@ -79,7 +79,7 @@ class TRLCompletions(Reader):
     name = "trl"
 
     def recognizes(self, path: Path) -> bool:
-        """Whether `path` is a Parquet file with TRL's columns, a folder with one, or a run's folder around it.
+        """Whether `path` is a Parquet file with TRL's columns, a folder with such a file, or the run's folder.
 
         Raises:
             InputError: a Parquet file is damaged.
@@ -90,12 +90,12 @@ class TRLCompletions(Reader):
         """Count the successes.
 
         Warns:
-            PromptdynWarning: of files and rollouts that are left out; of rewards that do not go with the advantages.
+            PromptdynWarning: files or rollouts were left out; the rewards do not agree with the logged advantages.
 
         Raises:
-            InputError: nothing to read; a column is missing; it is not clear which columns are rewards; a rollout has
-                no step, key or label; two files hold different rollouts of a step; labels of a prompt differ; a
-                `success` that is no rule, or names no column of rewards.
+            InputError: nothing to read; a missing column; no way to tell which columns are rewards; a rollout without a
+                step or key; two files with different rollouts of a step; a prompt with different labels; a `success`
+                that is no rule, or names no reward column.
         """
         grader = Grader(self.success)
         # TRL writes a file without rollouts when it logs before it has generated.
@@ -106,16 +106,16 @@ class TRLCompletions(Reader):
         prompt_key = self.prompt_key
         if prompt_key is None:
             prompt_key = "prompt_id" if all("prompt_id" in schema.names for schema in schemas.values()) else "prompt"
-        asked, labels = column_names(self.reward), column_names(self.label_columns)
-        names = asked or _may_be_rewards(source, next(iter(schemas.values())), {*COLUMNS, prompt_key, *labels})
+        functions_given, labels = column_names(self.reward), column_names(self.label_columns)
+        names = functions_given or _find_rewards(source, next(iter(schemas.values())), {*COLUMNS, prompt_key, *labels})
         weights = weights_of(source, names, self.reward_weights)
         for file, schema in schemas.items():
             for name in (*COLUMNS, prompt_key, *names, *labels):
                 if name not in schema.names:
-                    there = ", ".join(schema.names)
-                    raise InputError(f"{file}: no column {name!r} among {there}: name one of these, or log it")
+                    available = ", ".join(schema.names)
+                    raise InputError(f"{file}: no column {name!r} among {available}: name one of these, or log it")
 
-        log = _Log.of([_read(file, prompt_key, names, labels) for file in schemas])
+        log = _Log.concatenate([_read(file, prompt_key, names, labels) for file in schemas])
         rollouts = checked(
             source,
             log.step.astype(np.int64) if _are_whole(log.step) else log.step,
@@ -132,31 +132,31 @@ class TRLCompletions(Reader):
             rollouts = _of_the_last_run(rollouts, log)
         rollouts = _without_repeats(rollouts, log)
         if len(names) > 1:
-            _check_fold(rollouts, log, given=bool(asked))
+            _check_fold(rollouts, log, given=bool(functions_given))
         return count(rollouts, grader)
 
 
 class _Log(NamedTuple):
-    """Columns of one file, or of several, over their rollouts."""
+    """The columns of one or several files, each an array over rollouts."""
 
     file: NDArray[np.object_]
-    row: NDArray[np.intp]  # in the file
+    row: NDArray[np.intp]  # number in the file
     step: NDArray[np.float64]
     key: NDArray[np.object_]
     completion: NDArray[np.object_]
     advantage: NDArray[np.float64]
-    rewards: dict[str, NDArray[np.float64]]  # function ->
-    labels: dict[str, NDArray[np.object_]]  # label column ->
+    rewards: dict[str, NDArray[np.float64]]  # reward function -> rewards
+    labels: dict[str, NDArray[np.object_]]  # label column -> labels
 
     @classmethod
-    def of(cls, files: list[_Log]) -> _Log:
-        def joined(name: str) -> Any:
+    def concatenate(cls, files: list[_Log]) -> _Log:
+        def concatenated(name: str) -> Any:
             parts = [getattr(file, name) for file in files]
             if not isinstance(parts[0], dict):
                 return np.concatenate(parts)
             return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
-        return cls(*map(joined, cls._fields))
+        return cls(*map(concatenated, cls._fields))
 
 
 def _files(path: Path) -> list[Path]:
@@ -180,17 +180,18 @@ def _open(file: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(file) as parquet:
             yield parquet
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        found = " ".join(str(error).split())
-        raise InputError(f"{file}: not a Parquet file, or damaged ({found}): remove or replace it") from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file}: not a Parquet file, or damaged ({reason}): remove or replace it") from None
 
 
 def _schema(file: Path) -> tuple[pa.Schema, int]:
-    """The file's schema and number of rows."""
+    """Return the file's schema and its number of rows."""
     with _open(file) as parquet:
         return parquet.schema_arrow, parquet.metadata.num_rows
 
 
-def _may_be_rewards(source: str, schema: pa.Schema, exclude: set[str]) -> list[str]:
+def _find_rewards(source: str, schema: pa.Schema, exclude: set[str]) -> list[str]:
+    """Return the columns that seem to be rewards: all of floats, else the only one of integers or booleans."""
     import pyarrow as pa
 
     names = [name for name in schema.names if name not in exclude]
@@ -199,21 +200,27 @@ def _may_be_rewards(source: str, schema: pa.Schema, exclude: set[str]) -> list[s
     whole = [name for name in names if pa.types.is_integer(kinds[name]) or pa.types.is_boolean(kinds[name])]
     if floats or len(whole) == 1:
         return floats or whole
-    found = f"columns {', '.join(whole)} may each be" if whole else "no column of numbers is"
-    raise InputError(f"{source}: {found} the reward: say reward=NAME, of {', '.join(whole or names) or 'none'}")
+    problem = f"columns {', '.join(whole)} may each be" if whole else "no column of numbers is"
+    raise InputError(f"{source}: {problem} the reward: say reward=NAME, of {', '.join(whole or names) or 'none'}")
 
 
-# Cosine between the advantages of a group and what they should be, from which on they are alike.
-ALIKE = 0.999
+# A group's logged and recomputed advantages agree if the cosine between them is at least this.
+LEAST_COSINE = 0.999
 
 
 def _check_fold(rollouts: Rollouts, log: _Log, given: bool) -> None:
-    """Tell where the rewards, folded by their weights, do not go with the logged advantages.
+    """Check that the folded rewards agree with the logged advantages.
 
-    Within a group TRL's advantages are a multiple of what the folded reward is above its mean.
+    Within a group, TRL's advantages are a multiple of the folded reward minus its mean.
+
+    Args:
+        given: whether the user named the columns of rewards.
+
+    Warns:
+        PromptdynWarning: they do not agree, and the user named the columns.
 
     Raises:
-        InputError: they do not, and nobody has said which columns are rewards.
+        InputError: they do not agree, and the user did not name the columns.
     """
     groups = unlike = 0
     all_folded, advantages = rollouts.rewards.folded, log.advantage[rollouts.row]
@@ -221,22 +228,22 @@ def _check_fold(rollouts: Rollouts, log: _Log, given: bool) -> None:
         folded, advantage = all_folded[block], advantages[block]
         if not (np.isfinite(folded).all() and np.isfinite(advantage).all()) or not spread(folded[None])[0]:
             continue
-        # Scaled, since products of huge numbers are beyond double precision.
+        # Scaled, since products of huge numbers overflow.
         folded, advantage = (values / max(abs(values).max(), 1.0) for values in (folded, advantage))
-        above = folded - folded.mean()
+        deviation = folded - folded.mean()
         groups += 1
-        unlike += not above @ advantage >= ALIKE * np.linalg.norm(above) * np.linalg.norm(advantage) > 0
+        unlike += not deviation @ advantage >= LEAST_COSINE * np.linalg.norm(deviation) * np.linalg.norm(advantage) > 0
     if not groups or unlike <= groups // 10:
         return
     columns = ", ".join(rollouts.rewards.functions)
     weights = ", ".join(f"{weight:g}" for weight in rollouts.rewards.weights)
-    told = (
-        f"{rollouts.source}: the sum of the columns {columns}, at weights {weights}, does not go with the logged "
+    message = (
+        f"{rollouts.source}: the sum of the columns {columns}, at weights {weights}, disagrees with the logged "
         f"advantages in {unlike} of {groups} groups"
     )
     if not given:
-        raise InputError(f"{told}: say which are rewards (reward) and at what weights (reward_weights)")
-    warnings.warn(f"{told}: is a reward missing, or a weight another?", PromptdynWarning, stacklevel=4)
+        raise InputError(f"{message}: say which are rewards (reward) and at what weights (reward_weights)")
+    warnings.warn(f"{message}: is a reward missing, or a weight wrong?", PromptdynWarning, stacklevel=4)
 
 
 def _read(file: Path, prompt_key: str, names: Sequence[str], label_columns: Sequence[str]) -> _Log:
@@ -256,7 +263,7 @@ def _read(file: Path, prompt_key: str, names: Sequence[str], label_columns: Sequ
 
 
 def _numbers(file: Path, table: pa.Table, name: str) -> NDArray[np.float64]:
-    """(rollout,) a numeric column, NaN for null."""
+    """Return a (rollout,) column of numbers, NaN for null."""
     import pyarrow as pa
 
     kind = table[name].type
@@ -267,12 +274,14 @@ def _numbers(file: Path, table: pa.Table, name: str) -> NDArray[np.float64]:
 
 
 def _values(file: Path, table: pa.Table, name: str) -> list[Any]:
-    """(rollout,) a column's values as Python's own."""
+    """Return a column's (rollout,) values as Python objects."""
     try:
         return table[name].to_pylist()
-    except (ValueError, OverflowError) as error:  # bytes that are no text, dates that Python has not
-        found = " ".join(str(error).split())
-        raise InputError(f"{file}: column {name!r} holds what cannot be read ({found}): write it again") from None
+    except (ValueError, OverflowError) as error:  # bytes that are no text, dates beyond Python's
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{file}: column {name!r} holds values that cannot be read ({reason}): write it again"
+        ) from None
 
 
 def _objects(values: list[Any]) -> NDArray[np.object_]:
@@ -284,18 +293,18 @@ def _are_whole(values: NDArray[np.float64]) -> bool:
 
 
 def _of_the_last_run(rollouts: Rollouts, log: _Log) -> Rollouts:
-    """Rollouts less those in files of a run that ended later in this folder, before this one began again."""
+    """Return the rollouts without those of files that an earlier run in the folder wrote."""
     files = log.file[rollouts.row]
     first = {files[block.start]: int(rollouts.step[block.start]) for block in reversed(list(rollouts.blocks(files)))}
-    kept = of_the_last_run(rollouts.source, list(first.values()), list(first))
-    if kept.all():
+    is_last = of_the_last_run(rollouts.source, list(first.values()), list(first))
+    if is_last.all():
         return rollouts
-    of_file = dict(zip(first, kept, strict=True))
-    return rollouts.select(np.fromiter((of_file[file] for file in files), bool, len(files)))
+    keep = dict(zip(first, is_last, strict=True))
+    return rollouts.select(np.fromiter((keep[file] for file in files), bool, len(files)))
 
 
 def _without_repeats(rollouts: Rollouts, log: _Log) -> Rollouts:
-    """Rollouts less those that TRL wrote again under a later step."""
+    """Return the rollouts without those that TRL wrote again under a later step."""
     files, keep = log.file[rollouts.row], np.ones(len(rollouts.step), bool)
     blocks = list(rollouts.blocks(files))
     digests = [_digest(rollouts, log, block) for block in blocks]
@@ -320,7 +329,7 @@ def _without_repeats(rollouts: Rollouts, log: _Log) -> Rollouts:
 
 
 def _digest(rollouts: Rollouts, log: _Log, block: slice) -> bytes:
-    """Of prompts, completions, rewards and advantages of a block, in order."""
+    """Return a hash of a block's prompts, completions, rewards and advantages, in order."""
     rows = rollouts.row[block]
     content = repr(log.completion[rows].tolist()).encode()
     numbers = (rollouts.prompt[block], rollouts.rewards.values[block], log.advantage[rows])

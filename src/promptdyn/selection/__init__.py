@@ -1,5 +1,5 @@
-"""Selection: what a prompt is worth (scores), which to take (strategies), the `Selector` that chooses and learns, and
-the `Session` that a trainer holds.
+"""Select prompts: scores say what a prompt is worth, strategies which to take; a `Selector` chooses and learns, and a
+`Session` connects it to a trainer.
 """
 
 from promptdyn.selection.groups import Observation

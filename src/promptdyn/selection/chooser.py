@@ -1,4 +1,4 @@
-"""A strategy at work on a pool: what it takes, what it has seen, and how much of the pool that is."""
+"""Apply a strategy to a pool: choose prompts, keep the strategy's state, and watch the coverage of the pool."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from promptdyn.selection.strategies import Outlook, Strategy
 
 __all__ = ["Chooser", "highest"]
 
-# Steps without a prompt that is new after which the choice has got stuck, if less than this share of the pool was seen.
+# A choice is stuck after so many steps without a new prompt, if less than this share of the pool has been seen.
 STALLED, LITTLE = 50, 0.5
 
 
 class Chooser:
-    """Takes prompts of a pool as a strategy says, and keeps the strategy's state.
+    """Chooses prompts of a pool by a strategy, and keeps the strategy's state.
 
     Args:
-        strategy: which prompts to take.
-        num_prompts: of the pool.
+        strategy: decides which prompts to take.
+        num_prompts: number of prompts in the pool.
 
     Attributes:
         strategy: as given.
-        times_seen: (prompt,) groups that were rolled out of each so far.
+        times_seen: (prompt,) number of groups rolled out of each prompt so far.
 
     Raises:
-        InputError: the strategy's state is not one of as many prompts.
+        InputError: the fields of the strategy's state do not have one entry per prompt.
     """
 
     def __init__(self, strategy: Strategy, num_prompts: int) -> None:
@@ -51,24 +51,24 @@ class Chooser:
         return np.count_nonzero(self.times_seen) / len(self.times_seen)
 
     def add(self, num_prompts: int) -> None:
-        """Let so many prompts join, of which nothing was seen."""
+        """Add so many prompts, which have not been seen."""
         total = len(self.times_seen) + num_prompts
         self._state = extended(self._state, self._fresh(total))
         self.times_seen = np.concatenate([self.times_seen, np.zeros(num_prompts, np.int32)])
 
-    def take(
+    def choose(
         self, k: int, excluded: NDArray[np.intp], rng: np.random.Generator, outlook: Outlook | None
     ) -> NDArray[np.intp]:
-        """(k,) rows of the prompts that the strategy takes, highest priority first.
+        """Return the (k,) rows of the prompts that the strategy takes, highest priority first.
 
         Args:
-            k: how many; at most the prompts that are not excluded.
-            excluded: rows that are not to be taken.
-            rng: draws, and breaks ties.
-            outlook: what the strategy may go by; None where nothing can be told yet, and all prompts are alike.
+            k: number of prompts, at most those that are not excluded.
+            excluded: rows that must not be taken.
+            rng: generator for the strategy, and to break ties.
+            outlook: what the strategy may know; None while nothing is known, when all prompts have equal priority.
 
         Raises:
-            InputError: the strategy gives priorities of another shape, or none (NaN) for some prompt.
+            InputError: the strategy returns priorities of another shape, or NaN.
         """
         if outlook is None:
             return highest(np.zeros(len(self.times_seen)), k, excluded, rng, self.times_seen)
@@ -84,12 +84,12 @@ class Chooser:
             raise InputError(f"strategy {self.strategy.name!r} gave prompt {prompt_id!r} the priority NaN")
         return highest(priorities, k, excluded, rng, self.times_seen)
 
-    def see(self, rows: NDArray[np.intp], step: int) -> None:
-        """Count the prompts that were rolled out in a step, and warn once where the choice keeps to a few.
+    def count(self, rows: NDArray[np.intp], step: int) -> None:
+        """Count the prompts rolled out in a step, and warn once if the same few are taken again and again.
 
         Args:
-            rows: of the prompts.
-            step: which step it is, for the message.
+            rows: rows of the prompts.
+            step: number of the step, for the warning.
         """
         new = bool(np.any(self.times_seen[rows] == 0))
         self.times_seen[rows] += 1
@@ -112,10 +112,10 @@ class Chooser:
         num_rollouts: NDArray[np.int64],
         trained: NDArray[np.bool_],
     ) -> None:
-        """Let the strategy see a step's counts.
+        """Show a step's counts to the strategy.
 
         Raises:
-            InputError: its `step` makes a state of other fields, shapes or types, which no saved run could go on from.
+            InputError: the strategy's `step` returns a state of another class, or fields of other shapes or types.
         """
         before = _kinds(self._state)
         state = self.strategy.step(self._state, rows, num_successes, num_rollouts, trained)
@@ -130,24 +130,24 @@ class Chooser:
         self._state = state
 
     def forget(self) -> None:
-        """Take the strategy back to before the first step; how often prompts were seen stays."""
+        """Reset the strategy's state to before the first step; `times_seen` stays."""
         self._state = self._fresh(len(self.times_seen))
 
     def state_dict(self) -> dict[str, NDArray]:
-        """The strategy's state, as arrays by name."""
+        """Return the strategy's state as arrays by name."""
         return {name: array.copy() for name, array in self._state._asdict().items()}
 
     @classmethod
-    def loaded(cls, strategy: Strategy, times_seen: NDArray[np.int32], arrays: Mapping[str, NDArray]) -> Chooser:
-        """One that goes on from a saved state.
+    def resumed(cls, strategy: Strategy, times_seen: NDArray[np.int32], arrays: Mapping[str, NDArray]) -> Chooser:
+        """Return a chooser that goes on from a saved state.
 
         Args:
-            strategy: which prompts to take.
-            times_seen: (prompt,) as saved.
-            arrays: what `state_dict` gave.
+            strategy: decides which prompts to take.
+            times_seen: (prompt,) saved counts.
+            arrays: what `state_dict` returned.
 
         Raises:
-            InputError: the state is not whole.
+            InputError: the state is damaged.
         """
         chooser = cls(strategy, len(times_seen))
         chooser.times_seen, chooser._state = times_seen, restored(chooser._state, arrays)
@@ -155,7 +155,7 @@ class Chooser:
 
 
 def _kinds(state: Any) -> dict[str, str]:
-    """Type and shape of each field, in words."""
+    """Return the type and shape of each field as text."""
     return {name: f"{array.dtype} {array.shape}" for name, array in state._asdict().items()}
 
 
@@ -166,14 +166,14 @@ def highest(
     rng: np.random.Generator,
     times_seen: NDArray[np.integer] | None = None,
 ) -> NDArray[np.intp]:
-    """(k,) rows with the highest priorities, highest first, ties in random order.
+    """Return the (k,) rows with the highest priorities, highest first, ties in random order.
 
     Args:
-        priorities: (prompt,).
-        k: how many; at most the prompts that are not excluded.
-        excluded: rows that are not to be taken.
-        rng: breaks ties.
-        times_seen: (prompt,) where priorities tie at the last to be taken, rows seen least are; default: any are.
+        priorities: (prompt,) priorities.
+        k: number of rows, at most those that are not excluded.
+        excluded: rows that must not be taken.
+        rng: generator that breaks ties.
+        times_seen: (prompt,) counts: among equal priorities, rows seen least are taken first. Default: at random.
     """
     allowed = np.delete(np.arange(priorities.size), excluded) if excluded.size else None
     ranked = priorities if allowed is None else priorities[allowed]

@@ -1,4 +1,4 @@
-"""The file of a selector's state, which a session's state goes into as well."""
+"""Read and write the file of a selector's state, which may hold a session's state too."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from promptdyn.storage import read_state, write_state
 
 __all__ = ["load_selector", "model_of", "write_selector"]
 
-# Parts of the state that hold arrays of their own, under "arrays".
+# Parts of the state that hold arrays, under "arrays".
 PARTS = ("online", "strategy", "unsettled")
 
 
 def write_selector(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write a state to one .npz file (versioned, no pickle), atomically."""
+    """Write a state to one .npz file, atomically; the file has a version and needs no pickle."""
     arrays = {"times_seen": state["times_seen"]}
     values = {name: value for name, value in state.items() if name != "times_seen"}
     for part in PARTS:
@@ -28,7 +28,7 @@ def write_selector(path: str | Path, state: Mapping[str, Any]) -> None:
 
 
 def _read(path: str | Path) -> dict[str, Any]:
-    """The state that `write_selector` wrote."""
+    """Read the state that `write_selector` wrote."""
     state, arrays = read_state(path, "selector")
     parts: dict[str, dict[str, NDArray]] = {part: {} for part in PARTS}
     for name, array in arrays.items():
@@ -46,11 +46,11 @@ def _read(path: str | Path) -> dict[str, Any]:
 
 
 def load_selector(path: str | Path, load_state_dict: Callable[[Mapping[str, Any]], None]) -> None:
-    """Hand the state that `write_selector` wrote to what goes on with it.
+    """Read the state that `write_selector` wrote and hand it to `load_state_dict`.
 
     Raises:
-        InputError: no such file, one of another kind, one that is damaged or not whole, or what `load_state_dict`
-            says, with the file's name.
+        InputError: the file is missing, of another kind or damaged, or `load_state_dict` refuses the state; the message
+            names the file.
     """
     state = _read(path)
     try:
@@ -60,7 +60,7 @@ def load_selector(path: str | Path, load_state_dict: Callable[[Mapping[str, Any]
 
 
 def model_of(path: str | Path) -> dict[str, Any]:
-    """What the model that the saved selector of a file goes by is described as; raises as `load_selector`."""
+    """Return the name and settings of the model of a saved selector. Raises as `load_selector` does."""
     try:
         return dict(_read(path)["online"]["model"])
     except (KeyError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The groups of one training step as a trainer tells them: checked, counted by a rule, and packed for a file."""
+"""Check the groups of one training step, count their successes by a rule, and pack them for a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["GroupRewards", "Groups", "Observation", "StepRewards", "group_reward
 
 
 class SupportsArray(Protocol):
-    """An array of NumPy's, or a tensor of torch's."""
+    """A NumPy array or a torch tensor."""
 
     def __array__(self) -> Any: ...
 
@@ -23,23 +23,24 @@ class SupportsArray(Protocol):
 GroupRewards = Sequence[SupportsFloat | None] | SupportsArray
 """(rollout,) rewards of one group; None and NaN are rollouts without a grade."""
 StepRewards = Sequence[GroupRewards] | SupportsArray
-"""(group, rollout) rewards of a step, of groups of any sizes."""
+"""(group, rollout) rewards of a step; groups may differ in size."""
 NO_REWARDS = Rewards((), np.zeros(0), np.zeros((0, 0)))
 
 
 class Observation(NamedTuple):
-    """What `Selector.observe` made of the rewards: the groups with at least one graded rollout.
+    """The counts that `Selector.observe` made of a step's rewards, for groups with at least one graded rollout.
 
-    Where the rule of success has just been found, or has changed, `earlier` holds what the steps before show by it.
+    If the rule of success has just been found, or has changed, `earlier` has the observations of all earlier steps by
+    the new rule.
     """
 
     prompt_ids: list[str]
-    num_rollouts: NDArray[np.int64]  # (group,) graded rollouts
     num_successes: NDArray[np.int64]  # (group,)
+    num_rollouts: NDArray[np.int64]  # (group,) graded rollouts
     informative: NDArray[np.bool_]  # (group,) 0 < k < n
-    trained: NDArray[np.bool_]  # (group,) whether it feeds the gradient
-    reward_mean: NDArray[np.float32]  # (group,) of the folded rewards
-    reward_std: NDArray[np.float32]  # (group,) divisor n - 1, as TRL logs it
+    trained: NDArray[np.bool_]  # (group,) whether the group feeds the gradient
+    reward_mean: NDArray[np.float32]  # (group,) mean of the folded rewards
+    reward_std: NDArray[np.float32]  # (group,) their standard deviation, of divisor n - 1 as TRL logs it
     step: int
     earlier: tuple[Observation, ...] = ()
 
@@ -51,16 +52,16 @@ class Groups(NamedTuple):
     prompt_ids: list[str]
     rewards: Rewards
     group: NDArray[np.intp]  # (rollout,) index of its group, ascending
-    trained: NDArray[np.bool_]  # (group,) whether it feeds the gradient
+    trained: NDArray[np.bool_]  # (group,) whether the group feeds the gradient
 
     @property
     def rolled_out(self) -> list[str]:
         """Ids of the groups that have a reward, graded or not."""
-        there = np.unique(self.group[~np.isnan(self.rewards.values).all(axis=1)])
-        return [self.prompt_ids[i] for i in there]
+        rewarded = np.unique(self.group[~np.isnan(self.rewards.values).all(axis=1)])
+        return [self.prompt_ids[i] for i in rewarded]
 
-    def counted(self, grader: Grader) -> Observation:
-        """The counts by a grader's rule."""
+    def count_by(self, grader: Grader) -> Observation:
+        """Count successes by the grader's rule."""
         grades = grader.grades(self.rewards)
         n = np.bincount(self.group[~np.isnan(grades)], minlength=len(self.prompt_ids))
         k = np.bincount(self.group[grades == 1], minlength=len(self.prompt_ids))
@@ -68,25 +69,34 @@ class Groups(NamedTuple):
         n, k = n[graded], k[graded]
         ids = [self.prompt_ids[i] for i in graded]
         mean, std = moments(self.rewards.folded, self.group, len(self.prompt_ids))
-        return Observation(ids, n, k, (k > 0) & (k < n), self.trained[graded], mean[graded], std[graded], self.step)
+        return Observation(
+            prompt_ids=ids,
+            num_successes=k,
+            num_rollouts=n,
+            informative=(k > 0) & (k < n),
+            trained=self.trained[graded],
+            reward_mean=mean[graded],
+            reward_std=std[graded],
+            step=self.step,
+        )
 
 
 def rewards_of(
-    given: StepRewards | Mapping[str, StepRewards], prompt_ids: Sequence[str], weights: Sequence[float] | None = None
+    rewards: StepRewards | Mapping[str, StepRewards], prompt_ids: Sequence[str], weights: Sequence[float] | None = None
 ) -> tuple[Rewards, NDArray[np.intp]]:
-    """Rewards of groups as one array, and (rollout,) the group of each.
+    """Return the rewards of groups as one table, and the (rollout,) group of each row.
 
     Args:
-        given: (group, rollout) rewards, or {reward function: (group, rollout) rewards}.
+        rewards: (group, rollout) rewards, or {reward function: (group, rollout) rewards}.
         prompt_ids: (group,) ids.
-        weights: (function,) of the functions; default 1 each.
+        weights: (function,) weights of the functions; default 1 each.
 
     Raises:
-        InputError: not one row of numbers per prompt, functions that graded other numbers of rollouts, or not one
-            finite weight per function.
+        InputError: not one row of numbers per prompt, functions with different numbers of rollouts, or not one finite
+            weight per function.
     """
-    by_function = given if isinstance(given, Mapping) else {FOLDED: given}
-    if not len(prompt_ids):  # of no function, so that a step without groups fits among any others
+    by_function = rewards if isinstance(rewards, Mapping) else {FOLDED: rewards}
+    if not len(prompt_ids):  # without functions, so that an empty step fits any others
         for rows in by_function.values():
             _flat(rows, prompt_ids)
         return NO_REWARDS, np.zeros(0, np.intp)
@@ -106,24 +116,24 @@ def rewards_of(
     return Rewards(functions, factors, np.stack(columns, axis=1)), np.repeat(np.arange(len(prompt_ids)), sizes)
 
 
-def group_rewards(given: GroupRewards | Mapping[str, GroupRewards], prompt_id: str) -> dict[str, NDArray[np.float64]]:
-    """{reward function: (rollout,) rewards} of one group, NaN for None; much cheaper than `rewards_of`.
+def group_rewards(rewards: GroupRewards | Mapping[str, GroupRewards], prompt_id: str) -> dict[str, NDArray[np.float64]]:
+    """Return {reward function: (rollout,) rewards} of one group, NaN for None; much cheaper than `rewards_of`.
 
     Args:
-        given: (rollout,) rewards, or {reward function: (rollout,) rewards}.
-        prompt_id: whose group it is.
+        rewards: (rollout,) rewards, or {reward function: (rollout,) rewards}.
+        prompt_id: id of the group's prompt, for errors.
 
     Raises:
-        InputError: rewards that are not numbers, or functions that graded other numbers of rollouts.
+        InputError: rewards that are not numbers, or functions with different numbers of rollouts.
     """
-    by_function = given if isinstance(given, Mapping) else {FOLDED: given}
+    by_function = rewards if isinstance(rewards, Mapping) else {FOLDED: rewards}
     functions = _functions(by_function)
-    rewards = {name: _row(row, prompt_id) for name, row in zip(functions, by_function.values(), strict=True)}
-    first = rewards[functions[0]]
-    for name, row in rewards.items():
+    rows = {name: _row(row, prompt_id) for name, row in zip(functions, by_function.values(), strict=True)}
+    first = rows[functions[0]]
+    for name, row in rows.items():
         if len(row) != len(first):
             raise _uneven(prompt_id, {name: len(row), functions[0]: len(first)})
-    return rewards
+    return rows
 
 
 def _functions(by_function: Mapping[str, object]) -> tuple[str, ...]:
@@ -133,38 +143,38 @@ def _functions(by_function: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _uneven(prompt_id: str, sizes: Mapping[str, int]) -> InputError:
-    told = ", ".join(f"{size} by {name!r}" for name, size in sizes.items())
-    return InputError(f"rewards of prompt {prompt_id!r}: {told}: give one of each function for every rollout")
+    counts = ", ".join(f"{size} by {name!r}" for name, size in sizes.items())
+    return InputError(f"rewards of prompt {prompt_id!r}: {counts}: give one of each function for every rollout")
 
 
-def _flat(given: StepRewards, prompt_ids: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(rollout,) rewards, NaN for None, and (group,) rollouts of each group."""
+def _flat(rewards: StepRewards, prompt_ids: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return all groups' (rollout,) rewards, NaN for None, and the (group,) number of rollouts of each."""
     try:
-        rows = _plain(given)
+        rows = _plain(rewards)
         rows = rows if isinstance(rows, np.ndarray) else list(rows)
         num_rows = len(rows)
     except TypeError:
-        raise InputError(f"rewards are a {type(given).__name__}: give one row of rewards per prompt") from None
+        raise InputError(f"rewards are a {type(rewards).__name__}: give one row of rewards per prompt") from None
     if num_rows != len(prompt_ids):
         raise InputError(
             f"{num_rows} rows of rewards for {len(prompt_ids)} prompts: give one row of rewards per prompt"
         )
-    if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind in "biuf":  # all at once, for speed
+    if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind in "biuf":  # whole arrays at once, for speed
         return rows.astype(np.float64).ravel(), np.full(num_rows, rows.shape[1])
     groups = [_row(row, prompt_id) for row, prompt_id in zip(rows, prompt_ids, strict=True)]
     return np.concatenate([np.zeros(0), *groups]), np.array([len(group) for group in groups], np.int64)
 
 
 def _row(group: Any, prompt_id: str) -> NDArray[np.float64]:
-    """(rollout,) rewards of one group, NaN for None."""
+    """Return one group's (rollout,) rewards, NaN for None."""
     try:
         group = _plain(group)
         if isinstance(group, list | tuple):
             group = [_plain(reward) for reward in group]
-        given = np.asarray(group)
-        if given.dtype.kind not in "biuf" and any(isinstance(reward, str | bytes | complex) for reward in given.flat):
+        array = np.asarray(group)
+        if array.dtype.kind not in "biuf" and any(isinstance(reward, str | bytes | complex) for reward in array.flat):
             raise TypeError  # NumPy would read "1" as a number, and 1j as 0
-        values = given.astype(np.float64)  # None becomes NaN
+        values = array.astype(np.float64)  # None becomes NaN
     except (TypeError, ValueError):
         raise InputError(f"rewards of prompt {prompt_id!r} are not numbers: {group!r}") from None
     if values.ndim != 1:
@@ -173,25 +183,25 @@ def _row(group: Any, prompt_id: str) -> NDArray[np.float64]:
 
 
 def _plain(values: Any) -> Any:
-    """Values of a tensor, of any dtype and device and with or without gradient, as NumPy's; others as they are."""
+    """Return a tensor of any dtype and device as a NumPy array; other values unchanged."""
     return np.asarray(values.detach().tolist()) if hasattr(values, "detach") else values
 
 
 def packed(steps: Sequence[Groups], rows: Callable[[list[str]], NDArray[np.intp]]) -> dict[str, Any]:
-    """Steps, all by the same reward functions, as JSON-able values, and arrays under "arrays".
+    """Return steps as JSON-able values, with arrays under "arrays".
 
     Args:
-        steps: what is to be packed.
-        rows: gives the row of each id in the pool.
+        steps: the groups of each step, all graded by the same reward functions.
+        rows: function of ids that returns their rows in the pool.
     """
-    told = next((groups.rewards for groups in steps if groups.rewards.functions), NO_REWARDS)
-    functions = told.functions
+    any_rewards = next((groups.rewards for groups in steps if groups.rewards.functions), NO_REWARDS)
+    functions = any_rewards.functions
     none = np.zeros(0, np.int64)
     return {
         "steps": [groups.step for groups in steps],
         "functions": list(functions),
         "arrays": {
-            "weights": told.weights,
+            "weights": any_rewards.weights,
             "values": np.concatenate(
                 [np.zeros((0, len(functions))), *(groups.rewards.values for groups in steps if groups.prompt_ids)]
             ),
@@ -205,7 +215,11 @@ def packed(steps: Sequence[Groups], rows: Callable[[list[str]], NDArray[np.intp]
 
 
 def unpacked(state: Mapping[str, Any], prompt_ids: Sequence[str]) -> list[Groups]:
-    """What `packed` packed, for a pool of (prompt,) ids; KeyError, TypeError or ValueError where it is not whole."""
+    """Return the steps that `packed` packed, for a pool of (prompt,) ids.
+
+    Raises:
+        KeyError, TypeError, ValueError: the state is damaged.
+    """
     functions, names = tuple(map(str, state["functions"])), ("group", "rollouts", "prompt", "groups")
     weights, values, trained = (np.array(state["arrays"][name]) for name in ("weights", "values", "trained"))
     group, rollouts, prompt, groups = (np.array(state["arrays"][name]) for name in names)
@@ -219,14 +233,14 @@ def unpacked(state: Mapping[str, Any], prompt_ids: Sequence[str]) -> list[Groups
         and groups.sum() == len(prompt) == len(trained)
         and (prompt < len(prompt_ids)).all()
     ):
-        raise ValueError("the groups that were told do not fit together")
+        raise ValueError("the saved groups do not fit together")
     steps = []
     ends, last = np.cumsum(rollouts), np.cumsum(groups)
     for i, step in enumerate(state["steps"]):
-        own, these = slice(ends[i] - rollouts[i], ends[i]), slice(last[i] - groups[i], last[i])
-        ids = [prompt_ids[row] for row in prompt[these]]
-        if len(np.unique(prompt[these])) < len(ids) or (group[own] >= len(ids)).any():
-            raise ValueError("the groups that were told do not fit together")
-        rewards = Rewards(functions, weights, values[own]) if ids else NO_REWARDS
-        steps.append(Groups(int(step), ids, rewards, group[own], trained[these]))
+        rollout_rows, group_rows = slice(ends[i] - rollouts[i], ends[i]), slice(last[i] - groups[i], last[i])
+        ids = [prompt_ids[row] for row in prompt[group_rows]]
+        if len(np.unique(prompt[group_rows])) < len(ids) or (group[rollout_rows] >= len(ids)).any():
+            raise ValueError("the saved groups do not fit together")
+        rewards = Rewards(functions, weights, values[rollout_rows]) if ids else NO_REWARDS
+        steps.append(Groups(int(step), ids, rewards, group[rollout_rows], trained[group_rows]))
     return steps

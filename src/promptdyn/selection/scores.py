@@ -1,6 +1,6 @@
-"""What a prompt is worth: functions from the belief to one number per prompt, higher is better.
+"""Scores: functions from the beliefs to one number per prompt, what the prompt is worth. Higher is better.
 
-A new score is a function here and its place in `SCORES`; one with settings is a frozen dataclass with a `name` and
+A new score is a function here and its entry in `SCORES`. A score with settings is a frozen dataclass with a `name` and
 `__call__`.
 """
 
@@ -19,31 +19,31 @@ from promptdyn.registry import Registry
 __all__ = ["SCORES", "Score", "entropy", "half_solved", "informative", "reward_variance"]
 
 Score = Callable[[OnlineFilter, int, np.random.Generator | None], NDArray[np.float64]]
-"""(online, num_rollouts, rng) -> (prompt,). With an rng, the score at one posterior draw per prompt (Thompson)."""
+"""(online, num_rollouts, rng) -> (prompt,) scores; with `rng`, each at one posterior draw (Thompson)."""
 
-# What a score is called with.
+# Arguments of a score.
 ARGUMENTS = ("online", "num_rollouts", "rng")
 
 
 def informative(online: OnlineFilter, num_rollouts: int, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-    """P(0 < k < n): the chance that the group gives a gradient (DPS, MoPPS, MaPP)."""
+    """Return P(0 < k < n), the chance that the group gives a gradient (DPS, MoPPS, MaPP)."""
     return online.informative(num_rollouts, rng)
 
 
 def reward_variance(
     online: OnlineFilter, num_rollouts: int, rng: np.random.Generator | None = None
 ) -> NDArray[np.float64]:
-    """E[p (1 - p)], the variance of a rollout's reward: half the chance that two rollouts differ."""
+    """Return E[p (1 - p)], the variance of a rollout's reward, which is half the chance that two rollouts differ."""
     return 0.5 * online.informative(2, rng)
 
 
 def half_solved(online: OnlineFilter, num_rollouts: int, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-    """1 - |2 p - 1|: 1 at a success rate of one half, 0 at none and all."""
+    """Return 1 - |2 p - 1|, which is 1 at a success rate of one half, and 0 at rates of 0 and 1."""
     return 1.0 - np.abs(2.0 * online.success_rate(rng) - 1.0)
 
 
 def _fault(entry: Any) -> str:
-    """What a function or class has not that a score needs, in words; "" where nothing is missing."""
+    """Say what a function or class lacks that a score needs; "" if nothing is missing."""
     call: Any = entry
     arguments: tuple[str, ...] = ARGUMENTS
     if isinstance(entry, type):
@@ -64,5 +64,5 @@ SCORES: Registry[Callable[..., Any], Score] = Registry(
 
 
 def entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(prompt,) entropy in nats of (prompt, outcome) probabilities."""
+    """Return the (prompt,) entropy in nats of (prompt outcome) probabilities."""
     return -np.sum(probability * np.log(np.maximum(probability, 1e-300)), axis=1)

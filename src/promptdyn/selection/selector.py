@@ -1,4 +1,4 @@
-"""The object a trainer holds: asks for prompts, is told their rewards. NumPy only, in the trainer's own process."""
+"""Choose the prompts of each training step, and learn from their rewards. NumPy only, in the trainer's process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from promptdyn.success import AUTO, Grader, Success
 
 __all__ = ["Observation", "Selector"]
 
-# Prompts that the pool's mean belief entropy is measured on, evenly spaced.
+# The pool's mean belief entropy is measured on about so many prompts, evenly spaced.
 ENTROPY_SAMPLE = 1_000
 
 logger = logging.getLogger(__name__)
@@ -36,21 +36,21 @@ class Selector:
     """Chooses the prompts of each training step from the beliefs, and learns from their rewards.
 
     Args:
-        online: filter over the pool (`model.online(prompts)`, `fit.online(prompts)`).
+        online: a filter over the pool (`model.online(prompts)`, `fit.online(prompts)`).
         strategy: which prompts to take: "proportional" (default), "thompson", "gumbel", "top", "top_entropy",
-            "uniform", "greso", "history_resampling", with settings as in "gumbel:temperature=0.05", one of a file,
-            "FILE.py:NAME", or a `Strategy`.
-        score: what a prompt is worth: "informative" (default), "reward_variance", "half_solved", one of a file,
-            "FILE.py:NAME", or a function (online, num_rollouts, rng) -> (prompt,) numbers.
-        num_generations: rollouts per prompt that forecasts are made for; default 8.
+            "uniform", "greso" or "history_resampling", with settings as in "gumbel:temperature=0.05"; your own in a
+            file, "FILE.py:NAME"; or a `Strategy`.
+        score: what a prompt is worth: "informative" (default), "reward_variance" or "half_solved"; your own in a file,
+            "FILE.py:NAME"; or a function (online, num_rollouts, rng) -> (prompt,) numbers.
+        num_generations: number of rollouts per prompt for which forecasts are made; default 8.
         success: what a success is: a number (threshold on the reward), a reward function's name, "FUNCTION>=NUMBER", a
-            function of the rewards by name, or "auto" (default): found from the first rewards, see
-            `promptdyn.success`. Until it can be told, prompts are chosen as "uniform" does.
-        seed: of the selector's own generator, which draws samples and breaks ties.
+            function of the rewards by name, or "auto" (default), which finds a rule from the first rewards, see
+            `promptdyn.success`. While there is no rule, prompts are chosen as by "uniform".
+        seed: seed of the selector's own generator, which draws samples and breaks ties; default 0.
 
     Raises:
-        InputError: no filter (a model or a fit makes one, `.online(prompts)`), an unknown strategy or score, a setting
-            out of range, or a `success` that is no rule.
+        InputError: `online` is no filter, an unknown strategy or score, a setting out of range, or a `success` that is
+            no rule.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Selector:
         self._chooser = Chooser(STRATEGIES.resolve(strategy), online.num_prompts)
         self._metrics: dict[str, float] = {}
         self._watch = SuccessWatch()
-        # All steps, while the rule of success may still change, and how many of them the filter has absorbed.
+        # All steps so far while the rule of success may still change, and how many of them the filter has absorbed.
         self._unsettled: list[Groups] = []
         self._absorbed = 0
 
@@ -91,20 +91,21 @@ class Selector:
 
     @property
     def num_prompts(self) -> int:
+        """Number of prompts in the pool."""
         return self.online.num_prompts
 
     @property
     def strategy(self) -> Strategy:
-        """Which prompts are taken."""
+        """The strategy that decides which prompts to take."""
         return self._chooser.strategy
 
     @property
     def success(self) -> str | None:
-        """The rule of success in force, as `promptdyn.success` writes it; None while it cannot be told."""
+        """The rule of success that applies now, as text; None while there is none."""
         return None if self.grader.rule is None else str(self.grader.rule)
 
     def add(self, prompts: Prompts | Ids) -> None:
-        """Let new prompts join the pool; raises as `OnlineFilter.add`."""
+        """Add new prompts to the pool. Raises as `OnlineFilter.add` does."""
         self.online.add(prompts)
         self._chooser.add(self.num_prompts - len(self._chooser.times_seen))
 
@@ -114,17 +115,18 @@ class Selector:
         """Choose the prompts of the next step.
 
         Args:
-            k: how many distinct prompts.
-            exclude: ids not to choose, such as prompts still in flight.
-            enough: informative groups that will do: the rest of the k is left out once so many are forecast among the
-                first. Default: all k.
-            multiple_of: what the number of prompts is to be a multiple of where it is cut so; k should be one too.
+            k: number of distinct prompts.
+            exclude: ids not to choose, such as prompts in flight; default none.
+            enough: number of informative groups that suffices. Of the k prompts, only the first that are forecast to
+                give so many are returned. Default: all k.
+            multiple_of: the number of prompts is a multiple of this if `enough` shortens it; k should be one too.
+                Default 1.
 
         Returns:
-            k ids or, with `enough`, some of them: highest priority first.
+            k ids, highest priority first; fewer with `enough`.
 
         Raises:
-            InputError: k < 1, more than the pool has left, or an excluded id that is not in the pool.
+            InputError: k < 1, more prompts than the pool has left, or an excluded id that is not in the pool.
         """
         start = time.perf_counter()
         excluded = np.unique(self.online.rows(list(exclude)))
@@ -134,13 +136,13 @@ class Selector:
             raise InputError(
                 f"cannot select k={k} of {self.num_prompts} prompts{left_out}: k must be from 1 to {available}"
             )
-        known = Outlook(self.online, self.score, self.num_generations, self._chooser.times_seen)
-        rows = self._chooser.take(k, excluded, self._rng, None if self.grader.rule is None else known)
+        outlook = Outlook(self.online, self.score, self.num_generations, self._chooser.times_seen)
+        rows = self._chooser.choose(k, excluded, self._rng, None if self.grader.rule is None else outlook)
         forecast = self.online.informative(self.num_generations, rows=rows)
         if enough is not None:
             needed = int(np.searchsorted(np.cumsum(forecast), enough - 1e-9)) + 1
-            kept = min(-(-needed // multiple_of) * multiple_of, k)
-            rows, forecast = rows[:kept], forecast[:kept]
+            num_taken = min(-(-needed // multiple_of) * multiple_of, k)
+            rows, forecast = rows[:num_taken], forecast[:num_taken]
         self._metrics["predicted_informative"] = float(forecast.mean())
         self._metrics["select_time_s"] = time.perf_counter() - start
         return self.online.ids(rows)
@@ -153,28 +155,28 @@ class Selector:
         weights: Sequence[float] | None = None,
         step: int | None = None,
     ) -> Observation:
-        """Learn from one training step's rewards; every other prompt ages by one step.
+        """Learn from one training step's rewards. Every other prompt ages by one step.
 
         Args:
-            prompt_ids: (group,) ids rolled out, each once.
+            prompt_ids: (group,) ids of the prompts rolled out, each once.
             rewards: (group, rollout) rewards, or {reward function: (group, rollout) rewards}. None and NaN are rollouts
-                without a reward. A rollout without a grade is counted out of n, and a group without any counts as not
-                rolled out. Groups may differ in length.
-            trained: (group,) or one flag: whether the group feeds the gradient. Default True.
-            weights: (function,) of the reward functions in the folded reward; default 1 each.
-            step: the training step, for whoever records it; default the number of steps told so far.
+                without a reward. A rollout without a grade does not count in n, and a group without any grade counts as
+                not rolled out. Groups may differ in length.
+            trained: (group,) whether the group feeds the gradient, or one value for all. Default True.
+            weights: (function,) weights of the reward functions in the folded reward; default 1 each.
+            step: number of the training step, for a record; default the number of steps observed so far.
 
         Returns:
-            The counts that were absorbed; no group while the rule of success cannot be told.
+            The counts that were absorbed; no group while there is no rule of success.
 
         Raises:
-            InputError: unknown or repeated id, not one row of rewards and one flag per id, or a reward function that
-                the rule of success names and that is not there; nothing is absorbed then.
+            InputError: an unknown or repeated id, not one row of rewards and one flag per id, or a rule of success that
+                names an unknown reward function. Nothing is absorbed then.
         """
         start = time.perf_counter()
         ids = [str(prompt_id) for prompt_id in prompt_ids]
-        self.online.rows(ids, distinct=True)  # an id is checked even where its group is counted out
-        given, group = rewards_of(rewards, ids, weights)
+        self.online.rows(ids, distinct=True)  # ids are checked even if their groups have no grade
+        reward_table, group = rewards_of(rewards, ids, weights)
         try:
             flags = np.asarray(trained)
         except ValueError:
@@ -184,16 +186,18 @@ class Selector:
         number = self.online.steps + len(self._unsettled) - self._absorbed if step is None else step
         if flags.size and flags.dtype.kind != "b":
             raise InputError(f"trained is of type {flags.dtype}: give booleans, one flag per prompt")
-        groups = Groups(number, ids, given, group, np.broadcast_to(flags, (len(ids),)).astype(bool))
-        seen = self._learn(groups)
+        groups = Groups(number, ids, reward_table, group, np.broadcast_to(flags, (len(ids),)).astype(bool))
+        observation = self._learn(groups)
 
-        self._chooser.see(self.online.rows(groups.rolled_out), self.online.steps)
+        self._chooser.count(self.online.rows(groups.rolled_out), self.online.steps)
         if self.grader.rule is not None:
-            self._watch.see(groups, seen, self.grader.rule)
-        self._metrics["informative"] = float(seen.informative.mean()) if len(seen.prompt_ids) else float("nan")
-        self._metrics["ungraded_groups"] = float(len(ids) - len(seen.prompt_ids))
+            self._watch.see(groups, observation, self.grader.rule)
+        self._metrics["informative"] = (
+            float(observation.informative.mean()) if len(observation.prompt_ids) else float("nan")
+        )
+        self._metrics["ungraded_groups"] = float(len(ids) - len(observation.prompt_ids))
         self._metrics["observe_time_s"] = time.perf_counter() - start
-        return seen
+        return observation
 
     def mixed(
         self,
@@ -201,34 +205,34 @@ class Selector:
         rewards: StepRewards | Mapping[str, StepRewards],
         weights: Sequence[float] | None = None,
     ) -> NDArray[np.bool_] | None:
-        """Which groups `observe` would find informative, were it told of them now; nothing is learned.
+        """Tell which groups `observe` would find informative now, without learning from them.
 
         Args:
-            prompt_ids, rewards, weights: as those of `observe`.
+            prompt_ids, rewards, weights: as in `observe`.
 
         Returns:
-            (group,) flags; None where the rule of success cannot be told even from these rewards.
+            (group,) flags; None if there is no rule of success, even from these rewards.
 
         Raises:
-            InputError: not one row of rewards per id, or a reward function that the rule names and that is not there.
+            InputError: not one row of rewards per id, or a rule that names an unknown reward function.
         """
         ids = [str(prompt_id) for prompt_id in prompt_ids]
-        given, group = rewards_of(rewards, ids, weights)
+        reward_table, group = rewards_of(rewards, ids, weights)
         grader = self.grader
         if not grader.settled:
             grader = deepcopy(grader)
-            grader.see(given)
+            grader.see(reward_table)
         if grader.rule is None:
             return None
-        seen = Groups(self.online.steps, ids, given, group, np.ones(len(ids), bool)).counted(grader)
-        mixed = dict(zip(seen.prompt_ids, seen.informative, strict=True))
-        return np.array([mixed.get(prompt_id, False) for prompt_id in ids], bool)
+        observation = Groups(self.online.steps, ids, reward_table, group, np.ones(len(ids), bool)).count_by(grader)
+        is_informative = dict(zip(observation.prompt_ids, observation.informative, strict=True))
+        return np.array([is_informative.get(prompt_id, False) for prompt_id in ids], bool)
 
     def settle(self) -> tuple[Observation, ...]:
-        """Let the rule of success stay that is best by what was told so far: a run ends, or its record is wanted.
+        """Make final the best rule of success that the rewards so far give, as at the end of a run.
 
         Returns:
-            What the steps so far show by it; nothing where the rule has been in force for all of them.
+            The observations of all steps so far by that rule; none if it has applied to all of them already.
         """
         if self.grader.settled:
             return ()
@@ -237,65 +241,68 @@ class Selector:
         if not self.grader.settled:
             return ()
         same = self.grader.rule == before and self._absorbed == len(self._unsettled)
-        seen = () if same else self._relearn()
+        observations = () if same else self._relearn()
         self._forget()
-        return seen
+        return observations
 
     def _learn(self, groups: Groups) -> Observation:
-        """Absorb a step, and the steps before it where this one changes the rule of success."""
+        """Absorb a step, and again all steps before it if this one changes the rule of success."""
         if self.grader.settled:
-            return self._absorb(groups.counted(self.grader))
+            return self._absorb(groups.count_by(self.grader))
         before = self.grader.rule
         self.grader.see(groups.rewards)
         self._unsettled.append(groups)
         if self.grader.rule is None:
-            seen = groups.counted(self.grader)
+            observation = groups.count_by(self.grader)
         elif self.grader.rule == before and self._absorbed == len(self._unsettled) - 1:
-            seen = self._absorb(groups.counted(self.grader))
+            observation = self._absorb(groups.count_by(self.grader))
             self._absorbed += 1
         else:
-            *earlier, seen = self._relearn()
-            seen = seen._replace(earlier=tuple(earlier))
+            *earlier, observation = self._relearn()
+            observation = observation._replace(earlier=tuple(earlier))
         if self.grader.settled:
             self._forget()
-        return seen
+        return observation
 
     def _relearn(self) -> tuple[Observation, ...]:
-        """Absorb all steps by the rule in force now, in place of what was absorbed by another rule."""
-        if self.online.steps == self._absorbed:  # a filter that knew something before keeps all that it has absorbed
+        """Absorb all steps by the present rule, in place of what was absorbed by another rule."""
+        if self.online.steps == self._absorbed:  # a filter with earlier knowledge is not reset
             self.online.reset()
             self._absorbed = 0
         self._chooser.forget()
-        steps = tuple(groups.counted(self.grader) for groups in self._unsettled)
-        for seen in steps[: self._absorbed]:
-            self._show(seen)
-        for seen in steps[self._absorbed :]:
-            self._absorb(seen)
+        steps = tuple(groups.count_by(self.grader) for groups in self._unsettled)
+        for observation in steps[: self._absorbed]:
+            self._show_strategy(observation)
+        for observation in steps[self._absorbed :]:
+            self._absorb(observation)
         self._absorbed = len(steps)
         return steps
 
-    def _absorb(self, seen: Observation) -> Observation:
-        self._show(seen)  # first: a strategy of one's own may fail
-        self.online.step(seen.prompt_ids, seen.num_successes, seen.num_rollouts, seen.trained)
-        return seen
+    def _absorb(self, observation: Observation) -> Observation:
+        self._show_strategy(observation)  # before the filter's step, since a user's strategy may fail
+        self.online.step(
+            observation.prompt_ids, observation.num_successes, observation.num_rollouts, observation.trained
+        )
+        return observation
 
-    def _show(self, seen: Observation) -> None:
-        """Let the strategy see a step."""
-        rows = self.online.rows(seen.prompt_ids)
-        self._chooser.learn(rows, seen.num_successes, seen.num_rollouts, seen.trained)
+    def _show_strategy(self, observation: Observation) -> None:
+        """Show a step to the strategy."""
+        rows = self.online.rows(observation.prompt_ids)
+        self._chooser.learn(rows, observation.num_successes, observation.num_rollouts, observation.trained)
 
     def _forget(self) -> None:
-        """Let go of the steps that were kept, since the rule stays."""
+        """Drop the steps that were kept, since the rule is final, and log the rule."""
         self._unsettled, self._absorbed = [], 0
         if self.grader.notice:
             logger.warning("%s", self.grader.notice)
 
     def metrics(self) -> dict[str, float]:
-        """What happened in the last step, for a trainer's log.
+        """Return measures of the last step, for a trainer's log.
 
-        `predicted_informative` and `informative`: effective-sample ratio forecast for the chosen prompts, and
-        realized; `coverage`: share of the pool rolled out so far; `belief_entropy`: mean entropy in nats of the
-        forecast none / some / all; `ungraded_groups`; `select_time_s`, `observe_time_s`.
+        `predicted_informative` and `informative` are the effective-sample ratio of the chosen prompts, as forecast and
+        as realized; `coverage` is the share of the pool rolled out so far; `belief_entropy` the mean entropy in nats of
+        the forecast outcome; `ungraded_groups` the number of groups without a grade; `select_time_s` and
+        `observe_time_s` are times in seconds.
         """
         every = max(1, self.num_prompts // ENTROPY_SAMPLE)
         return {
@@ -307,10 +314,11 @@ class Selector:
         }
 
     def _choice(self) -> str:
-        """Strategy and score in words, the same in every process."""
+        """Return strategy and score as text, the same in every process."""
         return f"{text_of(self.strategy)} on score {text_of(self.score)}"
 
     def _settings(self) -> dict[str, Any]:
+        """Return the settings that a saved state must share."""
         return {
             "choice": self._choice(),
             "num_generations": self.num_generations,
@@ -318,7 +326,7 @@ class Selector:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on choosing as if never stopped."""
+        """Return everything needed to go on as if the run had never stopped."""
         return {
             **self._settings(),
             "online": self.online.state_dict(),
@@ -334,14 +342,15 @@ class Selector:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state.
 
-        Prompts go by their ids, see `OnlineFilter.load_state_dict`. A line says how many of the pool the state has not.
+        Prompts are matched by id, see `OnlineFilter.load_state_dict`. If the state lacks prompts of the pool, a log
+        line tells how many.
 
         Raises:
-            InputError: saved with another model, another pool (no prompt in common), strategy, score, num_generations
-                or success, or not whole; the selector is as it was then.
+            InputError: the state was saved with another model, another pool (no prompt in common), or another strategy,
+                score, num_generations or success; or it is damaged. The selector is left unchanged.
         """
         for setting, value in self._settings().items():
-            # A strategy was called a policy once.
+            # Earlier versions called a strategy a policy.
             if setting in state and state[setting] not in (value, f"policy {value}"):
                 raise InputError(
                     f"the selector was saved with {setting} {state[setting]}, this one has {value}: "
@@ -361,7 +370,7 @@ class Selector:
             if not isinstance(absorbed, int) or not 0 <= absorbed <= len(unsettled):
                 raise InputError(f"the selector's state is not whole (absorbed={absorbed!r}): start without it")
             grader = self.grader.resumed(state["grader"], [groups.rewards for groups in unsettled])
-            chooser = Chooser.loaded(
+            chooser = Chooser.resumed(
                 self.strategy, times_seen.astype(np.int32), state.get("strategy", {"arrays": {}})["arrays"]
             )
             self.online.load_state_dict(state["online"])
@@ -369,18 +378,22 @@ class Selector:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"the selector's state is not whole ({error!r}): start without it") from None
-        joined = self.num_prompts - len(times_seen)
-        if joined:
-            logger.warning("%d prompts were not there when the selector was saved: they join the pool", joined)
-            chooser.add(joined)
+        num_new = self.num_prompts - len(times_seen)
+        if num_new:
+            logger.warning("%d prompts were not there when the selector was saved: they join the pool", num_new)
+            chooser.add(num_new)
         self._chooser = chooser
         self._rng, self._metrics = rng, metrics
         self.grader, self._unsettled, self._absorbed = grader, unsettled, absorbed
 
     def save(self, path: str | Path) -> None:
-        """Write the state to one .npz file (versioned, no pickle), atomically."""
+        """Write the state to one .npz file, atomically; the file has a version and needs no pickle."""
         write_selector(path, self.state_dict())
 
     def load(self, path: str | Path) -> None:
-        """Read what `save` wrote; InputError says what is wrong with the file or does not fit this selector."""
+        """Go on from a file that `save` wrote.
+
+        Raises:
+            InputError: the file is missing or damaged, or as in `load_state_dict`.
+        """
         load_selector(path, self.load_state_dict)

@@ -1,6 +1,6 @@
-"""What every trainer needs between itself and a `Selector`, and none should write again.
+"""The part of a trainer adapter that all trainers share: prompts in flight, groups that end, a record, saved state.
 
-NumPy only, in the trainer's own process; knows no trainer.
+NumPy only, in the trainer's process. This module knows no trainer.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ logger = logging.getLogger(__name__)
 
 
 class Session:
-    """A run's dealings with its selector: what is rolled out, what came of it, and when it is learned of.
+    """Connects a run to its selector: which prompts are rolled out, which groups have ended, when to learn from them.
 
-    A prompt is in flight from the moment it is taken until its group ends or is lost, and is not taken again meanwhile.
-    Groups end one by one and in any order. `step` learns of all that have ended, ages every other prompt by one step,
-    and has the next prompts chosen anew.
+    A prompt is in flight from the moment it is taken until its group ends or is lost; meanwhile it is not taken again.
+    Groups end one by one, in any order. `step` learns from all groups that have ended, ages every other prompt by one
+    step, and discards prompts that were chosen but not taken.
 
     Args:
-        selector: chooses and learns. Its pool is the run's.
+        selector: chooses prompts and learns. Its pool is the run's.
         recorder: receives a row per group; default none.
-        block: prompts that are chosen at once where fewer are asked for, and handed out by later calls of `take`.
-            Default 1: each call chooses what it asks for. A choice costs nearly the same for one prompt as for many, so
-            a trainer that asks for one prompt at a time should choose as many as a training step takes.
-        weights: (function,) of the reward functions in the folded reward; default 1 each.
+        block: least number of prompts to choose at once; later calls of `take` hand out the rest. Default 1: each call
+            chooses what it asks for. A choice costs nearly the same for one prompt as for many, so a trainer that asks
+            for one prompt at a time should choose as many as a training step takes.
+        weights: (function,) weights of the reward functions in the folded reward; default 1 each.
 
     Attributes:
         selector, recorder, block, weights: as given.
 
     Raises:
-        InputError: a block of less than 1 prompt.
+        InputError: a block below 1.
 
     Example:
         >>> from promptdyn import Selector, Session, models
@@ -67,40 +67,40 @@ class Session:
         self.recorder = recorder
         self.block = block
         self.weights = weights
-        self._steps = 0  # learned of
+        self._steps = 0  # number of calls of `step`
         self._recording = False
-        self._number: int | None = None  # of the training step under way, where the trainer numbers them
-        self._taken: dict[str, None] = {}  # in it
-        self._recorded: set[str] = set()  # under its number
-        self._waiting: list[str] = []  # chosen, not taken yet
+        self._number: int | None = None  # number of the present training step, if the trainer numbers them
+        self._taken: dict[str, None] = {}  # prompts taken in that training step
+        self._recorded: set[str] = set()  # prompts recorded under its number
+        self._waiting: list[str] = []  # prompts chosen and not taken yet
         self._in_flight: dict[str, None] = {}
-        self._ended: dict[str, _Ended] = {}  # not learned of yet
-        self._gone: list[str] = []  # of a saved state, and not in the pool that the run began with
+        self._ended: dict[str, _Ended] = {}  # groups not learned from yet
+        self._removed: list[str] = []  # prompts of a loaded state that the run's pool does not have
 
     @property
     def in_flight(self) -> list[str]:
-        """Ids of the prompts that were taken and have neither ended nor been lost, in the order they were taken."""
+        """Ids of the prompts that were taken and whose groups have neither ended nor been lost, in order of taking."""
         return list(self._in_flight)
 
     @property
     def num_available(self) -> int:
-        """Prompts that may be taken now."""
+        """Number of prompts that can be taken now."""
         return self.selector.num_prompts - len(self._unavailable())
 
     def _unavailable(self) -> set[str]:
-        return {*self._in_flight, *self._ended, *self._taken, *self._gone}
+        return {*self._in_flight, *self._ended, *self._taken, *self._removed}
 
     def begin(self, step: int | None = None) -> None:
-        """Begin a training step. A trainer that calls `step` once in each need not call this.
+        """Begin a training step. A trainer that calls `step` once per training step need not call this.
 
-        The first call opens the recorder's file: anew at 0, else as a run that resumes.
+        The first call opens the recorder's file: for a new run at 0, else for a resumed one.
 
         Args:
-            step: the number that the step's groups are recorded under. A prompt is taken once in a training step, even
-                where `step` is called several times in it. Default: the calls of `step` are counted from 0.
+            step: number under which the training step's groups are recorded. A prompt is taken at most once in a
+                training step, even if `step` is called several times in it. Default: the number of calls of `step`.
 
         Raises:
-            InputError: the recorder's file is to be gone on with, and is no history.
+            InputError: the run is resumed, and the recorder's file is no history.
         """
         if not self._recording:
             if self.recorder is not None:
@@ -114,15 +114,15 @@ class Session:
             self.begin(self._number)
 
     def take(self, k: int = 1, enough: float | None = None, multiple_of: int = 1) -> list[str]:
-        """Prompts to roll out now; they are in flight from here on.
+        """Take prompts to roll out now; they are in flight from here on.
 
         Args:
-            k: how many distinct prompts.
-            enough, multiple_of: as those of `Selector.select`. A choice with `enough` is made for itself, without the
-                rest of a block.
+            k: number of distinct prompts.
+            enough, multiple_of: as in `Selector.select`. With `enough`, prompts are chosen for this call alone, without
+                the rest of a block.
 
         Returns:
-            k ids or, with `enough`, some of them.
+            k ids; fewer with `enough`.
 
         Raises:
             InputError: fewer than k prompts are available.
@@ -133,11 +133,11 @@ class Session:
             unavailable = self._unavailable()
             available = self.selector.num_prompts - len(unavailable)
             if not 1 <= k <= available:
-                busy = len(unavailable - set(self._gone))
-                gone = f", and {len(self._gone)} are not in the pool any more" if self._gone else ""
+                busy = len(unavailable - set(self._removed))
+                removed = f", and {len(self._removed)} are not in the pool any more" if self._removed else ""
                 raise InputError(
                     f"cannot take {k} of {self.selector.num_prompts} prompts: {busy} are in flight or have been taken "
-                    f"in this training step{gone}: take from 1 to {available}, or say which are lost"
+                    f"in this training step{removed}: take from 1 to {available}, or say which are lost"
                 )
             size = k if enough is not None else min(max(k, self.block), available) - len(waiting)
             chosen = self.selector.select(size, [*unavailable, *waiting], enough=enough, multiple_of=multiple_of)
@@ -149,26 +149,24 @@ class Session:
         return taken
 
     def end(self, prompt_id: str, rewards: GroupRewards | Mapping[str, GroupRewards], trained: bool = True) -> None:
-        """Tell of a group that has ended; `step` learns of it.
+        """Report a group that has ended; `step` learns from it.
 
-        The group of a prompt that was not taken, or was said to be lost, is as welcome.
+        A group may also belong to a prompt that was not taken, or was reported lost.
 
         Args:
-            prompt_id: whose group it is.
+            prompt_id: id of the group's prompt.
             rewards: (rollout,) rewards, or {reward function: (rollout,) rewards}. None and NaN are rollouts without a
                 reward.
-            trained: whether it feeds the gradient; `step` can say so as well.
+            trained: whether the group feeds the gradient; default True. `step` can tell it too.
 
         Raises:
-            InputError: a prompt that the pool has not, a second group of it in one step, rewards that are not numbers,
-                or by other functions than the groups before; the group is not there then.
+            InputError: a prompt that is not in the pool, a second group of a prompt in one step, rewards that are not
+                numbers, or other reward functions than in the groups before. The group is not accepted then.
         """
         prompt_id = str(prompt_id)
         self.selector.online.rows([prompt_id])
         if prompt_id in self._ended or prompt_id in self._recorded:
-            raise InputError(
-                f"prompt {prompt_id!r} has ended twice in one step: tell of a group once, with all rewards"
-            )
+            raise InputError(f"prompt {prompt_id!r} has ended twice in one step: report a group once, with all rewards")
         graded = group_rewards(rewards, prompt_id)
         if self.weights is not None and len(self.weights) != len(graded):
             raise InputError(
@@ -187,18 +185,18 @@ class Session:
         self._ended[prompt_id] = _Ended(graded, bool(trained))
 
     def lost(self, prompt_ids: Iterable[str]) -> None:
-        """Tell of prompts that are in flight and whose groups will never end: they may be taken again. Others stay."""
+        """Report prompts in flight whose groups will never end, so that they may be taken again."""
         for prompt_id in prompt_ids:
             self._in_flight.pop(str(prompt_id), None)
 
     def mixed(self) -> dict[str, bool] | None:
-        """Whether each group that has ended, and is not learned of, has successes and failures; nothing is learned.
+        """Tell which groups that have ended have both successes and failures, without learning from them.
 
         Returns:
-            {prompt id: flag} in the order in which groups ended; None where the rule of success cannot be told yet.
+            {prompt id: flag} in the order in which the groups ended; None while there is no rule of success.
 
         Raises:
-            InputError: the rule of success names a reward function that is not there.
+            InputError: the rule of success names an unknown reward function.
         """
         if not self._ended:
             return {}
@@ -206,30 +204,30 @@ class Session:
         return None if flags is None else dict(zip(self._ended, flags.tolist(), strict=True))
 
     def step(self, trained: Collection[str] | None = None) -> Observation:
-        """Learn of the groups that have ended, record them, and have the next prompts chosen anew.
+        """Learn from the groups that have ended, record them, and discard prompts that were chosen but not taken.
 
         Args:
-            trained: ids of those that feed the gradient; default: as `end` was told.
+            trained: ids of the prompts whose groups feed the gradient. Default: as `end` was told.
 
         Returns:
-            What the selector made of them.
+            The selector's counts.
 
         Raises:
-            InputError: `trained` names a prompt that has not ended, or the rule of success names a reward function that
-                is not there; nothing is learned then.
+            InputError: `trained` names a prompt whose group has not ended, or the rule of success names an unknown
+                reward function. Nothing is learned then.
         """
         self._open()
-        told = {prompt_id for prompt_id, group in self._ended.items() if group.trained}
-        feeding = told if trained is None else set(trained)
-        if not feeding <= self._ended.keys():
-            stranger = min(feeding - self._ended.keys())
+        reported = {prompt_id for prompt_id, group in self._ended.items() if group.trained}
+        trained_ids = reported if trained is None else set(trained)
+        if not trained_ids <= self._ended.keys():
+            unknown = min(trained_ids - self._ended.keys())
             raise InputError(
-                f"trained names prompt {stranger!r}, whose group has not ended in this step: tell `end` first"
+                f"trained names prompt {unknown!r}, whose group has not ended in this step: call `end` first"
             )
-        seen = self.selector.observe(
+        observation = self.selector.observe(
             list(self._ended),
             self._rewards(),
-            [prompt_id in feeding for prompt_id in self._ended],
+            [prompt_id in trained_ids for prompt_id in self._ended],
             weights=self.weights,
             step=self._steps if self._number is None else self._number,
         )
@@ -239,14 +237,14 @@ class Session:
         self._steps += 1
         if self.recorder is not None:
             self._describe(self.recorder)
-            self.recorder.record(seen)
-        return seen
+            self.recorder.record(observation)
+        return observation
 
     def close(self) -> None:
-        """The run is over, or has stopped: complete the history.
+        """Complete the history after the run has ended or stopped.
 
-        Groups that have ended and are not learned of count as not trained on; what is in flight is lost. Who takes
-        prompts afterwards goes on with the run; `begin(0)` starts another.
+        Groups that have ended and were not learned from count as not trained on; prompts in flight are lost. A later
+        `take` goes on with the run, `begin(0)` starts another.
         """
         try:
             if self._ended:
@@ -262,7 +260,7 @@ class Session:
             self._recorded = set()
 
     def write(self) -> None:
-        """Bring the recorder's file up to date; the recorder does so by itself every so many steps."""
+        """Bring the recorder's file up to date, which the recorder also does by itself every so many steps."""
         if self.recorder is not None:
             self._describe(self.recorder)
             self.recorder.write()
@@ -271,20 +269,22 @@ class Session:
         recorder.success, recorder.pool_size = self.selector.success, self.selector.num_prompts
 
     def metrics(self) -> dict[str, float]:
-        """Those of `Selector.metrics`, and `in_flight`, each as "selection/NAME", for a trainer's log."""
+        """Return `Selector.metrics` and the number of prompts `in_flight`, each as "selection/NAME", for a log."""
         own = {**self.selector.metrics(), "in_flight": float(len(self._in_flight))}
         return {f"selection/{name}": value for name, value in own.items()}
 
     def _rewards(self) -> dict[str, list[Any]] | list[Any]:
-        """{reward function: (group, rollout) rewards} of the groups that have ended."""
+        """Return {reward function: (group, rollout) rewards} of the groups that have ended."""
         groups = list(self._ended.values())
         if not groups:
             return []
         return {name: [group.rewards[name] for group in groups] for name in groups[0].rewards}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on as if never stopped: the selector's state, and under "session" what is in flight,
-        what is chosen and not taken yet, and what has ended and is not learned of.
+        """Return everything needed to go on as if the run had never stopped.
+
+        It holds the selector's state and, under "session", the prompts in flight, those chosen and not taken yet, and
+        the groups that have ended and were not learned from.
         """
         ended = [
             {
@@ -305,32 +305,33 @@ class Session:
         return {**self.selector.state_dict(), "session": own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state, or from that of a `Selector`, as where nothing was under way.
+        """Go on from a session's saved state, or from a `Selector`'s, which has nothing in flight.
 
-        The pool is the run's: prompts that are new join it, and those that the state alone has are not taken any more;
-        a line says how many. What stays in flight is for the trainer to roll out again, or to say lost.
+        The pool stays the run's: prompts that the state lacks join, and prompts that only the state has are not taken
+        any more; a log line tells how many. The trainer must roll out again the prompts that stay in flight, or report
+        them lost.
 
         Raises:
-            InputError: as `Selector.load_state_dict`; the session is as it was then.
+            InputError: as in `Selector.load_state_dict`. The session is left unchanged then.
         """
-        pool = set(self.selector.prompt_ids).difference(self._gone)
+        pool = set(self.selector.prompt_ids).difference(self._removed)
         steps, number, ids, ended = self._parsed(state)
         self.selector.load_state_dict(state)
         self._recording, self._steps, self._number, self._ended = False, steps, number, ended
         self._recorded = set()  # a resumed run records the step anew
         self._taken, self._in_flight = (dict.fromkeys(ids[part]) for part in ("taken", "in_flight"))
         self._waiting = [prompt_id for prompt_id in ids["waiting"] if prompt_id in pool]
-        self._gone = [prompt_id for prompt_id in self.selector.prompt_ids if prompt_id not in pool]
-        if self._gone:
+        self._removed = [prompt_id for prompt_id in self.selector.prompt_ids if prompt_id not in pool]
+        if self._removed:
             logger.warning(
-                "%d prompts that were there when the run was saved are not in the pool any more, such as %r: they are "
-                "not chosen; put them back to have them chosen again",
-                len(self._gone),
-                self._gone[0],
+                "%d prompts of the saved run are not in the pool any more, such as %r: they are not chosen; put them "
+                "back to have them chosen again",
+                len(self._removed),
+                self._removed[0],
             )
 
     def _parsed(self, state: Mapping[str, Any]) -> tuple[int, int | None, dict[str, list[str]], dict[str, _Ended]]:
-        """The session's part of a state: steps, the number of the training step, ids, and groups that have ended."""
+        """Return the session's part of a state: steps, the training step's number, ids, and groups that have ended."""
         try:
             own = state.get("session", {})
             known = set(state["online"]["prompt_ids"])
@@ -342,33 +343,37 @@ class Session:
             for group in own.get("ended", ()):
                 graded = group_rewards(group["rewards"], group["prompt_id"])
                 ended[group["prompt_id"]] = _Ended(graded, bool(group["trained"]))
-            strangers = set(ended).union(*ids.values()) - known
-            if strangers:
-                raise ValueError(f"prompt {next(iter(strangers))!r} is not in its pool")
+            unknown = set(ended).union(*ids.values()) - known
+            if unknown:
+                raise ValueError(f"prompt {next(iter(unknown))!r} is not in its pool")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"the session's state is not whole ({error}): start without it") from None
         return steps, number, ids, ended
 
     def save(self, path: str | Path) -> None:
-        """Write the state to one .npz file (versioned, no pickle), atomically, and bring the history up to date.
+        """Write the state to one .npz file, atomically, and bring the history up to date.
 
-        `Selector.load` reads it too: the selector's part.
+        The file has a version and needs no pickle. `Selector.load` can read the selector's part of it.
         """
         write_selector(path, self.state_dict())
         self.write()
 
     def load(self, path: str | Path) -> None:
-        """Read what `save` wrote, or a `Selector`'s file; InputError says what is wrong with it or does not fit."""
+        """Go on from a file that `save`, or a `Selector`, wrote.
+
+        Raises:
+            InputError: the file is missing or damaged, or as in `load_state_dict`.
+        """
         load_selector(path, self.load_state_dict)
 
 
 class _Ended(NamedTuple):
     """A group that has ended."""
 
-    rewards: dict[str, NDArray[np.float64]]  # (rollout,) of each reward function
+    rewards: dict[str, NDArray[np.float64]]  # reward function -> (rollout,) rewards
     trained: bool
 
 
 def _plain(rewards: NDArray[np.float64]) -> list[float | None]:
-    """(rollout,) rewards as JSON knows them, None where there is none."""
+    """Return (rollout,) rewards for JSON, None for no reward."""
     return [None if np.isnan(reward) else reward for reward in rewards.tolist()]

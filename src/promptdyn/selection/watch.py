@@ -1,4 +1,4 @@
-"""Watches over a run: a selector that sees nothing to choose by says so, once."""
+"""Watch a run, and warn once if the rewards give the selector nothing to choose by."""
 
 from __future__ import annotations
 
@@ -14,84 +14,90 @@ from promptdyn.success import Rule, spread
 
 __all__ = ["SuccessWatch"]
 
-# Generations that are looked at together.
+# Number of generations that are judged together.
 WINDOW = 20
-# Groups in them that must vary, or be there at all, before anything is said of them.
+# Least number of varying groups, and of groups, in them for a judgment.
 LEAST_VARYING, LEAST_GROUPS = 10, 40
-# Share of the groups that vary which is almost none.
+# A share of the varying groups below this is almost none.
 ALMOST_NONE = 0.05
 
 
 class _Counts(NamedTuple):
+    """Numbers of groups of one generation."""
+
     rolled_out: int
-    groups: int  # of these, have rewards
-    varying: int  # GRPO has a gradient of them
+    rewarded: int  # have rewards
+    varying: int  # have rewards that differ, so that GRPO has a gradient
     informative: int
-    both: int
+    both: int  # vary and are informative
     ungraded: int  # have rewards and no grade
-    more_than_two: bool  # whether there are rewards of more than two values
+    more_than_two: bool  # whether the rewards take more than two values
 
 
 class SuccessWatch:
-    """Warns once where the groups that give a gradient and those with successes and failures are not the same.
+    """Warns once if the groups that give a gradient are not those with both successes and failures.
 
-    Of the last twenty generations: groups vary in their reward and almost none has both successes and failures; or all
-    have, though the reward has more than two values; or half of the groups have rewards and no grade; or none has a
-    reward at all.
+    It warns if, in the last twenty generations, groups vary in their rewards but almost none has both successes and
+    failures; or all have both, though rewards take more than two values; or half of the groups have rewards but no
+    grade; or none has a reward.
     """
 
     def __init__(self) -> None:
         self._last: deque[_Counts] = deque(maxlen=WINDOW)
-        self._told = False
+        self._warned = False
 
-    def see(self, groups: Groups, seen: Observation, rule: Rule) -> None:
-        """Take note of one generation.
+    def see(self, groups: Groups, observation: Observation, rule: Rule) -> None:
+        """Take one generation into account.
 
         Args:
-            groups: what was told of it.
-            seen: what the rule makes of it.
-            rule: what a success is.
+            groups: the generation's groups.
+            observation: their counts by the rule.
+            rule: the rule of success.
         """
-        if self._told or not len(groups.group):
+        if self._warned or not len(groups.group):
             return
         num, folded = len(groups.prompt_ids), groups.rewards.folded
         size = np.bincount(groups.group, minlength=num)
         rewards = np.full((num, size.max()), np.nan)
         rewards[groups.group, np.arange(len(folded)) - np.repeat(np.cumsum(size) - size, size)] = folded
-        varies, there = spread(rewards) > 0, ~np.isnan(rewards).all(axis=1)
-        graded = np.isin(groups.prompt_ids, seen.prompt_ids)
+        varies, rewarded = spread(rewards) > 0, ~np.isnan(rewards).all(axis=1)
+        graded = np.isin(groups.prompt_ids, observation.prompt_ids)
         informative = np.zeros(num, bool)
-        informative[graded] = seen.informative
+        informative[graded] = observation.informative
         self._last.append(
             _Counts(
                 num,
-                int(there.sum()),
+                int(rewarded.sum()),
                 int(varies.sum()),
                 int(informative.sum()),
                 int((varies & informative).sum()),
-                int((there & ~graded).sum()),
+                int((rewarded & ~graded).sum()),
                 len(np.unique(folded[~np.isnan(folded)])) > 2,
             )
         )
         if len(self._last) < WINDOW:
             return
-        rolled_out, total, varying, known, both, ungraded, more = (sum(part) for part in zip(*self._last, strict=True))
-        found = f"step {groups.step}: in the last {WINDOW} generations"
+        rolled_out, total, varying, known, both, ungraded, more = (
+            sum(counts) for counts in zip(*self._last, strict=True)
+        )
+        when = f"step {groups.step}: in the last {WINDOW} generations"
         by = f"by success={str(rule)!r}"
         mend = (
             "selection has little to go by; say what a success is by success=..., a number (threshold on the folded "
             "reward), FUNCTION, or FUNCTION>=NUMBER"
         )
         if varying >= LEAST_VARYING and both <= ALMOST_NONE * varying:
-            told = f"{found} the rewards of {varying} of {total} groups vary, and {by} {both} of these are informative"
+            problem = (
+                f"{when} the rewards of {varying} of {total} groups vary, and {by} {both} of these are informative"
+            )
         elif total >= LEAST_GROUPS and known == total and more:
-            told = f"{found} all {total} groups are informative {by}, which tells nothing apart"
+            problem = f"{when} all {total} groups are informative {by}, which tells nothing apart"
         elif total >= LEAST_GROUPS and 2 * ungraded >= total:
-            told = f"{found} {ungraded} of {total} groups have rewards and no grade {by}"
+            problem = f"{when} {ungraded} of {total} groups have rewards and no grade {by}"
         elif rolled_out >= LEAST_GROUPS and not total:
-            told = f"{found} the reward functions gave None for all rollouts of all {rolled_out} groups"
+            problem = f"{when} the reward functions gave None for all rollouts of all {rolled_out} groups"
             mend = "nothing is learned; check that they know this dataset's columns and how the policy answers"
         else:
             return
-        self._told = True
-        warnings.warn(f"{told}: {mend}", PromptdynWarning, stacklevel=3)
+        self._warned = True
+        warnings.warn(f"{problem}: {mend}", PromptdynWarning, stacklevel=3)

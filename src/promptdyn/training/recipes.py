@@ -132,17 +132,17 @@ class Recipe:
     def _forecaster(self, prompts: Prompts) -> tuple[Forecaster, str, bool]:
         """What forecasts, what it goes by in words, and whether those are the pool's own kinds or the lack of them."""
         if self.dynamics == AUTO:
-            if prompts.kinds:
-                size = len(set(prompts.labels(prompts.kinds)))
-                kinds = f"prompts of like {' and '.join(prompts.kinds)} ({size} kinds)"
-                return InformativeRate(cluster=prompts.kinds), f"how often {kinds} teach", True
+            if prompts.auto_columns:
+                size = len(set(prompts.labels(prompts.auto_columns)))
+                kinds = f"prompts of like {' and '.join(prompts.auto_columns)} ({size} kinds)"
+                return InformativeRate(cluster=prompts.auto_columns), f"how often {kinds} teach", True
             words = f"the policy's reading of each, since no column ({', '.join(LABEL_COLUMNS)}) tells kinds"
             return FeatureRate(), words, True
         model = MODELS.parse_one(self.dynamics, load=Fit.load)
         forecaster = check_forecaster(
             Refitted(check_dynamics(model), every=self.refit_every) if self.refit_every else model
         )
-        return forecaster, self.dynamics, prompts.named(forecaster.cluster) != forecaster.cluster
+        return forecaster, self.dynamics, prompts.resolve(forecaster.cluster) != forecaster.cluster
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which prompts to take: a new strategy is a file here, its export, and its place in `STRATEGIES`."""
+"""Strategies: which prompts to take. A new strategy is a file here, its export, and its entry in `STRATEGIES`."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The base class of whatever decides which prompts are taken. Knows no model and no trainer."""
+"""The base class of strategies, which decide which prompts are taken. This module knows no model and no trainer."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from promptdyn.selection.scores import Score
 
 __all__ = ["Outlook", "Strategy", "draw"]
 
-# Odds of a prompt that has none: the least that can be divided by.
+# Odds below this are raised to it, so that they can be divided by.
 LEAST_ODDS = 1e-300
 State = TypeVar("State")
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a strategy may know of the prompts of a pool before it takes some.
+    """What a strategy may know about the pool when it chooses prompts.
 
     Attributes:
         online: the filter, whose forecasts are about the next step.
-        score: what a prompt is worth.
-        num_rollouts: rollouts per prompt that forecasts are made for.
-        times_seen: (prompt,) groups that were rolled out of each so far.
+        score: function that tells what each prompt is worth.
+        num_rollouts: number of rollouts per prompt for which forecasts are made.
+        times_seen: (prompt,) number of groups rolled out of each prompt so far.
     """
 
     online: OnlineFilter
@@ -39,24 +39,25 @@ class Outlook:
 
     @property
     def num_prompts(self) -> int:
+        """Number of prompts in the pool."""
         return self.online.num_prompts
 
-    def worth(self, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-        """(prompt,) scores; given `rng`, each at one draw from the prompt's posterior.
+    def scores(self, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
+        """Return the (prompt,) scores; with `rng`, each at one draw from the prompt's posterior.
 
         Raises:
-            InputError: the score gives another shape, or none (NaN) for some prompt.
+            InputError: the score function returns another shape, or NaN.
         """
-        worth = np.asarray(self.score(self.online, self.num_rollouts, rng), dtype=float)
-        if worth.shape != (self.num_prompts,):
-            raise InputError(f"score {text_of(self.score)} is of shape {worth.shape} for {self.num_prompts} prompts")
-        unknown = np.flatnonzero(np.isnan(worth))
+        scores = np.asarray(self.score(self.online, self.num_rollouts, rng), dtype=float)
+        if scores.shape != (self.num_prompts,):
+            raise InputError(f"score {text_of(self.score)} is of shape {scores.shape} for {self.num_prompts} prompts")
+        unknown = np.flatnonzero(np.isnan(scores))
         if unknown.size:
             raise InputError(f"score {text_of(self.score)} of prompt {self.online.ids(unknown[:1])[0]!r} is NaN")
-        return worth
+        return scores
 
     def outcome(self) -> NDArray[np.float64]:
-        """(prompt outcome) forecast chances that none, some, all of a prompt's rollouts succeed."""
+        """Return (prompt outcome) forecast chances that none, some and all rollouts of a prompt succeed."""
         return self.online.outcome(self.num_rollouts)
 
 
@@ -65,12 +66,12 @@ class Stateless(NamedTuple):
 
 
 class Strategy(ABC, Generic[State]):
-    """Which prompts to take: `priorities` ranks them, and the highest are taken.
+    """Decides which prompts to take: those with the highest `priorities`.
 
-    Of equal priorities those of the prompts seen least are taken, and of these some at random, never by position in the
-    pool. A strategy that goes by what was observed has a state, which `init` makes and `step` moves: a NamedTuple of
-    arrays whose last axis is `prompt`. It sees what the rule of success makes of the rewards, all of it anew where that
-    rule changes, and its state is saved with the selector's.
+    Among equal priorities, prompts seen least are taken first, and among these some at random, never by position in the
+    pool. A strategy that depends on what was observed has a state, a NamedTuple of arrays whose last axis is `prompt`:
+    `init` makes it and `step` updates it. The strategy is shown the counts by the rule of success; if that rule
+    changes, it is shown all steps again from the start. Its state is saved with the selector's.
 
         @dataclass(frozen=True)
         class LeastSeen(Strategy):
@@ -79,14 +80,14 @@ class Strategy(ABC, Generic[State]):
             name = "least_seen"
 
             def priorities(self, state, outlook, rng):
-                return outlook.worth() - self.weight * outlook.times_seen
+                return outlook.scores() - self.weight * outlook.times_seen
 
-    For type checkers it may inherit from `Strategy[MyState]`, or `Strategy[Stateless]`.
+    For type checkers a subclass may inherit from `Strategy[MyState]`, or from `Strategy[Stateless]`.
 
     Attributes:
-        name: what the strategy is called in texts and files.
-        rule: how it chooses, in words, where it goes by no forecast. Default "": it goes by the score.
-        shared: fields of the state whose last axis is not `prompt`.
+        name: name of the strategy in texts and files.
+        rule: how it chooses, in words, if it uses no forecast. Default "": it uses the score.
+        shared: names of the state's fields whose last axis is not `prompt`.
     """
 
     name: str
@@ -94,7 +95,7 @@ class Strategy(ABC, Generic[State]):
     shared: ClassVar[tuple[str, ...]] = ()
 
     def init(self, num_prompts: int) -> State:
-        """State of a pool of which nothing was seen; that of a longer pool begins alike. Default: no fields."""
+        """Return the initial state of a pool. The state of a longer pool must begin with it. Default: no fields."""
         return cast(State, Stateless())
 
     def step(
@@ -105,25 +106,30 @@ class Strategy(ABC, Generic[State]):
         num_rollouts: NDArray[np.int64],
         trained: NDArray[np.bool_],
     ) -> State:
-        """See one training step's counts for the prompts `rows`, none where no group ended; default: learn nothing.
+        """Return the state after one training step's counts. Default: unchanged.
 
-        The state may be changed in place.
+        Args:
+            state: the state before the step; it may be changed in place.
+            rows: (group,) index of each group's prompt; empty if no group ended.
+            num_successes: (group,) k.
+            num_rollouts: (group,) n >= 1.
+            trained: (group,) whether the group fed the gradient.
         """
         return state
 
     @abstractmethod
     def priorities(self, state: State, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
-        """(prompt,) priorities for the next step, higher first, in an array of their own."""
+        """Return (prompt,) priorities for the next step, in a new array. The highest are taken."""
 
 
 def draw(odds: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """(prompt,) priorities whose order is a draw without replacement.
+    """Return (prompt,) priorities whose order is a draw without replacement.
 
-    It is an exponential race, equal to Gumbel top-k on log(odds) (Efraimidis and Spirakis 2006).
+    The method is an exponential race, equal to Gumbel top-k on log(odds) (Efraimidis and Spirakis 2006).
 
     Args:
-        odds: (prompt,) at least 0; those of 0 come last.
-        rng: draws.
+        odds: (prompt,) odds, at least 0; prompts with odds 0 come last.
+        rng: generator of the draw.
     """
     race = rng.standard_exponential(odds.shape)
     race /= np.maximum(odds, LEAST_ODDS)

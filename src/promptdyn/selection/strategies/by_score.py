@@ -1,4 +1,4 @@
-"""Strategies that go by the score of each prompt's forecast: its highest, or a draw with odds that grow with it."""
+"""Strategies that use the prompts' scores: take the highest, or draw with odds that grow with the score."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from promptdyn.selection.strategies.base import Outlook, Stateless, Strategy, dr
 
 __all__ = ["Gumbel", "Proportional", "Thompson", "Top", "TopEntropy"]
 
-# Up to this power, if whole, a product is faster.
+# A whole power up to this one is computed as a product, which is faster.
 MOST_FACTORS = 8
 
 
 @dataclass(frozen=True)
 class Top(Strategy[Stateless]):
-    """Highest expected score (DPS)."""
+    """Take the prompts with the highest expected scores (DPS)."""
 
     name = "top"
 
     def priorities(self, state: Stateless, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
-        return outlook.worth()
+        return outlook.scores()
 
 
 @dataclass(frozen=True)
 class Thompson(Strategy[Stateless]):
-    """Highest score at one draw from each prompt's posterior (MoPPS): uncertain prompts get their turn."""
+    """Take the highest scores at one draw from each prompt's posterior (MoPPS): uncertain prompts get a turn."""
 
     name = "thompson"
 
     def priorities(self, state: Stateless, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
-        return outlook.worth(rng)
+        return outlook.scores(rng)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Gumbel(Strategy[Stateless]):
     """Draw without replacement with odds exp(score / temperature), by the Gumbel top-k trick (arXiv 1903.06059).
 
     Attributes:
-        temperature: in units of the score, above 0; towards 0 this is `Top`. Default 0.1.
+        temperature: in units of the score, above 0; default 0.1. As it approaches 0, this becomes `Top`.
     """
 
     temperature: float = 0.1
@@ -57,19 +57,19 @@ class Gumbel(Strategy[Stateless]):
             raise InputError(f"strategy 'gumbel': temperature={self.temperature} must be finite and above 0")
 
     def priorities(self, state: Stateless, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
-        return outlook.worth() / self.temperature + rng.gumbel(size=outlook.num_prompts)
+        return outlook.scores() / self.temperature + rng.gumbel(size=outlook.num_prompts)
 
 
 @dataclass(frozen=True)
 class Proportional(Strategy[Stateless]):
-    """Draw without replacement with odds score^power, and now and then anything: the better gets more, all get some.
+    """Draw without replacement with odds score^power, and a share of the draws uniformly.
 
-    It needs scores that are not negative, such as "informative"; prompts that score 0 come last.
+    Scores must not be negative ("informative" is not); prompts with score 0 come last.
 
     Attributes:
-        power: finite and above 0; 1 draws in proportion to the score. Default 3.
-        uniform: share of the draws that take any prompt alike, from 0 to 1; default 1/8. What is thought solved, or out
-            of reach, is looked at again, and repaired where the policy forgets it.
+        power: finite and above 0; default 3. With 1, odds are proportional to the score.
+        uniform: share of draws in which all prompts have equal odds, from 0 to 1; default 1/8. So prompts that seem
+            solved, or out of reach, are looked at again, and taught again if the policy forgets them.
     """
 
     power: float = 3.0
@@ -84,15 +84,15 @@ class Proportional(Strategy[Stateless]):
             raise InputError(f"strategy 'proportional': uniform={self.uniform} is outside [0, 1]")
 
     def priorities(self, state: Stateless, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
-        worth = outlook.worth()
-        if worth.min() < 0:
+        scores = outlook.scores()
+        if scores.min() < 0:
             raise InputError(
                 f"strategy 'proportional' needs scores of at least 0, and score "
-                f"{text_of(outlook.score)} gave {worth.min():.3g}: use 'informative' or "
+                f"{text_of(outlook.score)} gave {scores.min():.3g}: use 'informative' or "
                 "'reward_variance', or strategy 'gumbel'"
             )
         whole = self.power <= MOST_FACTORS and self.power == int(self.power)
-        odds = reduce(mul, [worth] * int(self.power)) if whole else worth**self.power
+        odds = reduce(mul, [scores] * int(self.power)) if whole else scores**self.power
         if self.uniform:
             odds = (1.0 - self.uniform) * odds + self.uniform * odds.mean()
         return draw(odds, rng)
@@ -100,10 +100,12 @@ class Proportional(Strategy[Stateless]):
 
 @dataclass(frozen=True)
 class TopEntropy(Strategy[Stateless]):
-    """Highest expected score plus a bonus for uncertainty: `weight` times the entropy of the outcome forecast.
+    """Take the highest expected scores plus `weight` times the entropy of the forecast outcome.
 
-    With `DPS` this is the paper's optional entropy term. Attributes:
-        weight: score units per nat, finite; default 0.1. A negative weight prefers certainty.
+    With `DPS` this is the paper's optional entropy term.
+
+    Attributes:
+        weight: finite, in units of the score per nat; default 0.1. A negative weight prefers certain forecasts.
     """
 
     weight: float = 0.1
@@ -115,4 +117,4 @@ class TopEntropy(Strategy[Stateless]):
             raise InputError(f"strategy 'top_entropy': weight={self.weight} is not finite")
 
     def priorities(self, state: Stateless, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
-        return outlook.worth() + self.weight * entropy(outlook.outcome())
+        return outlook.scores() + self.weight * entropy(outlook.outcome())

@@ -1,12 +1,12 @@
-"""GRESO (arXiv 2506.02177): the longer a prompt's groups have had no variance, the likelier it is skipped.
+"""GRESO (arXiv 2506.02177): the longer a prompt's groups have had no variance, the more likely it is skipped.
 
 A prompt whose last z groups in a row had no variance is kept with probability p^z, where p is `keep_easy` if all
-rollouts of the last one succeeded and `keep_hard` if none did. After a first pass, once as many groups as the pool has
-prompts were rolled out, both p move by `change` a step: down where the share of such groups in the step is at its
-target or above, up where it is below, within [0.05, 0.95].
+rollouts of the last one succeeded and `keep_hard` if none did. After a first pass (as many groups as the pool has
+prompts), both p move by `change` per step: down if the share of such groups in the step reaches its target, else up,
+within [0.05, 0.95].
 
-The authors go through the pool in random order and skip each prompt by a coin. That is a draw with odds in proportion
-to the chance to be kept. With it goes dynamic sampling, each of whose rounds asks for as many prompts as are needed,
+The authors go through the pool in random order and skip each prompt by a coin. This is a draw with odds proportional to
+the chance to be kept. They combine it with dynamic sampling, whose rounds ask for as many prompts as are needed, judged
 by how often groups had variance lately.
 """
 
@@ -28,10 +28,12 @@ LEAST_KEPT, MOST_KEPT = 0.05, 0.95
 
 
 class Streaks(NamedTuple):
-    streak: NDArray[np.int32]  # (prompt,) groups without variance since the last that had some
-    last: NDArray[np.int8]  # (prompt,) outcome of the last group; SOME where there was none
+    """What `GRESO` keeps of each prompt, and of all."""
+
+    streak: NDArray[np.int32]  # (prompt,) number of groups without variance since the last one with some
+    last: NDArray[np.int8]  # (prompt,) outcome of the last group; SOME before the first
     keep: NDArray[np.float64]  # (2,) p of hard prompts and of easy ones
-    groups: NDArray[np.int64]  # (1,) rolled out so far
+    groups: NDArray[np.int64]  # (1,) number of groups rolled out so far
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,13 @@ class GRESO(Strategy[Streaks]):
     """Draw with the odds that a prompt is kept, by its streak of groups without variance.
 
     Attributes:
-        keep_easy, keep_hard: p at the start, from 0.05 to 0.95; default 0.5.
-        target_easy, target_hard: shares of a step's groups, from 0 to 1, whose rollouts all, or none, may succeed;
-            published 1/12 and 1/6.
-        change: by how much p moves in a step, from 0 to 1; published 0.01.
+        keep_easy, keep_hard: initial p, from 0.05 to 0.95; default 0.5.
+        target_easy, target_hard: target shares, from 0 to 1, of a step's groups in which all, or no, rollouts succeed;
+            default 1/12 and 1/6, as published.
+        change: change of p in a step, from 0 to 1; default 0.01, as published.
 
     Raises:
-        InputError: a setting is out of range, naming it.
+        InputError: a setting is out of range.
     """
 
     keep_easy: float = 0.5
@@ -68,7 +70,7 @@ class GRESO(Strategy[Streaks]):
                 raise InputError(f"GRESO: {setting}={getattr(self, setting)} is outside [{least:g}, {most:g}]")
 
     def init(self, num_prompts: int) -> Streaks:
-        """No streaks yet."""
+        """Return a state without streaks."""
         return Streaks(
             np.zeros(num_prompts, np.int32),
             np.full(num_prompts, Outcome.SOME, np.int8),
@@ -84,7 +86,7 @@ class GRESO(Strategy[Streaks]):
         num_rollouts: NDArray[np.int64],
         trained: NDArray[np.bool_],
     ) -> Streaks:
-        """Lengthen or end the prompts' streaks, and move p; `trained` is not used."""
+        """Lengthen or end the prompts' streaks, and change p. `trained` is not used."""
         streak, last, keep, groups = state
         outcome = outcome_of(num_successes, num_rollouts)
         streak[rows] = np.where(outcome == Outcome.SOME, 0, streak[rows] + 1)
@@ -96,10 +98,10 @@ class GRESO(Strategy[Streaks]):
             np.clip(keep, LEAST_KEPT, MOST_KEPT, out=keep)
         return state
 
-    def kept(self, state: Streaks) -> NDArray[np.float64]:
-        """(prompt,) chances that a prompt is kept, p^z."""
+    def keep_probability(self, state: Streaks) -> NDArray[np.float64]:
+        """Return (prompt,) chances p^z that a prompt is kept."""
         hard, easy = state.keep
         return np.power(np.where(state.last == Outcome.NONE, hard, easy), state.streak, dtype=float)
 
     def priorities(self, state: Streaks, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
-        return draw(self.kept(state), rng)
+        return draw(self.keep_probability(state), rng)

@@ -1,8 +1,7 @@
-"""History resampling (SRPO, arXiv 2504.14286): a pass through the pool leaves out what the pass before saw solved.
+"""History resampling (SRPO, arXiv 2504.14286): each pass through the pool leaves out prompts just seen solved.
 
-Prompts have turns. A pass is over when every prompt whose turn was to come has been rolled out; in the next one it is
-the turn of all but those all of whose rollouts succeeded in it. They are back in the pass after, having not been seen
-solved in the one before.
+A pass is over when each of its prompts has been rolled out. The next pass has all prompts but those whose rollouts all
+succeeded in this one. They return in the pass after it.
 """
 
 from __future__ import annotations
@@ -22,19 +21,21 @@ UNSEEN = -1
 
 
 class Turns(NamedTuple):
-    waiting: NDArray[np.bool_]  # (prompt,) its turn in this pass is to come
-    last: NDArray[np.int8]  # (prompt,) outcome seen in this pass; -1: not seen in it
+    """What `HistoryResampling` keeps of each prompt."""
+
+    waiting: NDArray[np.bool_]  # (prompt,) whether the prompt is still to be rolled out in this pass
+    last: NDArray[np.int8]  # (prompt,) outcome in this pass; -1: none yet
 
 
 @dataclass(frozen=True)
 class HistoryResampling(Strategy[Turns]):
-    """Shuffled passes that leave out what was just seen solved."""
+    """Go through the pool in shuffled passes that leave out prompts just seen solved."""
 
     name = "history_resampling"
     rule = "in shuffled passes that leave out what the last one saw solved"
 
     def init(self, num_prompts: int) -> Turns:
-        """The first pass: every prompt's turn is to come."""
+        """Return the state of the first pass, in which all prompts wait."""
         return Turns(np.ones(num_prompts, bool), np.full(num_prompts, UNSEEN, np.int8))
 
     def step(
@@ -45,7 +46,7 @@ class HistoryResampling(Strategy[Turns]):
         num_rollouts: NDArray[np.int64],
         trained: NDArray[np.bool_],
     ) -> Turns:
-        """Give the prompts their turn, and begin the next pass where it was the last."""
+        """Take prompts out of the pass, and begin the next pass after its last prompt."""
         waiting, last = state
         waiting[rows] = False
         last[rows] = outcome_of(num_successes, num_rollouts)
@@ -57,5 +58,5 @@ class HistoryResampling(Strategy[Turns]):
         return state
 
     def priorities(self, state: Turns, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
-        """1 where it is the prompt's turn, else 0."""
+        """Return 1 for prompts that wait in this pass, 0 for others."""
         return state.waiting.astype(float)

@@ -1,4 +1,4 @@
-"""No choice at all: shuffled passes through the pool."""
+"""The baseline without selection: shuffled passes through the pool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Uniform"]
 
 @dataclass(frozen=True)
 class Uniform(Strategy[Stateless]):
-    """Every prompt alike, in shuffled passes through the pool, as trainers do without a selector: the baseline."""
+    """Take all prompts equally often, in shuffled passes through the pool, as trainers without a selector do."""
 
     name = "uniform"
     rule = "uniformly, in shuffled passes through the pool"
