@@ -14,7 +14,7 @@ from promptdyn.history import RewardHistory
 from promptdyn.inference.densities import load_density
 from promptdyn.models import DiscreteHMM, HierarchicalHMM, Pool
 from promptdyn.models.discrete_hmm import sticky_walk
-from promptdyn.models.hierarchical_hmm import SCALE, _pooled
+from promptdyn.models.hierarchical_hmm import SCALE, _empirical_bayes
 from promptdyn.online import FrozenChain
 from promptdyn.ppl import chain_at
 from promptdyn.prompts import Prompts
@@ -113,7 +113,7 @@ def test_the_scale_maximises_the_marginal_likelihood():
     offset = np.zeros((40, 2))
     groups = np.stack([counts, total - counts], axis=-1).astype(float)
     for _ in range(200):
-        pool, scale, offset = _pooled(groups, weight, SCALE, pool, scale, offset)
+        pool, scale, offset = _empirical_bayes(groups, weight, SCALE, pool, scale, offset)
 
     centre = np.log(pool[0] / pool[1])
     x = np.linspace(-6, 6, 2001)
@@ -131,7 +131,7 @@ def test_the_scale_maximises_the_marginal_likelihood():
 def test_without_differences_the_pool_is_the_closed_form_of_one_chain():
     counts = np.random.default_rng(1).integers(0, 50, (5, 3, 3)).astype(float)
     weight = 10.0 * sticky_walk(3, 0.9)
-    pool, _, _ = _pooled(counts, weight, SCALE, sticky_walk(3, 0.9), np.asarray(1e-9), np.zeros((5, 3, 3)))
+    pool, _, _ = _empirical_bayes(counts, weight, SCALE, sticky_walk(3, 0.9), np.asarray(1e-9), np.zeros((5, 3, 3)))
     expected = counts.sum(axis=0) + weight
     # The scale moves a little already.
     np.testing.assert_allclose(pool, expected / expected.sum(axis=-1, keepdims=True), atol=0.02)

@@ -1,4 +1,4 @@
-"""Dynamics models: one file each. A new one is a file here, its export, and its place in `MODELS`."""
+"""Dynamics models, one file each. A new model is a file here, its export, and its entry in `MODELS`."""
 
 from collections.abc import Callable
 

@@ -1,14 +1,15 @@
-"""A hidden Markov model of a prompt's success rate, with one set of parameters for a pool or a cluster of it.
+"""A hidden Markov model of a prompt's success rate, with one set of parameters for the pool or for each cluster.
 
-A prompt is in one of `num_states` states, ordered by success rate. A group of n rollouts shows k successes,
+A prompt is in one of `num_states` states, ordered by success rate. A group of n rollouts has k successes,
 
     k | z ~ Binomial(n, p_z)                                ("binomial")
     k | z ~ BetaBinomial(n, p_z s, (1 - p_z) s)             ("beta_binomial")
     none / some / all | z                                   ("ternary": three states, the observation of DPS)
 
-and the state moves by a transition matrix of the prompt's cluster and of its *exposure*: whether it idled in that step,
-was trained on, or was trained on without a gradient. Rows have Dirichlet priors centred on a sticky walk; the gaps
-between the success rates are a Dirichlet simplex, which keeps the states in order (Rabiner 1989 for the recursions).
+and the state moves by a transition matrix that depends on the prompt's cluster and *exposure*: whether it idled in that
+step, was trained on, or was trained on without a gradient. Rows have Dirichlet priors around a sticky walk. The gaps
+between the success rates are a Dirichlet simplex, which keeps the states in order. The recursions are in Rabiner
+(1989).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from promptdyn.models.base import PPL, Array, Chain, Dynamics, Emission, Floats,
 __all__ = ["DiscreteHMM"]
 
 EmissionName = Literal["binomial", "beta_binomial", "ternary"]
-# Success rates stay this far from 0 and 1, so that no count is impossible in any state.
+# Success rates stay this far from 0 and 1, so that every count is possible in every state.
 RATE_MARGIN = 1e-4
 
 
@@ -33,22 +34,23 @@ RATE_MARGIN = 1e-4
 class DiscreteHMM(Dynamics):
     """Discrete hidden Markov model of prompts.
 
-    Sites: `initial` (cluster state), `transition` (exposure cluster state state), and of the emission `gaps`
-    (state + 1,) between 0, the success rates and 1, and `precision` () of the beta-binomial.
+    Sites: `initial` (cluster state), `transition` (exposure cluster state state), and for the emission `gaps`
+    (state + 1,) between 0, the success rates and 1, and `precision` () with "beta_binomial".
 
     Attributes:
         num_states: number of states, at least 2 (3 with the ternary emission); default 12.
         emission: "binomial" (default, uses the count k of n), "beta_binomial" or "ternary" (none / some / all).
-        cluster: column(s) of the history whose levels get initial and transition probabilities of their own;
-            emissions are shared. Default None: one set for the whole pool.
-        num_exposures: kinds of step that have transitions of their own. 3 (default): idle, trained on, trained on by a
-            group without variance; 2: idle, trained on; 1: none.
-        stickiness: prior chance to stay in a state for one step, default 0.97; the rest goes to states nearby.
-        concentration: prior strength, in transitions per row (default 10); the initial belief gets as much.
-        noise: ternary only, chance that a group shows another outcome than its state's; default 0.
+        cluster: column(s) of the history whose labels have initial and transition probabilities of their own; emissions
+            are shared. Default None: one set for the whole pool.
+        num_exposures: number of exposures with transitions of their own. 3 (default): idle, trained on, trained on by a
+            group without variance; 2: idle, trained on; 1: all steps alike.
+        stickiness: prior chance to stay in a state for one step; default 0.97. The rest goes to nearby states.
+        concentration: strength of the prior, in transitions per row; default 10. The initial belief has the same
+            strength.
+        noise: chance that a group shows another outcome than its state's, for "ternary" only; default 0.
 
     Raises:
-        InputError: a setting is out of range, naming it.
+        InputError: a setting is out of range.
     """
 
     num_states: int = 12
@@ -83,7 +85,7 @@ class DiscreteHMM(Dynamics):
         return self.concentration * sticky_walk(self.num_states, self.stickiness)
 
     def program(self, ppl: PPL, pool: Pool) -> Chain:
-        """The generative model."""
+        """See `Dynamics.program`."""
         dist, xp = ppl.dist, ppl.xp
         with ppl.plate("cluster", pool.num_clusters):
             initial = ppl.sample("initial", dist.Dirichlet(xp.asarray(1.0 + self._initial_weight)))
@@ -108,7 +110,7 @@ class DiscreteHMM(Dynamics):
         return emissions.BetaBinomial(rates, ppl.sample("precision", ppl.dist.LogNormal(np.log(50.0), 1.0)))
 
     def m_step(self, statistics: Statistics, params: Params) -> Params:
-        """Posterior modes of `initial` and `transition` given expected counts; EM climbs to the emission's."""
+        """Return posterior modes of `initial` and `transition` given expected counts; EM climbs to the emission's."""
         initial = statistics.initial + self._initial_weight
         transition = statistics.transition + self._transition_weight
         return {
@@ -118,7 +120,7 @@ class DiscreteHMM(Dynamics):
 
 
 def check_rows(model: Any) -> None:
-    """Raise InputError unless a model's exposures, stickiness and concentration make a prior of rows."""
+    """Raise InputError unless a model's num_exposures, stickiness and concentration are in range."""
     name = type(model).__name__
     check_choice(f"{name}: num_exposures", model.num_exposures, (1, 2, 3))
     if not 0.0 < model.stickiness < 1.0:
@@ -128,7 +130,7 @@ def check_rows(model: Any) -> None:
 
 
 def sticky_walk(num_states: int, stickiness: float) -> Floats:
-    """(state state) chances to stay, or to move with odds halving per state of distance."""
+    """Return (state state) chances to stay, or to move with odds that halve per state of distance."""
     states = np.arange(num_states)
     walk = 0.5 ** np.abs(states[:, None] - states)
     np.fill_diagonal(walk, 0.0)
@@ -137,8 +139,8 @@ def sticky_walk(num_states: int, stickiness: float) -> Floats:
 
 
 def ordered_rates(ppl: PPL, num_states: int) -> Array:
-    """(state,) rising success rates, from a simplex of the gaps between 0, the rates and 1."""
-    # Fitting starts from rates spread evenly between 0.01 and 0.99.
+    """Return (state,) ascending success rates, from a simplex of the gaps between 0, the rates and 1."""
+    # A fit starts from rates spread evenly between 0.01 and 0.99.
     start = np.full(num_states + 1, 0.98 / (num_states - 1))
     start[[0, -1]] = 0.01
     gaps = ppl.sample("gaps", ppl.dist.Dirichlet(ppl.xp.asarray(np.full(num_states + 1, 1.1))), init=start)

@@ -1,15 +1,16 @@
-"""Dynamics-Predictive Sampling (arXiv 2603.10887, ICLR 2026), exactly as published, and pooled over clusters.
+"""Dynamics-Predictive Sampling (arXiv 2603.10887, ICLR 2026), exactly as published, or pooled over clusters.
 
-Each prompt on its own is a three-state chain (0 unsolved, 1 partly solved, 2 solved), observed without noise
-through its group of rollouts: none, some or all succeeded. The transition matrix of each prompt has a
-Dirichlet prior on every row and is learned online with exponential forgetting.
+Each prompt is a Markov chain of three states (0 unsolved, 1 partly solved, 2 solved), which its group of rollouts
+shows without noise: none, some or all succeeded. The transition matrix of each prompt has a Dirichlet prior on every
+row and is learned online with exponential forgetting.
 
-The paper updates the Dirichlet counts of every prompt at every step, alpha <- d * alpha + (1 - d) * alpha_0 +
-xi. Here only the learned part D = alpha - alpha_0 at the prompt's last observation is stored, with a weight
-d^age: the same numbers at a fraction of the memory traffic.
+The paper updates the Dirichlet counts of every prompt at every step, alpha <- d * alpha + (1 - d) * alpha_0 + xi. This
+implementation stores only the learned part D = alpha - alpha_0 at the prompt's last observation and a weight d^age,
+which gives the same numbers with a fraction of the memory traffic.
 
-With clusters the prior is learned: a prompt's rows are shrunk to its cluster's mean rows, those of a Dirichlet of prior
-alpha_0 that counts the transitions xi of all its prompts, decayed at every step. They are worth `strength` transitions.
+With clusters, the prior is learned: a prompt's rows are shrunk to the mean rows of its cluster, which come from a
+Dirichlet prior alpha_0 and the transitions xi of all the cluster's prompts, decayed at every step. They are worth
+`strength` transitions.
 """
 
 from __future__ import annotations
@@ -35,16 +36,18 @@ PRIOR_TRANSITIONS: dict[str, list[list[float]]] = {
     "stability": [[1.0, 0.5, 0.5], [0.5, 1.0, 0.5], [0.5, 0.5, 1.0]],
     "local": [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 1.0]],
 }
-# Prompts per block of the dense pass: its temporaries (about 15 doubles a prompt) stay in the CPU's cache.
+# Prompts per block of the pass over all prompts: its arrays (about 15 doubles per prompt) stay in the CPU's cache.
 BLOCK = 8192
 
 
 class DPSState(NamedTuple):
-    learned: NDArray[np.float64]  # (current next prompt) transition counts above the prior, when last observed
-    weight: NDArray[np.float64]  # (prompt,) what forgetting has left of `learned`
-    posterior: NDArray[np.float64]  # (state prompt) P(z_t | y_{0:t}) of the step last absorbed
+    """What `DPS` keeps of each prompt and cluster."""
+
+    learned: NDArray[np.float64]  # (current next prompt) transition counts above the prior, at the last observation
+    weight: NDArray[np.float64]  # (prompt,) share of `learned` that is left since
+    posterior: NDArray[np.float64]  # (state prompt) P(z_t | y_{0:t}) at the last step absorbed
     belief: NDArray[np.float64]  # (state prompt) P(z_{t+1} | y_{0:t})
-    pooled: NDArray[np.float64]  # (current next cluster) transition counts of the cluster above its prior, decayed
+    pooled: NDArray[np.float64]  # (current next cluster) discounted transition counts of the cluster, above the prior
     cluster: NDArray[np.int32]  # (prompt,) codes
 
 
@@ -53,17 +56,18 @@ class DPS(OnlineModel[DPSState]):
     """Dynamics-Predictive Sampling.
 
     Attributes:
-        decay: share of the learned transition counts kept from one step to the next, in (0, 1]. The paper's
-            lambda: 0.7 for MATH (the default), 0.5 for Countdown and Geometry3k.
-        prior_transition: Dirichlet prior counts: one number for all, a name ("uniform", "progress",
-            "stability", "local"), or a (3, 3) matrix [current, next].
-        prior_initial: "uniform" or three probabilities.
-        cluster: column(s) whose labels are clusters that share transitions. Default None: prompts on their own.
-        strength: with clusters, transitions that the cluster's rows are worth to each prompt, above 0; default 4.
+        decay: the paper's lambda, the share of the learned transition counts kept from one step to the next, in (0, 1].
+            Default 0.7, as published for MATH; 0.5 was published for Countdown and Geometry3k.
+        prior_transition: Dirichlet prior counts: one number for all entries (default 1), a name ("uniform",
+            "progress", "stability", "local"), or a (3, 3) matrix [current, next].
+        prior_initial: "uniform" (default) or three probabilities.
+        cluster: column(s) whose labels are clusters that share transitions. Default None: no clusters.
+        strength: number of transitions that the cluster's rows are worth to each prompt, above 0; default 4. Used with
+            clusters only.
         cluster_decay: share of a cluster's counts kept from one step to the next, in (0, 1]; default 0.98.
 
     Raises:
-        InputError: a setting is out of range, naming it.
+        InputError: a setting is out of range.
     """
 
     decay: float = 0.7
@@ -86,11 +90,11 @@ class DPS(OnlineModel[DPSState]):
 
     @property
     def _prior(self) -> NDArray[np.float64]:
-        given: Any = self.prior_transition
-        if isinstance(given, str):
-            check_choice("DPS: prior_transition", given, get_args(PriorName))
-            given = PRIOR_TRANSITIONS[given]
-        prior = np.asarray(given, dtype=float)
+        value: Any = self.prior_transition
+        if isinstance(value, str):
+            check_choice("DPS: prior_transition", value, get_args(PriorName))
+            value = PRIOR_TRANSITIONS[value]
+        prior = np.asarray(value, dtype=float)
         if prior.ndim == 0:
             prior = np.full((3, 3), float(prior))
         if prior.shape != (3, 3) or not np.all((prior >= 0) & (prior < np.inf)) or not np.all(prior.sum(axis=1) > 0):
@@ -109,7 +113,7 @@ class DPS(OnlineModel[DPSState]):
         return probability_vector(self.prior_initial, 3, "DPS: prior_initial")
 
     def describe(self) -> dict[str, Any]:
-        """Name and settings, with the priors as the numbers that they stand for."""
+        """Return name and settings, with the priors as numbers."""
         return {
             **super().describe(),
             "prior_transition": self._prior.tolist(),
@@ -117,14 +121,14 @@ class DPS(OnlineModel[DPSState]):
         }
 
     def init(self, pool: Pool) -> DPSState:
-        """Nothing learned, initial belief."""
+        """Return the state before anything is learned, at the initial belief."""
         size = pool.num_prompts
         belief = np.repeat(self._initial[:, None], size, axis=1)
         learned, pooled = np.zeros((3, 3, size)), np.zeros((3, 3, pool.num_clusters))
         return DPSState(learned, np.zeros(size), belief.copy(), belief, pooled, pool.cluster)
 
-    def _shrunk_to(self, pooled: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(current next cluster) prior counts of a cluster's prompts."""
+    def _prior_of_prompts(self, pooled: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the (current next cluster) prior counts of each cluster's prompts."""
         prior = self._prior[:, :, None]
         if self.cluster is None:
             return prior
@@ -139,31 +143,31 @@ class DPS(OnlineModel[DPSState]):
         num_rollouts: NDArray,
         trained: NDArray[np.bool_],
     ) -> DPSState:
-        """One step of the paper's recursion (posterior, counts, forecast), in place; `trained` is not used."""
+        """Do one step of the paper's recursion (posterior, counts, forecast), in place. `trained` is not used."""
         learned, weight, posterior, belief, pooled, cluster = state
-        prior = self._shrunk_to(pooled)
+        prior = self._prior_of_prompts(pooled)
         observed = outcome_of(num_successes, num_rollouts)
 
         # xi(current, next) ∝ posterior_{t-1}(current) E[Phi](current, next) 1[next = observed]
         alpha = prior[:, :, cluster[rows]] + weight[rows] * learned[:, :, rows]
-        into = alpha[:, observed, np.arange(len(rows))] / alpha.sum(axis=1)
-        xi = posterior[:, rows] * into
+        next_probability = alpha[:, observed, np.arange(len(rows))] / alpha.sum(axis=1)
+        xi = posterior[:, rows] * next_probability
         total = xi.sum(axis=0)
-        # A jump that the prior rules out ("local") teaches no transition instead of dividing by zero.
+        # A jump that the prior rules out ("local") adds no transition count, instead of a division by zero.
         xi = np.divide(xi, total, out=np.zeros_like(xi), where=total > 0)
         counts = self.decay * weight[rows] * learned[:, :, rows]
         counts[:, observed, np.arange(len(rows))] += xi
         learned[:, :, rows] = counts
 
         weight *= self.decay
-        weight[weight < 1e-20] = 0.0  # below rounding error, and denormal numbers are slow
+        weight[weight < 1e-20] = 0.0  # below rounding error; denormal numbers would be slow
         weight[rows] = 1.0
         posterior[:] = belief
         posterior[:, rows] = np.arange(3)[:, None] == observed
         if self.cluster is not None:
             pooled *= self.cluster_decay
             np.add.at(pooled.transpose(1, 2, 0), (observed, cluster[rows]), xi.T)
-            prior = self._shrunk_to(pooled)
+            prior = self._prior_of_prompts(pooled)
 
         for start in range(0, weight.size, BLOCK):
             block = slice(start, start + BLOCK)
@@ -175,27 +179,27 @@ class DPS(OnlineModel[DPSState]):
         return state
 
     def belief(self, state: DPSState) -> NDArray[np.float64]:
-        """(state prompt): P(unsolved, partly solved, solved) at the next step."""
+        """Return (state prompt) P(unsolved, partly solved, solved) at the next step."""
         return state.belief.copy()
 
     def outcome(self, state: DPSState, num_rollouts: int | NDArray) -> NDArray[np.float64]:
-        """(outcome prompt): the belief itself, since a group shows its state without noise."""
+        """Return the (outcome prompt) belief itself, since a group shows its state without noise."""
         return state.belief.copy()
 
     def informative(
         self, state: DPSState, num_rollouts: int | NDArray, rng: np.random.Generator | None = None
     ) -> NDArray[np.float64]:
-        """(prompt,) P(partly solved), whatever `num_rollouts`, since DPS knows no counts.
+        """Return (prompt,) P(partly solved), which does not depend on `num_rollouts`.
 
-        Given `rng`, 1 where a state drawn from the belief is partly solved, else 0.
+        With `rng`, it is 1 if a state drawn from the belief is partly solved, else 0.
         """
         if rng is None:
             return state.belief[1].copy()
         return (rng.random(state.belief.shape[1]) < state.belief[1]).astype(float)
 
     def success_rate(self, state: DPSState, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-        """(prompt,) with a partly solved prompt counted as one half: DPS does not know counts."""
+        """Return (prompt,) success rates, one half for a partly solved prompt, since DPS does not use counts."""
         if rng is None:
             return state.belief[2] + 0.5 * state.belief[1]
-        draw = rng.random(state.belief.shape[1])
-        return np.where(draw < state.belief[2], 1.0, np.where(draw < 1 - state.belief[0], 0.5, 0.0))
+        uniform = rng.random(state.belief.shape[1])
+        return np.where(uniform < state.belief[2], 1.0, np.where(uniform < 1 - state.belief[0], 0.5, 0.0))

@@ -1,15 +1,15 @@
-"""How likely a prompt's group is informative, told from features of the prompt: for pools without labels.
+"""Forecast from features of prompts how likely their groups are informative, for pools without labels.
 
-Two logistic regressions on random Fourier features phi(x) of a prompt's features x (Rahimi & Recht 2007), whose
-weights drift about their prior Normal(0, S):
+The model is two logistic regressions on random Fourier features phi(x) of a prompt's features x (Rahimi & Recht
+2007). Their weights drift about the prior Normal(0, S):
 
     logit P(some succeed)          = w_1 . phi(x)
     logit P(all succeed, not some) = w_2 . phi(x)
     w_{t+1} = sqrt(decay) w_t + Normal(0, (1 - decay) S)
 
-The weights' posterior is kept as a Gaussian: a step moves it exactly, and its groups are absorbed by Laplace's
-approximation (Rasmussen & Williams 2006, algorithm 3.1) at num_functions^2 a group, however large the pool. A forecast
-is that of the posterior's mean.
+The posterior of the weights is a Gaussian. A step's drift changes it exactly; its groups are absorbed by Laplace's
+approximation (Rasmussen & Williams 2006, algorithm 3.1), which costs num_functions^2 per group, whatever the size of
+the pool. Forecasts are computed at the posterior's mean.
 """
 
 from __future__ import annotations
@@ -28,35 +28,38 @@ from promptdyn.online import OnlineModel, Pool, outcome_of
 
 __all__ = ["FeatureRate", "FeatureWeights"]
 
-# Of the constant's weight; those of the random functions have prior variance 1, which together is 1 at any prompt.
+# Prior variance of the constant's weight. Those of the random functions have 1, which adds up to 1 at any prompt.
 CONSTANT_VARIANCE = 4.0
-# Groups absorbed at a time, and Newton's iterations at most: it converges in a few.
+# Groups absorbed at a time, and the most iterations of Newton's method, which needs only a few.
 GROUPS, ITERATIONS = 64, 25
 TOLERANCE = 1e-8
 
 
 class FeatureWeights(NamedTuple):
+    """What `FeatureRate` keeps: the posterior of its weights, and the prompts' features."""
+
     mean: NDArray[np.float64]  # (regression function) of the weights
-    covariance: NDArray[np.float64]  # (regression function function)
+    covariance: NDArray[np.float64]  # (regression function function) of the weights
     features: NDArray[np.float32]  # (feature prompt)
-    basis: NDArray[np.float32]  # (function prompt) phi: 1, and the random functions
+    basis: NDArray[np.float32]  # (function prompt) phi: the constant 1 and the random functions
 
 
 @dataclass(frozen=True)
 class FeatureRate(OnlineModel[FeatureWeights]):
-    """Outcomes of groups by logistic regression on features of the prompts.
+    """Forecasts the outcomes of groups by logistic regression on features of the prompts.
 
     Attributes:
-        features: where a trainer takes them from: "policy" (default), the policy's own reading of each prompt
-            (`promptdyn.features.PolicyReader`), or column(s) of the dataset with numbers or vectors of numbers.
-        num_functions: random Fourier features; default 200.
-        scale: their length scale, above 0: prompts whose features differ by less, in root mean square over features of
-            variance 1, are forecast alike; default 0.8.
-        decay: what a step leaves of the weights' covariance with their past, in (0, 1]; default 0.99.
-        seed: of the random functions; default 0.
+        features: "policy" (default), the policy's own reading of each prompt (`promptdyn.features.PolicyReader`), or
+            column(s) of the dataset with numbers or vectors of numbers.
+        num_functions: number of random Fourier features; default 200.
+        scale: length scale of the random functions, above 0; default 0.8. Prompts whose features differ by less (in
+            root mean square, over features of variance 1) have similar forecasts.
+        decay: correlation of the weights' variance from one step to the next, in (0, 1]; default 0.99. With 1, weights
+            do not drift.
+        seed: seed of the random functions; default 0.
 
     Raises:
-        InputError: a setting is out of range, naming it.
+        InputError: a setting is out of range.
     """
 
     features: str | tuple[str, ...] = "policy"
@@ -79,11 +82,11 @@ class FeatureRate(OnlineModel[FeatureWeights]):
 
     @property
     def _prior(self) -> NDArray[np.float64]:
-        """(function,) variances."""
+        """(function,) prior variances."""
         return np.append(CONSTANT_VARIANCE, np.ones(self.num_functions))
 
     def init(self, pool: Pool) -> FeatureWeights:
-        """The prior, and the functions of the prompts' features."""
+        """Return the prior of the weights, and the functions of the prompts' features."""
         features = pool.features
         assert features is not None
         num_features = features.shape[1]
@@ -104,48 +107,49 @@ class FeatureRate(OnlineModel[FeatureWeights]):
         num_rollouts: NDArray,
         trained: NDArray[np.bool_],
     ) -> FeatureWeights:
-        """Move the weights by a step and absorb the groups, in place; `trained` is not used."""
+        """Let the weights drift and absorb the groups, in place. `trained` is not used."""
         mean, covariance, _, basis = state
         mean *= np.sqrt(self.decay)
         covariance *= self.decay
         covariance[:, np.arange(len(basis)), np.arange(len(basis))] += (1.0 - self.decay) * self._prior
         outcome = outcome_of(num_successes, num_rollouts)
-        for which, (kept, shown) in enumerate(((outcome >= 0, outcome == 1), (outcome != 1, outcome == 2))):
-            chosen, label = rows[kept], shown[kept].astype(float)
-            for start in range(0, len(chosen), GROUPS):
+        # The first regression learns from all groups, the second from those with no or all successes.
+        for i, (used, positive) in enumerate(((outcome >= 0, outcome == 1), (outcome != 1, outcome == 2))):
+            used_rows, label = rows[used], positive[used].astype(float)
+            for start in range(0, len(used_rows), GROUPS):
                 part = slice(start, start + GROUPS)
-                _absorb(mean[which], covariance[which], basis[:, chosen[part]].astype(float), label[part])
+                _absorb(mean[i], covariance[i], basis[:, used_rows[part]].astype(float), label[part])
         return state
 
     def _logits(
-        self, state: FeatureWeights, rng: np.random.Generator | None = None, which: slice = slice(None)
+        self, state: FeatureWeights, rng: np.random.Generator | None = None, regressions: slice = slice(None)
     ) -> NDArray[np.float64]:
-        """(regression prompt) at the mean of the weights; given `rng`, at a draw of them, one for all prompts."""
-        weights = state.mean[which]
+        """Return (regression prompt) logits at the mean of the weights; with `rng`, at one draw for all prompts."""
+        weights = state.mean[regressions]
         if rng is not None:
-            roots = np.linalg.cholesky(state.covariance[which])
+            roots = np.linalg.cholesky(state.covariance[regressions])
             weights = weights + np.einsum("rij,rj->ri", roots, rng.standard_normal(weights.shape))
         return (weights.astype(np.float32) @ state.basis).astype(float)
 
     def belief(self, state: FeatureWeights) -> NDArray[np.float64]:
-        """(outcome prompt): chances that none, some, all of a group's rollouts succeed."""
-        some, whole = expit(self._logits(state))
-        return np.stack([(1.0 - some) * (1.0 - whole), some, (1.0 - some) * whole])
+        """Return (outcome prompt) chances that none, some and all rollouts of a group succeed."""
+        some, every = expit(self._logits(state))
+        return np.stack([(1.0 - some) * (1.0 - every), some, (1.0 - some) * every])
 
     def outcome(self, state: FeatureWeights, num_rollouts: int | NDArray) -> NDArray[np.float64]:
-        """(outcome prompt): the belief, whatever `num_rollouts`, since only outcomes are learned from."""
+        """Return the (outcome prompt) belief, which does not depend on `num_rollouts`."""
         return self.belief(state)
 
     def informative(
         self, state: FeatureWeights, num_rollouts: int | NDArray, rng: np.random.Generator | None = None
     ) -> NDArray[np.float64]:
-        """(prompt,) chance of an informative group, whatever `num_rollouts`; given `rng`, at a draw of the weights."""
+        """Return (prompt,) chances of an informative group, for any `num_rollouts`; with `rng`, at drawn weights."""
         return expit(self._logits(state, rng, slice(1))[0])
 
     def success_rate(self, state: FeatureWeights, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-        """(prompt,) P(all) + P(some) / 2, since half of an informative group's rollouts succeed, for all one knows."""
-        some, whole = expit(self._logits(state, rng))
-        return (1.0 - some) * whole + 0.5 * some
+        """Return (prompt,) P(all) + P(some) / 2, as if half the rollouts of an informative group succeeded."""
+        some, every = expit(self._logits(state, rng))
+        return (1.0 - some) * every + 0.5 * some
 
 
 def _absorb(
@@ -154,25 +158,25 @@ def _absorb(
     basis: NDArray[np.float64],
     label: NDArray[np.float64],
 ) -> None:
-    """Laplace's approximation to the weights' posterior given 0/1 labels (group,) at basis (function group), in place.
+    """Update the weights' posterior in place by (group,) labels 0 or 1 at (function group) basis, by Laplace's method.
 
-    In the space of the groups' logits, whose prior covariance is K = basis' covariance basis.
+    The computation is in the space of the groups' logits, whose prior covariance is K = basis' covariance basis.
     """
-    reach = covariance @ basis
-    prior, between = basis.T @ mean, basis.T @ reach
-    logit, pull = prior, np.zeros_like(label)
+    cross = covariance @ basis
+    prior, kernel = basis.T @ mean, basis.T @ cross
+    logit, dual = prior, np.zeros_like(label)
     for _ in range(ITERATIONS):
         chance = expit(logit)
         root = np.sqrt(np.maximum(chance * (1.0 - chance), 1e-12))
-        factor = cho_factor(np.eye(len(label)) + root[:, None] * between * root)
-        toward = root**2 * (logit - prior) + label - chance
-        pull = toward - root * cho_solve(factor, root * (between @ toward))
-        before, logit = logit, prior + between @ pull
+        factor = cho_factor(np.eye(len(label)) + root[:, None] * kernel * root)
+        target = root**2 * (logit - prior) + label - chance
+        dual = target - root * cho_solve(factor, root * (kernel @ target))
+        before, logit = logit, prior + kernel @ dual
         if np.abs(logit - before).max() < TOLERANCE:
             break
-    mean += reach @ pull
+    mean += cross @ dual
     chance = expit(logit)
     root = np.sqrt(np.maximum(chance * (1.0 - chance), 1e-12))
-    factor = cho_factor(np.eye(len(label)) + root[:, None] * between * root)
-    seen = reach * root
-    covariance -= seen @ cho_solve(factor, seen.T)
+    factor = cho_factor(np.eye(len(label)) + root[:, None] * kernel * root)
+    weighted = cross * root
+    covariance -= weighted @ cho_solve(factor, weighted.T)

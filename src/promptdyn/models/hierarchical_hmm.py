@@ -1,14 +1,14 @@
-"""A hidden Markov model whose clusters of prompts learn from one another, or whose kinds of prompt are latent.
+"""A hidden Markov model in which clusters of prompts learn from one another, or in which kinds of prompts are latent.
 
-States and emission are those of `DiscreteHMM`. A row of probabilities of cluster c is the pool's row, tilted by offsets
-of its own,
+States and emission are those of `DiscreteHMM`. A row of probabilities of cluster c is the pool's row, changed by the
+cluster's own offsets:
 
     row_c = softmax(log row + scale * offset_c)        offset_c ~ Normal(0, 1)        scale ~ HalfNormal
 
-so a cluster with little data stays near the pool, and how far clusters may go is learned: scale 0 is one set for all.
-It is the non-centred form, in which NUTS moves freely. With `num_kinds` above 1 transitions differ between latent kinds
-instead, a mixture of chains: a prompt is of one kind for good, its kind is summed out with its path, and clusters tell
-how probable kinds and first states are.
+A cluster with little data stays near the pool, and the scale, by which clusters may differ, is learned; scale 0 makes
+all clusters equal. This is the non-centered form, which NUTS samples well. With `num_kinds` above 1, transitions differ
+between latent kinds instead, as a mixture of chains: a prompt stays of one kind, its kind is summed out with its path,
+and clusters have their own probabilities of kinds and first states.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from promptdyn.models.discrete_hmm import check_rows, ordered_rates, sticky_walk
 
 __all__ = ["HierarchicalHMM"]
 
-# Prior scales of how far rows of clusters go: of transitions, and of first states, which differ more.
+# Prior scales of the clusters' differences: in transitions, and in first states, which differ more.
 SCALE, SCALE_INITIAL = 0.5, 1.0
-# What a probability that the pool has given up keeps, and the largest tilt.
+# Least probability of the pool's rows before they are changed, and the largest change of a log-probability.
 FLOOR, LARGEST = 1e-9, 100.0
-# Scale at which offsets no longer matter.
+# Least scale; offsets at this scale no longer matter.
 SMALLEST = 1e-6
-# Rounds of each M-step, and Newton steps in each, no longer than so.
+# Rounds of each M-step, Newton steps in each round, and the longest Newton step.
 ROUNDS, NEWTON_STEPS, LONGEST = 5, 3, 1.0
 
 
@@ -43,24 +43,25 @@ class HierarchicalHMM(Dynamics):
     `offset_initial` (cluster, kind x state) and `offset` (exposure cluster|kind state state), their scales
     `scale_initial` () and `scale` (); and `gaps` (state + 1,) between 0, the success rates and 1.
 
-    Its chain has `num_kinds * num_states` states, kind by kind. EM's M-step is empirical Bayes: offsets at their mode,
-    and scales and the pool's rows as they make the marginal likelihood large, with the offsets integrated out by
-    Laplace's method. (At the mode of all sites at once, which "map" finds, scales are much too large.) Its log joint
-    need not rise. Where many steps are unobserved it takes expected counts for more than they tell, and scales come out
-    somewhat small.
+    The chain has `num_kinds * num_states` states, ordered by kind. EM's M-step is empirical Bayes: offsets are set to
+    their mode; scales and the pool's rows maximize the marginal likelihood, with the offsets integrated out by
+    Laplace's method. (At the mode of all sites at once, which "map" finds, scales are much too large.) So EM's log
+    joint need not rise. If many steps are unobserved, expected counts seem to tell more than they do, and scales come
+    out somewhat small.
 
     Attributes:
-        num_states: states of a prompt, at least 2; default 12.
-        cluster: column(s) of the history whose levels differ. Default "auto": all label columns of the history,
-            crossed; None: one set for the whole pool.
-        num_kinds: latent kinds of prompt whose transitions differ; default 1, none: clusters' differ. The start of a
-            fit has them move at different speeds.
-        num_exposures: kinds of step that have transitions of their own, as in `DiscreteHMM`; default 3.
-        stickiness: prior chance to stay in a state for one step, default 0.97; the rest goes to states nearby.
-        concentration: prior strength, in transitions per row of the pool (default 10); its initial belief gets as much.
+        num_states: number of states of a prompt, at least 2; default 12.
+        cluster: column(s) of the history whose labels have parameters of their own. Default "auto": all label columns
+            of the history, crossed; None: one set for the whole pool.
+        num_kinds: number of latent kinds of prompts with transitions of their own; default 1: transitions differ by
+            cluster. A fit starts with kinds that move at different speeds.
+        num_exposures: number of exposures with transitions of their own, as in `DiscreteHMM`; default 3.
+        stickiness: prior chance to stay in a state for one step; default 0.97. The rest goes to nearby states.
+        concentration: strength of the prior, in transitions per row of the pool; default 10. The pool's initial belief
+            has the same strength.
 
     Raises:
-        InputError: a setting is out of range, naming it.
+        InputError: a setting is out of range.
     """
 
     num_states: int = 12
@@ -90,7 +91,7 @@ class HierarchicalHMM(Dynamics):
         return self.concentration * sticky_walk(self.num_states, self.stickiness)
 
     def program(self, ppl: PPL, pool: Pool) -> Chain:
-        """The generative model."""
+        """See `Dynamics.program`."""
         dist, xp = ppl.dist, ppl.xp
         num_states, num_kinds = self.num_states, self.num_kinds
         pool_initial = ppl.sample("pool_initial", dist.Dirichlet(xp.asarray(1.0 + self._initial_weight)))
@@ -109,33 +110,33 @@ class HierarchicalHMM(Dynamics):
             ppl.plate(*groups),
             ppl.plate("exposure", self.num_exposures),
         ):
-            # Kinds that began alike would stay alike.
-            apart = np.linspace(1.0, -1.0, num_kinds)[:, None, None] * np.eye(num_states)
-            offset = ppl.sample("offset", dist.Normal(0.0, 1.0), init=apart if num_kinds > 1 else None)
+            # Kinds that start equal would stay equal.
+            start = np.linspace(1.0, -1.0, num_kinds)[:, None, None] * np.eye(num_states)
+            offset = ppl.sample("offset", dist.Normal(0.0, 1.0), init=start if num_kinds > 1 else None)
         scale = ppl.sample("scale", dist.HalfNormal(SCALE))
         scale_initial = ppl.sample("scale_initial", dist.HalfNormal(SCALE_INITIAL))
 
-        initial = _tilted(xp, pool_initial, scale_initial * offset_initial)
-        transition = _tilted(xp, pool_transition[:, None], scale * offset)
+        initial = _tilt(xp, pool_initial, scale_initial * offset_initial)
+        transition = _tilt(xp, pool_transition[:, None], scale * offset)
         rates = ordered_rates(ppl, num_states)
         if num_kinds > 1:
-            # One chain of states (kind, state) that never leaves its kind.
-            own = xp.asarray(np.eye(num_kinds)[:, None, :, None])
-            transition = transition[:, :, :, None] * own
+            # One chain over states (kind, state), which never leaves its kind.
+            same_kind = xp.asarray(np.eye(num_kinds)[:, None, :, None])
+            transition = transition[:, :, :, None] * same_kind
             size = num_kinds * num_states
             transition = xp.reshape(transition, (self.num_exposures, 1, size, size))
             rates = xp.concat([rates] * num_kinds)
         return Chain(initial, transition, emissions.Binomial(rates))
 
     def m_step(self, statistics: Statistics, params: Params) -> Params:
-        """All sites but `gaps` given expected counts, by empirical Bayes; EM climbs to the gaps."""
+        """Return all sites but `gaps` by empirical Bayes, given expected counts; EM climbs to the gaps."""
         transition = statistics.transition
         if self.num_kinds > 1:
             kinds = np.arange(self.num_kinds)
             blocks = transition.reshape(self.num_exposures, *(self.num_kinds, self.num_states) * 2)
             transition = np.moveaxis(blocks[:, kinds, :, kinds], 0, 1)
-        # Groups of rows that are pooled come first.
-        rows, scale, offset = _pooled(
+        # `_empirical_bayes` wants the pooled axis (cluster or kind) first.
+        rows, scale, offset = _empirical_bayes(
             np.moveaxis(transition, 1, 0),
             self._transition_weight,
             SCALE,
@@ -143,7 +144,7 @@ class HierarchicalHMM(Dynamics):
             params["scale"],
             np.moveaxis(params["offset"], 1, 0),
         )
-        first, scale_initial, offset_initial = _pooled(
+        first, scale_initial, offset_initial = _empirical_bayes(
             statistics.initial,
             self._initial_weight,
             SCALE_INITIAL,
@@ -157,23 +158,23 @@ class HierarchicalHMM(Dynamics):
         }
 
 
-def _tilted(xp: ModuleType, pool: Array, tilt: Array) -> Array:
-    """(... state) softmax(log pool + tilt)."""
-    # Bounded instead of taken relative to its maximum, the slope of which compiled programs may get wrong.
+def _tilt(xp: ModuleType, pool: Array, tilt: Array) -> Array:
+    """Return (... state) softmax(log pool + tilt)."""
+    # The tilt is bounded, not taken relative to its maximum, whose slope compiled programs may get wrong.
     odds = (pool + FLOOR) * xp.exp(xp.clip(tilt, -LARGEST, LARGEST))
     return odds / xp.sum(odds, axis=-1)[..., None]
 
 
-def _pooled(
+def _empirical_bayes(
     counts: Floats, weight: Floats, prior_scale: float, pool: Floats, scale: Floats, offset: Floats
 ) -> tuple[Floats, Floats, Floats]:
-    """Empirical Bayes of rows of probabilities of several groups, from counts of each.
+    """Estimate rows of probabilities of several groups by empirical Bayes.
 
     Args:
-        counts: (group ... state).
+        counts: (group ... state) expected counts.
         weight: (... state) prior counts of the pool's rows, above one each.
-        prior_scale: of the half-normal prior of the scale.
-        pool, scale, offset: (... state), () and (group ... state), where to begin.
+        prior_scale: scale of the half-normal prior of `scale`.
+        pool, scale, offset: (... state), () and (group ... state) values to start from.
 
     Returns:
         The pool's rows, the scale and the offsets.
@@ -181,7 +182,7 @@ def _pooled(
     total = counts.sum(axis=-1, keepdims=True)
 
     def rows(tilt: Floats) -> Floats:
-        return np.asarray(_tilted(np, pool, tilt))
+        return np.asarray(_tilt(np, pool, tilt))
 
     tilt = scale * offset
     for _ in range(ROUNDS):
@@ -194,14 +195,14 @@ def _pooled(
             rest = 1.0 - total * (p * across).sum(axis=-1, keepdims=True)
             move = slope / diagonal + across * (total * (across * slope).sum(axis=-1, keepdims=True)) / rest
             tilt = tilt + np.clip(move, -LONGEST, LONGEST)
-        # The scale: EM over offsets whose posteriors are normal, of that mode and Hessian.
+        # The scale: EM over offsets, whose posteriors are normal with that mode and Hessian.
         variance = (1.0 / diagonal).sum() + (total * (across**2).sum(axis=-1, keepdims=True) / rest).sum()
         offset = tilt / scale
         squares = (tilt**2).sum() + variance
         size = tilt.size + np.sqrt(tilt.size**2 + 4.0 * squares / prior_scale**2)
         scale = np.maximum(np.sqrt(2.0 * squares / size), SMALLEST)
         tilt = scale * offset
-        # The pool's rows given offsets: iterative scaling, exact where offsets are 0.
+        # The pool's rows given the offsets: iterative scaling, which is exact if offsets are 0.
         for _ in range(NEWTON_STEPS):
             expected = (total * rows(tilt)).sum(axis=0) + weight.sum(axis=-1, keepdims=True) * pool
             pool = pool * (counts.sum(axis=0) + weight) / np.maximum(expected, np.finfo(float).tiny)

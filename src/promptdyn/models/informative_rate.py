@@ -1,7 +1,7 @@
-"""How often a cluster's groups are informative, lately: the plainest forecast that is shared by prompts.
+"""Forecast the recent rate at which a cluster's groups are informative: the plainest forecast that prompts share.
 
-Of each cluster the groups that none, some and all of whose rollouts succeeded are counted, M = (M_0, M_1, M_2), and at
-every step all counts decay before the step's are added. The forecast for each of its prompts, seen or not, is
+M = (M_0, M_1, M_2) counts the groups of each cluster in which none, some and all rollouts succeeded. At every step all
+counts decay before the step's are added. The forecast for each of the cluster's prompts, seen or not, is
 
     P(outcome) = (M + prior * (1/4, 1/2, 1/4)) / (sum M + prior).
 """
@@ -24,22 +24,24 @@ PRIOR_SHARES = np.array([0.25, 0.5, 0.25])
 
 
 class OutcomeCounts(NamedTuple):
-    outcomes: NDArray[np.float64]  # (outcome cluster) groups none, some, all of whose rollouts succeeded, decayed
-    solved: NDArray[np.float64]  # (cluster,) sum of the groups' success rates, decayed
+    """What `InformativeRate` keeps of each cluster."""
+
+    outcomes: NDArray[np.float64]  # (outcome cluster) discounted number of groups by outcome
+    solved: NDArray[np.float64]  # (cluster,) discounted sum of the groups' success rates
     cluster: NDArray[np.int32]  # (prompt,) codes
 
 
 @dataclass(frozen=True)
 class InformativeRate(OnlineModel[OutcomeCounts]):
-    """Outcomes of a cluster's groups, pooled over its prompts and decayed.
+    """Forecasts outcomes by the discounted counts of a cluster's groups.
 
     Attributes:
         cluster: column(s) whose labels are the clusters. Default None: one rate for the whole pool.
         decay: share of the counts kept from one step to the next, in (0, 1]; default 0.98.
-        prior: groups that the prior is worth, above 0; default 1. Half of them are informative.
+        prior: number of groups that the prior is worth, above 0; default 1. Half of them are informative.
 
     Raises:
-        InputError: a setting is out of range, naming it.
+        InputError: a setting is out of range.
     """
 
     cluster: str | tuple[str, ...] | None = None
@@ -55,7 +57,7 @@ class InformativeRate(OnlineModel[OutcomeCounts]):
             raise InputError(f"InformativeRate: prior={self.prior} must be finite and above 0")
 
     def init(self, pool: Pool) -> OutcomeCounts:
-        """Nothing counted."""
+        """Return a state without counts."""
         return OutcomeCounts(np.zeros((3, pool.num_clusters)), np.zeros(pool.num_clusters), pool.cluster)
 
     def step(
@@ -66,7 +68,7 @@ class InformativeRate(OnlineModel[OutcomeCounts]):
         num_rollouts: NDArray,
         trained: NDArray[np.bool_],
     ) -> OutcomeCounts:
-        """Decay, and count the groups, in place; `trained` is not used."""
+        """Discount the counts and add the step's groups, in place. `trained` is not used."""
         outcomes, solved, cluster = state
         outcomes *= self.decay
         np.add.at(outcomes, (outcome_of(num_successes, num_rollouts), cluster[rows]), 1.0)
@@ -75,25 +77,25 @@ class InformativeRate(OnlineModel[OutcomeCounts]):
         return state
 
     def belief(self, state: OutcomeCounts) -> NDArray[np.float64]:
-        """(outcome prompt): chances that none, some, all of a group's rollouts succeed."""
+        """Return (outcome prompt) chances that none, some and all rollouts of a group succeed."""
         counts = state.outcomes + self.prior * PRIOR_SHARES[:, None]
         return (counts / counts.sum(axis=0))[:, state.cluster]
 
     def outcome(self, state: OutcomeCounts, num_rollouts: int | NDArray) -> NDArray[np.float64]:
-        """(outcome prompt): the belief, whatever `num_rollouts`, since only outcomes were counted."""
+        """Return the (outcome prompt) belief, which does not depend on `num_rollouts`."""
         return self.belief(state)
 
     def informative(
         self, state: OutcomeCounts, num_rollouts: int | NDArray, rng: np.random.Generator | None = None
     ) -> NDArray[np.float64]:
-        """(prompt,) the rate of the prompt's cluster, whatever `num_rollouts`; given `rng`, a Beta draw per cluster."""
+        """Return the (prompt,) rate of each prompt's cluster, for any `num_rollouts`; with `rng`, a Beta draw of it."""
         informative = state.outcomes[1] + 0.5 * self.prior
         others = state.outcomes[0] + state.outcomes[2] + 0.5 * self.prior
         rate = informative / (informative + others) if rng is None else rng.beta(informative, others)
         return rate[state.cluster]
 
     def success_rate(self, state: OutcomeCounts, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-        """(prompt,) mean success rate of the cluster's groups; given `rng`, a Beta draw per cluster."""
+        """Return the (prompt,) mean success rate of the cluster's groups; with `rng`, a Beta draw of it."""
         total = state.outcomes.sum(axis=0)
         solved, failed = state.solved + 0.5 * self.prior, total - state.solved + 0.5 * self.prior
         rate = solved / (solved + failed) if rng is None else rng.beta(solved, failed)

@@ -1,14 +1,14 @@
 """A Kalman filter of each prompt's success rate on the logit scale, as in KGPS (arXiv 2607.27610).
 
-The logit of a prompt's success rate is Normal(0, prior_variance) at first and walks at random. A group of n rollouts
-with k successes is absorbed by Laplace's approximation: the posterior's mode m, with a variance of
+The logit of a prompt's success rate is Normal(0, prior_variance) at first and follows a random walk. A group of n
+rollouts with k successes is absorbed by Laplace's approximation, with the posterior's mode m as mean and the variance
 
     1 / (1 / v + n p (1 - p)),   p = sigmoid(m).
 
-KGPS lets the noise of the walk go with the size of the policy's update. A model here is not told it, so what stands
-for it is the share of the step's trained groups that had variance and so moved the policy. Its choice is by expected
-utility: strategy "top" on this model's forecast, the mean of 1 - p^n - (1 - p)^n. No code or settings of its authors
-were found; the defaults are this library's.
+In KGPS the walk's noise depends on the size of the policy's update. This implementation uses instead the share of the
+step's trained groups that had variance, which are those that moved the policy. KGPS selects by expected utility:
+strategy "top" on this model's forecast, the mean of 1 - p^n - (1 - p)^n. No code or settings of its authors were found;
+the defaults are this library's.
 """
 
 from __future__ import annotations
@@ -27,27 +27,29 @@ __all__ = ["LogitKalman", "LogitNormal"]
 
 NUM_BINS = 10
 NEWTON_STEPS = 25
-# Nodes and weights of the standard normal, for means over a belief.
+# Nodes and weights of Gauss-Hermite quadrature, for means over a belief.
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(17)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 
 class LogitNormal(NamedTuple):
-    mean: NDArray[np.float64]  # (prompt,) of the logit of the success rate
-    variance: NDArray[np.float64]  # (prompt,)
+    """What `LogitKalman` keeps of each prompt."""
+
+    mean: NDArray[np.float64]  # (prompt,) mean of the success rate's logit
+    variance: NDArray[np.float64]  # (prompt,) its variance
 
 
 @dataclass(frozen=True)
 class LogitKalman(OnlineModel[LogitNormal]):
-    """A random walk of the logit of each prompt's success rate.
+    """A Kalman filter of the logit of each prompt's success rate, which follows a random walk.
 
     Attributes:
-        prior_variance: of the logit before anything is seen, above 0; default 3.3, that of a success rate anywhere
+        prior_variance: initial variance of the logit, above 0; default 3.3, as of a success rate that is uniform
             between 0 and 1.
-        process_noise: variance that a step adds where all of its trained groups had variance, 0 or more; default 0.1.
+        process_noise: variance that a step adds if all of its trained groups had variance, at least 0; default 0.1.
 
     Raises:
-        InputError: a setting is out of range, naming it.
+        InputError: a setting is out of range.
     """
 
     prior_variance: float = 3.3
@@ -62,7 +64,7 @@ class LogitKalman(OnlineModel[LogitNormal]):
             raise InputError(f"LogitKalman: process_noise={self.process_noise} must be finite and at least 0")
 
     def init(self, pool: Pool) -> LogitNormal:
-        """The prior."""
+        """Return the prior of every prompt."""
         return LogitNormal(np.zeros(pool.num_prompts), np.full(pool.num_prompts, self.prior_variance))
 
     def step(
@@ -73,13 +75,13 @@ class LogitKalman(OnlineModel[LogitNormal]):
         num_rollouts: NDArray,
         trained: NDArray[np.bool_],
     ) -> LogitNormal:
-        """Absorb the groups, and let every prompt's variance grow, in place."""
+        """Absorb the groups, and add process noise to every prompt's variance, in place."""
         mean, variance = state
         prior_mean, precision = mean[rows], 1.0 / variance[rows]
-        # The mode is where the slope, which falls throughout, is 0: between the prior's mean and this far from it.
+        # The slope falls everywhere and is 0 at the mode, which lies between the prior's mean and this bound.
         residual = num_successes - num_rollouts * expit(prior_mean)
-        near, far = prior_mean.copy(), prior_mean + residual / precision
-        low, high = np.minimum(near, far), np.maximum(near, far)
+        bound = prior_mean + residual / precision
+        low, high = np.minimum(prior_mean, bound), np.maximum(prior_mean, bound)
         mode = prior_mean.copy()
         for _ in range(NEWTON_STEPS):
             rate = expit(mode)
@@ -95,13 +97,13 @@ class LogitKalman(OnlineModel[LogitNormal]):
         return state
 
     def belief(self, state: LogitNormal) -> NDArray[np.float64]:
-        """(bin prompt): mass of the success rate in ten equal bins of [0, 1]."""
+        """Return the (bin prompt) probability of the success rate in ten equal bins of [0, 1]."""
         inner = np.linspace(0.0, 1.0, NUM_BINS + 1)[1:-1]
         edges = np.concatenate([[-np.inf], np.log(inner / (1.0 - inner)), [np.inf]])[:, None]
         return np.diff(ndtr((edges - state.mean) / np.sqrt(state.variance)), axis=0)
 
     def outcome(self, state: LogitNormal, num_rollouts: int | NDArray) -> NDArray[np.float64]:
-        """(outcome prompt): chances of k = 0, 0 < k < n, k = n, by quadrature over the belief."""
+        """Return (outcome prompt) chances of k = 0, 0 < k < n and k = n, by quadrature over the belief."""
         none, every = np.zeros_like(state.mean), np.zeros_like(state.mean)
         deviation = np.sqrt(state.variance)
         for node, weight in zip(NODES, WEIGHTS, strict=True):
@@ -113,14 +115,14 @@ class LogitKalman(OnlineModel[LogitNormal]):
     def informative(
         self, state: LogitNormal, num_rollouts: int | NDArray, rng: np.random.Generator | None = None
     ) -> NDArray[np.float64]:
-        """(prompt,) mean of 1 - p^n - (1 - p)^n; given `rng`, that of one draw of p per prompt."""
+        """Return (prompt,) means of 1 - p^n - (1 - p)^n; with `rng`, the value at one draw of p per prompt."""
         if rng is None:
             return self.outcome(state, num_rollouts)[1]
         rate = self.success_rate(state, rng)
         return 1.0 - rate**num_rollouts - (1.0 - rate) ** num_rollouts
 
     def success_rate(self, state: LogitNormal, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
-        """(prompt,) mean of p by quadrature; given `rng`, one draw."""
+        """Return (prompt,) means of p by quadrature; with `rng`, one draw of each."""
         deviation = np.sqrt(state.variance)
         if rng is not None:
             return expit(state.mean + deviation * rng.standard_normal(state.mean.shape))
