@@ -27,8 +27,8 @@ def _row(num_states: int, num_clusters: int) -> dict[str, object]:
     shape = (NUM_STEPS, NUM_PROMPTS)
     symbols = np.where(rng.random(shape) < 0.2, rng.integers(1, 10, shape), 0).astype(np.uint8)
     exposure = np.where(symbols > 0, rng.integers(0, 3, shape), 0).astype(np.uint8)
-    places = None if num_clusters == 1 else rng.integers(0, num_clusters, NUM_PROMPTS)
-    sequences = jax.device_put(kernels.Sequences.packed(symbols, exposure, places))
+    cluster_index = None if num_clusters == 1 else rng.integers(0, num_clusters, NUM_PROMPTS)
+    sequences = jax.device_put(kernels.Sequences.packed(symbols, exposure, cluster_index))
     markov = kernels.Markov(
         jnp.asarray(rng.dirichlet(np.ones(num_states), num_clusters)),
         jnp.asarray(rng.dirichlet(np.ones(num_states), (3, num_clusters, num_states))),

@@ -20,7 +20,7 @@ from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
 from promptdyn.evaluation.forecast import walk
 from promptdyn.history import RewardHistory
 from promptdyn.inference import EM, MAP, NUTS, SVI
-from promptdyn.inference.convergence import judged
+from promptdyn.inference.convergence import judge
 from promptdyn.inference.densities import load_density
 from promptdyn.models import DPS, DiscreteHMM, HierarchicalHMM
 from promptdyn.models.base import cluster_of
@@ -337,14 +337,14 @@ def test_a_fit_that_is_cut_short_says_so():
 
 def test_a_verdict_says_no_number_is_above_itself():
     """1.0103 and 99.7 look like 1.010 and 100 where numbers are rounded to the nearest."""
-    converged, verdict, _ = judged({"rate": 1.0103, "gap": 1.001}, {"rate": 99.7, "gap": 400.0}, 0, num_chains=2)
+    converged, verdict, _ = judge({"rate": 1.0103, "gap": 1.001}, {"rate": 99.7, "gap": 400.0}, 0, num_chains=2)
     assert not converged
     assert "R-hat of rate is 1.011, above 1.01" in verdict
     assert "rate has 99 effective draws, below 100" in verdict
-    converged, verdict, _ = judged({"rate": 1.0099}, {"rate": 100.2}, 0, num_chains=2)
+    converged, verdict, _ = judge({"rate": 1.0099}, {"rate": 100.2}, 0, num_chains=2)
     assert converged
     assert verdict == "converged: R-hat at most 1.010, at least 100 effective draws, no divergence"
-    assert "no draw moved" in judged({}, {}, 0, num_chains=1)[1]
+    assert "no draw moved" in judge({}, {}, 0, num_chains=1)[1]
 
 
 def test_progress_tells_what_one_watches(capsys):
@@ -452,7 +452,7 @@ def test_a_fit_that_ends_nowhere_is_told():
         def m_step(self, statistics, params):
             return {name: value * np.nan for name, value in params.items()}
 
-    with pytest.raises(InputError, match=r"em of 'one_rate' came to parameters where .* log density nan"):
+    with pytest.raises(InputError, match=r"em of 'one_rate' found parameters at which .* log density nan"):
         promptdyn.fit(Nowhere(), HISTORY, "em", observed="all")
 
 
@@ -465,7 +465,7 @@ def test_bad_backends_and_histories_are_named(sampled):
     with pytest.raises(InputError, match="the history has clusters c9, the fit c0, c1"):
         sampled.inference_data(other)
     own = promptdyn.Fit(OwnSpeed(), {"speed": np.zeros(1)}, ("all",), prompt_ids=("b",))
-    with pytest.raises(InputError, match="the history has not the 1 prompts of the fit"):
+    with pytest.raises(InputError, match="the history's prompts are not the 1 of the fit"):
         own.inference_data(other)
 
 

@@ -235,8 +235,8 @@ def test_a_fit_is_not_ranked_on_steps_that_it_saw(history, tmp_path):
         order = np.random.default_rng(0).permutation(len(history))
         table = {name: getattr(history, name)[order] for name in ("step", "num_rollouts", "num_successes", "trained")}
         shuffled = RewardHistory.from_columns(prompt_id=history.prompt_ids[history.prompt][order], **table)
-        assert seen.saw(shuffled).tolist() == [True] * 20 + [False] * 20
-        assert seen.saw(history.select(history.step >= 15)).tolist() == [True] * 5 + [False] * 20
+        assert seen.was_fitted_on(shuffled).tolist() == [True] * 20 + [False] * 20
+        assert seen.was_fitted_on(history.select(history.step >= 15)).tolist() == [True] * 5 + [False] * 20
     whole = promptdyn.fit(hmm, history)
     with pytest.raises(
         InputError, match=r"28 of the 28 steps .* fit on the first 12 steps alone .*, or have it scored"
@@ -251,10 +251,10 @@ def test_a_fit_of_another_run_has_not_seen_this_one(history):
     other = RewardHistory.from_columns(
         history.step, ids, num_successes=np.random.default_rng(1).binomial(8, k / n), num_rollouts=n
     )
-    assert not fit.saw(other).any()
+    assert not fit.was_fitted_on(other).any()
     promptdyn.compare({"hmm": fit}, other, fit_steps=20)
     # Nor has one that was made by hand seen any.
-    assert not promptdyn.Fit(fit.model, fit.params, fit.cluster_names).saw(history).any()
+    assert not promptdyn.Fit(fit.model, fit.params, fit.cluster_names).was_fitted_on(history).any()
 
 
 def test_a_fit_that_saw_what_it_is_scored_on_is_not_called_best(history):
@@ -278,10 +278,10 @@ def test_a_fit_that_saw_what_it_is_scored_on_is_not_called_best(history):
 def test_a_fit_that_does_not_say_what_it_saw_is_told_of(history):
     fit = promptdyn.fit(DiscreteHMM(num_states=3), history.before(20))
     values, arrays = fit.state()
-    old = promptdyn.Fit.of_state(
+    old = promptdyn.Fit.from_state(
         values, {name: array for name, array in arrays.items() if name not in ("steps", "marks")}, DiscreteHMM
     )
-    with pytest.warns(PromptdynWarning, match="does not say which steps it was fitted on"):
+    with pytest.warns(PromptdynWarning, match="an earlier version saved this fit without the steps"):
         assert promptdyn.compare({"old": old}, history, fit_steps=20).scores[0].steps_seen == 0
 
 

@@ -38,13 +38,13 @@ def random_case(seed: int, num_states: int, num_steps: int, num_exposures: int, 
         transition=rng.dirichlet(np.ones(num_states), (num_exposures, num_clusters, num_states)),
         log_emission=shown.log_prob(*COUNTS),
     )
-    places = None if num_clusters == 1 else rng.integers(0, num_clusters, NUM_PROMPTS)
-    return markov, symbols, rng.integers(0, 3, shape).astype(np.uint8), places
+    cluster_index = None if num_clusters == 1 else rng.integers(0, num_clusters, NUM_PROMPTS)
+    return markov, symbols, rng.integers(0, 3, shape).astype(np.uint8), cluster_index
 
 
-def of_prompt(markov: Any, places: np.ndarray | None, i: int) -> tuple[Any, Any, Any]:
+def of_prompt(markov: Any, cluster_index: np.ndarray | None, i: int) -> tuple[Any, Any, Any]:
     """Prompt i's own initial, transition and log-emission."""
-    place = 0 if places is None else places[i]
+    place = 0 if cluster_index is None else cluster_index[i]
     return markov.initial[place], markov.transition[:, place], markov.log_emission
 
 
@@ -72,8 +72,8 @@ BRIEF = [CASES[0], CASES[7], CASES[11], CASES[13], *LARGE]
 )
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_recursions_equal_the_sum_over_paths(case, seed):
-    markov, symbols, exposure, places = random_case(seed, *case)
-    whole = Sequences.whole(symbols, exposure, places)
+    markov, symbols, exposure, cluster_index = random_case(seed, *case)
+    whole = Sequences.whole(symbols, exposure, cluster_index)
     with jax.enable_x64(True):
         filtered = kernels.filter(markov, whole)
         smoothed = np.asarray(kernels.smoother(markov, whole))
@@ -83,8 +83,8 @@ def test_recursions_equal_the_sum_over_paths(case, seed):
     initial, transition = np.zeros_like(markov.initial), np.zeros_like(markov.transition)
     emission = np.zeros_like(markov.log_emission)
     for i in range(NUM_PROMPTS):
-        c = 0 if places is None else places[i]
-        chain = of_prompt(markov, places, i)
+        c = 0 if cluster_index is None else cluster_index[i]
+        chain = of_prompt(markov, cluster_index, i)
         truth = path_sums(*chain, symbols[:, i], exposure[:, i])
         np.testing.assert_allclose(filtered.log_marginal[i], truth.log_marginal, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(counts.log_marginal[i], truth.log_marginal, rtol=1e-10, atol=1e-12)
@@ -103,7 +103,7 @@ def test_recursions_equal_the_sum_over_paths(case, seed):
 
 @pytest.mark.parametrize(("case", "num_lanes"), [(CASES[3], 1), (LARGE[0], 100), (LARGE[1], 1)], ids=str)
 def test_packed_cells_say_what_all_steps_say(case, num_lanes, monkeypatch):
-    markov, symbols, exposure, places = random_case(4, *case)
+    markov, symbols, exposure, cluster_index = random_case(4, *case)
     num_steps, num_gaps = 30, 3
     rng = np.random.default_rng(5)
     at = np.sort(rng.choice(num_steps, len(symbols), replace=False))
@@ -112,8 +112,8 @@ def test_packed_cells_say_what_all_steps_say(case, num_lanes, monkeypatch):
     symbols[at], exposure[at] = seen, shown
     symbols[:, 1] = exposure[:, 1] = 0  # never observed
     monkeypatch.setattr("promptdyn.kernels.sequences.CELLS_PER_POWER", symbols.size / num_gaps**2)
-    whole = Sequences.whole(symbols, exposure, places)
-    packed = Sequences.packed(symbols, exposure, places, num_lanes, order=rng.permutation(NUM_PROMPTS))
+    whole = Sequences.whole(symbols, exposure, cluster_index)
+    packed = Sequences.packed(symbols, exposure, cluster_index, num_lanes, order=rng.permutation(NUM_PROMPTS))
     assert packed.num_lanes <= 2 * num_lanes - 1
     assert packed.longest_gap <= num_gaps
     weight = np.arange(1.0, NUM_PROMPTS + 1)
@@ -150,8 +150,8 @@ def test_packed_cells_say_what_all_steps_say(case, num_lanes, monkeypatch):
 
 @pytest.mark.parametrize("case", [CASES[3], CASES[6], CASES[9], LARGE[1]], ids=str)
 def test_gradients_equal_finite_differences(case):
-    markov, symbols, exposure, places = random_case(3, *case)
-    sequences = Sequences.packed(symbols, exposure, places)
+    markov, symbols, exposure, cluster_index = random_case(3, *case)
+    sequences = Sequences.packed(symbols, exposure, cluster_index)
     weight = np.arange(1.0, NUM_PROMPTS + 1)
     with jax.enable_x64(True):
 
@@ -195,11 +195,11 @@ def test_impossible_counts_leave_the_other_prompts_of_a_lane_alone():
 def test_lanes_hold_every_observation_once(num_prompts, num_clusters):
     rng = np.random.default_rng(num_prompts)
     num_steps = 20
-    places = rng.integers(0, num_clusters, num_prompts)
+    cluster_index = rng.integers(0, num_clusters, num_prompts)
     seen = rng.random((num_steps, num_prompts)) < rng.beta(0.5, 3.0, num_prompts)
     symbols = np.where(seen, rng.integers(1, 10, seen.shape), 0).astype(np.uint8)
     exposure = np.where(seen, rng.integers(0, 3, seen.shape), 0).astype(np.uint8)
-    laid = Sequences.packed(symbols, exposure, places, num_lanes=50)
+    laid = Sequences.packed(symbols, exposure, cluster_index, num_lanes=50)
     held = laid.owner < num_prompts
     for prompt in rng.choice(num_prompts, min(num_prompts, 20), replace=False):
         lanes = np.unique(np.nonzero(laid.owner == prompt)[1])
@@ -209,7 +209,7 @@ def test_lanes_hold_every_observation_once(num_prompts, num_clusters):
         (lane,) = lanes
         cells = np.flatnonzero(laid.owner[:, lane] == prompt)
         moves = laid.moves[cells, lane]
-        np.testing.assert_array_equal(laid.place[moves], places[prompt])
+        np.testing.assert_array_equal(laid.cluster_index[moves], cluster_index[prompt])
         np.testing.assert_array_equal(np.flatnonzero(laid.level[moves] == FRESH), [0])
         steps = np.cumsum(laid.gap[moves]) - 1
         shown = np.zeros(num_steps, np.uint8)
@@ -226,14 +226,14 @@ def test_lanes_hold_every_observation_once(num_prompts, num_clusters):
 
 
 def test_sampled_paths_have_the_posterior_of_paths():
-    markov, symbols, exposure, places = random_case(5, 3, 4, 3, 3, "binomial")
-    sequences = Sequences.whole(symbols, exposure, places)
+    markov, symbols, exposure, cluster_index = random_case(5, 3, 4, 3, 3, "binomial")
+    sequences = Sequences.whole(symbols, exposure, cluster_index)
     num_samples = 4000
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(0), num_samples)
         draws = np.asarray(jax.vmap(lambda key: kernels.sample_paths(markov, sequences, key))(keys))
     for i in range(NUM_PROMPTS):
-        chain = of_prompt(markov, places, i)
+        chain = of_prompt(markov, cluster_index, i)
         chances = joint(*chain, symbols[:, i], exposure[:, i], len(symbols))
         total = sum(chances.values())
         drawn = [tuple(path) for path in draws[:, :, i]]

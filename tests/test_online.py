@@ -129,10 +129,12 @@ def test_online_filter_equals_the_offline_kernel(name):
     assert list(dense.prompt_ids) == IDS
     with jax.enable_x64(True):
         chain = model.initial, model.transition, model.log_emission(**dense.counts._asdict())
-        places = dense.cluster if model.cluster_names else None
+        cluster_index = dense.cluster if model.cluster_names else None
         # A further step, of which nothing is known yet.
         symbols, exposure = (np.concatenate([part, 0 * part[:1]]) for part in (dense.symbols, dense.exposure))
-        filtered = kernels.filter(kernels.Markov(*chain), kernels.Sequences.whole(symbols, exposure, places)).filtered
+        filtered = kernels.filter(
+            kernels.Markov(*chain), kernels.Sequences.whole(symbols, exposure, cluster_index)
+        ).filtered
         np.testing.assert_allclose(online.belief, np.asarray(filtered[-1]).T, atol=1e-12)
 
 

@@ -63,11 +63,11 @@ def by_paths(model) -> float:
     params = somewhere(model)
     dense = HISTORY.dense(cluster_of(model))
     chain = chain_at(model, params, Pool.of(dense))
-    places = chain.places(Pool.of(dense))
-    places = np.zeros(HISTORY.num_prompts, int) if places is None else places
+    cluster_index = chain.cluster_index(Pool.of(dense))
+    cluster_index = np.zeros(HISTORY.num_prompts, int) if cluster_index is None else cluster_index
     table = chain.log_emission(dense.counts)
     total = 0.0
-    for i, place in enumerate(places):
+    for i, place in enumerate(cluster_index):
         initial = chain.initial[min(place, len(chain.initial) - 1)]
         transition = chain.transition[:, min(place, chain.transition.shape[1] - 1)]
         total += path_sums(initial, transition, table, dense.symbols[:, i], dense.exposure[:, i]).log_marginal
@@ -327,7 +327,7 @@ WRONGS = {
     "twice": "samples a site twice: .*rate",
     "plate": "'rate' names a plate and a site of the program",
     "no mean": "site 'odd' has no finite mean to start from: give ppl.sample an init",
-    "outside": r"site 'odd' starts at 2\., outside of its support",
+    "outside": r"site 'odd' starts at 2\., outside its support",
     "init shape": r"site 'odd' has shape \(3,\), its init \(2,\)",
     "discrete": "site 'odd' is discrete",
     "sum": r"transition\[0, 0, 0\] is \[0\.9 .*0\.15\]: a row must hold probabilities that add up to 1",
@@ -341,9 +341,9 @@ WRONGS = {
     "other means": "draws 'odd' by other means than ppl.sample: draw with ppl.sample and ppl.dist",
     "other packages": "its program calls jax directly: .*compute with ppl.xp",
     "torch": "its program calls torch directly: .*compute with ppl.xp",
-    "off the start": r"emission gives log P\(0 of 0\) = nan .* come to \(.*odd=1.1.*\): give sites a support",
-    "above a bound": r"emission gives log P\(0 of 0\) = nan .* come to \(.*odd=\[2. 2.\]",
-    "taken": "'draw' is what a fit calls an axis or counts: give the program's site or plate another name",
+    "off the start": r"emission gives log P\(0 of 0\) = nan .* allow \(.*odd=1.1.*\): give sites a support",
+    "above a bound": r"emission gives log P\(0 of 0\) = nan .* allow \(.*odd=\[2. 2.\]",
+    "taken": "'draw' is a fit's name of an axis or of counts: give the site or plate another name",
     "prompts as clusters": r"plate 'cluster' has \d+ entries, and the pool 1 clusters: give it pool.num_clusters",
     "nothing": r"result is a NoneType: return a Chain",
     "axis": "axis='rows'",

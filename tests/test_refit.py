@@ -107,7 +107,7 @@ def test_steps_without_a_group_are_no_reason_to_fit():
             lambda: Refitted(MODEL, start=DPS(cluster="other")).online(Prompts(IDS, {"kind": LABELS, "other": LABELS})),
             "start='dps' has cluster='other', the model 'kind': make them the same",
         ),
-        (lambda: Refitted(MODEL, start=FeatureRate()), "reads features, which a program cannot"),
+        (lambda: Refitted(MODEL, start=FeatureRate()), "uses features, which a program cannot"),
         (lambda: Refitted(MODEL, settings={"method": "guess"}), "method 'guess' is none of em, map, svi, nuts"),
         (lambda: Refitted(MODEL, settings={"steps": 3}), "method 'em' has no setting 'steps'; it has max_iterations"),
     ],

@@ -85,7 +85,7 @@ FAULTS = {
     "m_step": "at its start m_step takes the expected log joint to .*, a climb from there to .*: it is no maximum",
     "site": "m_step gives 'row', the program samples rate, rows",
     "shape": r"m_step gives 'rows' the shape \(1, 2, 2\), the program \(2, 2\)",
-    "support": "m_step gives 'rows' outside of its support",
+    "support": "m_step gives 'rows' outside its support",
 }
 
 

@@ -270,7 +270,7 @@ def pool_size_of(runs: Mapping[str, RewardHistory], given: int | None = None) ->
 
 def _fitted_on(model: Forecaster, history: RewardHistory) -> str:
     """What a fit has seen of a history that its beliefs are shown on, in words."""
-    seen = history.steps[model.saw(history) if isinstance(model, Fit) else []]
+    seen = history.steps[model.was_fitted_on(history) if isinstance(model, Fit) else []]
     if len(seen) == 0:
         return ""
     return (

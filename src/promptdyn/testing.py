@@ -94,7 +94,9 @@ def check_model(
     _check_gradients(densities, near, rng, say)
     _check_odd_histories(model, history, backends[-1], say)
     result = EM(max_iterations=3).run(plain, seed, lambda done, total, watch: None)
-    fit = replace(Fit.at(plain.program, result.params, dense), method={"name": "em", "backend": backends[-1]})
+    fit = replace(
+        Fit.from_parameters(plain.program, result.params, dense), method={"name": "em", "backend": backends[-1]}
+    )
     _check_life(fit, history, say)
 
 
@@ -280,7 +282,7 @@ def _check_density(
     log_priors: dict[str, float] = {}
     expected: dict[str, Statistics] = {}
     for name, density in densities.items():
-        evidence = _evidence(Fit.at(density.program, params, density.dense), history)
+        evidence = _evidence(Fit.from_parameters(density.program, params, density.dense), history)
         found = density.log_marginals(params)
         i = int(np.abs(found - evidence).argmax())
         say(
@@ -341,7 +343,7 @@ def _check_m_step(density: Density, params: Params, at: str, say: Say) -> None:
         shapes = np.shape(value), np.shape(params[site])
         say(shapes[0] == shapes[1], f"m_step gives {site!r} the shape {shapes[0]}, the program {shapes[1]}")
         back = density.constrain(density.unconstrain({site: value}))[site]
-        say(np.allclose(back, value, atol=1e-6), f"m_step gives {site!r} outside of its support: {value}")
+        say(np.allclose(back, value, atol=1e-6), f"m_step gives {site!r} outside its support: {value}")
     fixed = {name: value for name, value in params.items() if name not in found}
     if model.empirical_bayes or not found:
         return

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from promptdyn.inference import Engine, Result
-from promptdyn.inference.convergence import judged, rhat_and_ess
+from promptdyn.inference.convergence import judge, rhat_and_ess
 
 
 def in_numpyro(density, settings, seed):
@@ -36,4 +36,4 @@ class FixedHMC(Engine):
     def run(self, density, seed, report):
         draws, divergences = self.loop(density)(density, self, seed)
         params = {site: values.mean(axis=(0, 1)) for site, values in draws.items()}
-        return Result(params, np.zeros(0), *judged(*rhat_and_ess(draws), divergences, num_chains=1), draws=draws)
+        return Result(params, np.zeros(0), *judge(*rhat_and_ess(draws), divergences, num_chains=1), draws=draws)

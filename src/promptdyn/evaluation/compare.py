@@ -210,7 +210,9 @@ def compare(
 
     fits = {name: model for name, model in models.items() if isinstance(model, Fit)}
     seen = dict.fromkeys(models, steps_scored[:0])
-    seen |= {name: np.intersect1d(history.steps[made.saw(history)], steps_scored) for name, made in fits.items()}
+    seen |= {
+        name: np.intersect1d(history.steps[made.was_fitted_on(history)], steps_scored) for name, made in fits.items()
+    }
     for name, steps in seen.items():
         if len(steps) and not allow_seen:
             after = int(np.searchsorted(history.steps, steps[-1])) + 1

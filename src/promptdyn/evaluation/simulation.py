@@ -122,7 +122,7 @@ def _drawn(model: DynamicsLike, like: RewardHistory, seed: int, backend: Backend
     dense = like.dense(cluster_of(model))
     program = load_backend(backend).Program(model, Pool.of(dense))
     params = {name: value[0] for name, value in program.prior(1, seed).items()}
-    return replace(Fit.at(program, params, dense), verdict="parameters drawn from the prior")
+    return replace(Fit.from_parameters(program, params, dense), verdict="parameters drawn from the prior")
 
 
 def _dealt(fit: Fit, num_prompts: int) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Inference: engines (EM, MAP, SVI, NUTS) on a program's density in NumPyro or Pyro, and fits."""
+"""Fit models: engines (EM, MAP, SVI, NUTS) on a program's density in NumPyro or Pyro, and the fits that they give."""
 
 from promptdyn.inference.densities import Density
 from promptdyn.inference.engines import EM, MAP, METHODS, NUTS, SVI, Engine, Result

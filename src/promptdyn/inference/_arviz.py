@@ -1,4 +1,4 @@
-"""ArviZ 0.2x and 1.x, which differ in one call."""
+"""Call ArviZ 0.2x and 1.x, which differ in one function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from xarray import Dataset
 
     class InferenceData(arviz.InferenceData):
-        """ArviZ's, with the groups that a fit's may have, which type checkers do not see: they come at run time."""
+        """ArviZ's class with the groups that a fit may have, for type checkers: ArviZ adds groups at run time."""
 
         posterior: Dataset
         prior: Dataset
@@ -31,8 +31,9 @@ __all__ = ["from_dict", "load_arviz"]
 
 @cache
 def load_arviz() -> ModuleType:
+    """Import ArviZ without its warnings."""
     with warnings.catch_warnings():
-        # 0.23 announces 1.0 each time it is loaded.
+        # ArviZ 0.23 announces 1.0 each time it is imported.
         warnings.filterwarnings("ignore", category=FutureWarning)
         import arviz
     return arviz
@@ -41,7 +42,7 @@ def load_arviz() -> ModuleType:
 def from_dict(
     groups: dict[str, dict[str, NDArray]], coords: dict[str, Any], dims: dict[str, list[str]]
 ) -> InferenceData:
-    """InferenceData (ArviZ 0.2x) or DataTree (1.x)."""
+    """Return an InferenceData (ArviZ 0.2x) or a DataTree (1.x) of named groups."""
     az = load_arviz()
     if hasattr(az, "InferenceData"):
         return az.from_dict(**groups, coords=coords, dims=dims)

@@ -1,4 +1,4 @@
-"""L-BFGS on a function of a dict of arrays."""
+"""Maximize a function of a dict of arrays by L-BFGS."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-__all__ = ["Climbed", "climb"]
+__all__ = ["Climb", "climb"]
 
 Values = dict[str, NDArray[np.float64]]
-# Gains are judged over so many iterations: a single one may gain next to nothing on the way.
+# Gains are judged over so many iterations, since a single one may gain almost nothing on the way.
 WINDOW = 5
 
 
-class Climbed(NamedTuple):
+class Climb(NamedTuple):
+    """The result of `climb`."""
+
     values: Values
     trace: list[float]  # the function at the start and after each iteration
     converged: bool
@@ -28,15 +30,15 @@ def climb(
     max_iterations: int,
     tolerance: float = 0.0,
     report: Callable[[int, float], None] | None = None,
-) -> Climbed:
-    """Climb from `start` until the function gains less than `tolerance` per iteration, or no slope is left.
+) -> Climb:
+    """Climb from `start` until the function gains less than `tolerance` per iteration, or its slope is zero.
 
     Args:
-        function: values -> what is to be large, and its gradient.
-        start: where to begin.
-        max_iterations: most iterations.
-        tolerance: least gain per iteration, over the last five, that is worth going on for.
-        report: called with (iteration, value).
+        function: function of values that returns the quantity to maximize and its gradient.
+        start: values to start from.
+        max_iterations: largest number of iterations.
+        tolerance: the climb ends when the mean gain of the last five iterations is below this; default 0.
+        report: function of (iteration, value), called after each iteration; default none.
     """
     sizes = [np.size(value) for value in start.values()]
 
@@ -61,8 +63,8 @@ def climb(
             raise StopIteration
 
     first = function(start)[0]
-    # The function is as large as the history and its gains are not: stop by gain and slope, not by relative gain.
-    found = minimize(
+    # The function's size grows with the history, gains do not. So the climb stops by gain and slope, not relative gain.
+    result = minimize(
         loss,
         ravel(start),
         jac=True,
@@ -70,5 +72,5 @@ def climb(
         callback=after,
         options={"maxiter": max_iterations, "maxfun": 20 * max_iterations, "ftol": 1e-15, "gtol": 1e-6, "maxcor": 20},
     )
-    # 0: no slope is left; 99: `after` has stopped it. Otherwise it has run out of iterations or of steps that climb.
-    return Climbed(unravel(found.x), [first, *trace], found.status in (0, 99))
+    # Status 0: the slope is zero; 99: `after` stopped the climb. Else iterations or ascending steps have run out.
+    return Climb(unravel(result.x), [first, *trace], result.status in (0, 99))

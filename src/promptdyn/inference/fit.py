@@ -1,4 +1,4 @@
-"""Fitting a model to a reward history, and the result as something to save, inspect and run online."""
+"""Fit a model to a reward history; save a fit, inspect it, and filter with it."""
 
 from __future__ import annotations
 
@@ -48,27 +48,28 @@ __all__ = ["Fit", "engine_for", "fit"]
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted model; made by hand from a model, parameters and cluster names, one whose parameters are known.
+    """A fitted model. `Fit(model, params, cluster_names)` makes one from known parameters.
 
     Attributes:
-        model: what was fitted.
-        params: site -> array, see the model for shapes: a mode (EM, MAP) or the posterior mean (SVI, NUTS).
+        model: the model that was fitted.
+        params: site -> array, with shapes as in the model: a mode (EM, MAP) or the posterior mean (SVI, NUTS).
         cluster_names: (cluster,) labels in the order of the parameters' cluster axis.
-        log_marginal: log p(observations | params), in nats, summed over prompts.
-        num_observed: rollout groups fitted on.
-        steps: (step,) the logged steps that they are of.
-        marks: (step,) by which the groups of each of those steps are known again, see `RewardHistory.marks`.
+        log_marginal: log p(observations | params) in nats, summed over prompts.
+        num_observed: number of rollout groups that were fitted on.
+        steps: (step,) logged steps of these groups.
+        marks: (step,) fingerprints of the groups of each of these steps, see `RewardHistory.marks`.
         method: name and settings of the engine, backend and seed.
-        trace: how the engine's objective went; see the engine.
+        trace: the engine's objective over the run; see the engine.
         converged: whether the engine's criterion is met.
-        verdict: one line: what the fit came to, and where it has not converged, what to do.
+        verdict: the result in one line and, if the engine has not converged, what to do.
         diagnostics: the numbers behind the verdict, such as max_rhat, min_ess and divergences of NUTS.
         seconds: wall-clock time of the fit, compilation included.
-        draws: site -> (chain draw ...) of the posterior (SVI, NUTS); empty for EM and MAP.
-        sample_stats: ArviZ's name -> (chain draw) of NUTS; empty otherwise.
-        prompt_ids: of a model whose chains are each prompt's own the prompts, in the order of that axis.
-        prompt_clusters: and their codes among `cluster_names`.
-        dense: what was fitted on; None in a fit that was loaded.
+        draws: site -> (chain draw ...) draws from the posterior (SVI, NUTS); empty for EM and MAP.
+        sample_stats: ArviZ's name -> (chain draw) statistics of NUTS; empty otherwise.
+        prompt_ids: ids of the prompts, in the order of the chain's prompt axis, if each prompt has a chain of its own;
+            else empty.
+        prompt_clusters: (prompt,) index of each of these prompts into `cluster_names`; else empty.
+        dense: the history that was fitted on; None in a fit that was loaded.
     """
 
     model: DynamicsLike
@@ -91,8 +92,8 @@ class Fit:
     dense: DenseHistory | None = None
 
     @classmethod
-    def at(cls, program: Program, params: Params, pool: DenseHistory) -> Fit:
-        """A fit of a program at known parameters, for the clusters (and own chains) of a history's prompts."""
+    def from_parameters(cls, program: Program, params: Params, pool: DenseHistory) -> Fit:
+        """Return a fit of a program at known parameters, for the clusters, and chains, of a history's prompts."""
         own = program.axis == "prompt"
         return cls(
             model=program.model,
@@ -107,17 +108,17 @@ class Fit:
 
     @property
     def name(self) -> str:
-        """What the model is called."""
+        """Name of the model."""
         return self.model.name
 
     @property
     def cluster(self) -> Columns | None:
-        """Column(s) whose labels the model's clusters are."""
+        """Column(s) whose labels are the model's clusters."""
         return cluster_of(self.model)
 
     @property
     def features(self) -> None:
-        """A program reads no features."""
+        """None, since a program uses no features."""
 
     def online(
         self,
@@ -125,37 +126,37 @@ class Fit:
         num_samples: int = 0,
         exact: bool = True,
     ) -> OnlineFilter:
-        """Online filter with the fitted parameters.
+        """Start to filter a pool with the fitted parameters.
 
         Args:
-            prompts: the pool, with the column(s) of `cluster`; for a model without clusters (prompt,) ids will do.
-                Where chains are each prompt's own, prompts of the fit.
-            num_samples: 0 (default) filters at `params`, more a mixture over so many of the posterior's draws, so that
-                forecasts know how unsure the parameters are; at as many times the cost.
-            exact: True (default), or False for a Beta per prompt that follows the chain by its moments
-                (`promptdyn.online.DiscountedBeta`): two numbers a prompt instead of one per state.
+            prompts: the pool, with the column(s) of `cluster`; for a model without clusters, (prompt,) ids will do. If
+                each prompt has a chain of its own, the pool's prompts must be in the fit.
+            num_samples: 0 (default) filters at `params`. A larger number filters a mixture of so many posterior draws,
+                whose forecasts account for the uncertainty of the parameters, at so many times the cost.
+            exact: True (default) is the exact filter. False is a Beta distribution per prompt that approximates it
+                (`promptdyn.online.DiscountedBeta`), with two numbers per prompt instead of one per state.
 
         Raises:
-            InputError: empty pool, repeated id, a missing column, a cluster or prompt not in the fit, more draws than
-                it has, or draws that are to be filtered by moments.
+            InputError: an empty pool, a repeated id, a missing column, a cluster or prompt that is not in the fit, more
+                draws than the fit has, or draws with exact=False.
         """
         if num_samples and not exact:
             raise InputError(f"num_samples={num_samples} with exact=False: a mixture of draws has an exact filter only")
         model = self.frozen(num_samples) if exact else DiscountedBeta(self._frozen(self.params))
         return OnlineFilter(model, prompts)
 
-    def saw(self, history: RewardHistory) -> NDArray[np.bool_]:
-        """(step,) whether the fit was made on what each of the history's logged steps shows, or its trained rows alone.
+    def was_fitted_on(self, history: RewardHistory) -> NDArray[np.bool_]:
+        """Return (step,) whether the fit was made on a step's groups, all of them or those that were trained on.
 
-        A fit made by hand has seen nothing.
+        A fit from known parameters was fitted on nothing.
 
         Warns:
-            PromptdynWarning: the fit was saved by a version that did not keep what it saw, so that nothing is known.
+            PromptdynWarning: an earlier version saved the fit without its steps, so that nothing is known.
         """
         if self.num_observed and not len(self.marks):
             warnings.warn(
-                f"{self.model.name}: the fit does not say which steps it was fitted on, an earlier version saved it: "
-                "whether it has seen what it is to forecast is not known; fit again",
+                f"{self.model.name}: an earlier version saved this fit without the steps that it was fitted on: they "
+                "may be among those to forecast; fit again",
                 PromptdynWarning,
                 stacklevel=2,
             )
@@ -166,12 +167,12 @@ class Fit:
 
     @property
     def pool(self) -> Pool:
-        """Prompts that have parameters of their own, and the clusters."""
+        """The fit's clusters, and the prompts that have parameters of their own."""
         return Pool(self.prompt_clusters, self.cluster_names)
 
     @cached_property
     def chain(self) -> Chain:
-        """The chain of the fitted parameters: NumPy arrays and an emission."""
+        """The chain at the fitted parameters, in NumPy arrays."""
         return chain_at(self.model, self.params, self.pool)
 
     @property
@@ -184,7 +185,7 @@ class Fit:
     @overload
     def frozen(self, num_samples: int) -> FrozenChain | FrozenMixture: ...
     def frozen(self, num_samples: int = 0) -> FrozenChain | FrozenMixture:
-        """The fitted chain, or a mixture over draws, as what filters a pool; `online` makes one."""
+        """Return the online model of the fitted chain, or of a mixture of `num_samples` posterior draws."""
         if num_samples == 0:
             return self._frozen(self.params)
         flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in self.draws.items()}
@@ -198,6 +199,7 @@ class Fit:
         return FrozenMixture(chains, {**chains[0].describe(), "params_sha256": parts})
 
     def _frozen(self, params: Params) -> FrozenChain:
+        """Return the online model of the chain at given parameters."""
         chain = self.chain if params is self.params else chain_at(self.model, params, self.pool)
         digest = hashlib.sha256()
         for name in sorted(params):
@@ -215,7 +217,7 @@ class Fit:
 
     @cached_property
     def idata(self) -> InferenceData:
-        """ArviZ data of the fit; of EM and MAP, with the one point as one draw. See `inference_data`."""
+        """ArviZ data of the fit, see `inference_data`. The point of EM and MAP is one draw."""
         return self.inference_data()
 
     def inference_data(
@@ -225,28 +227,29 @@ class Fit:
         posterior_predictive: bool = False,
         prior_predictive: bool = False,
     ) -> InferenceData:
-        """ArviZ data: InferenceData, or DataTree from ArviZ 1.0 on.
+        """Return ArviZ data: an InferenceData, or a DataTree from ArviZ 1.0 on.
 
-        Groups: `posterior` and `prior` (sites, and what the program records; axes cluster, exposure, state, ...),
-        `sample_stats` (NUTS), `log_likelihood` (`history`: of each prompt, the unit to leave out), `observed_data`
-        (`num_successes` of each group of rollouts) and `constant_data` (whose groups those are).
+        The groups are `posterior` and `prior` (sites, and values that the program records; axes cluster, exposure,
+        state, ...), `sample_stats` (NUTS), `log_likelihood` (`history`, one value per prompt, which is the unit to
+        leave out), `observed_data` (`num_successes` of each group of rollouts) and `constant_data` (prompt, step and
+        size of each group).
 
             arviz.plot_ppc(fit.inference_data(posterior_predictive=True))
 
         Args:
-            history: what the log likelihood and the observed data are of, all its rows; default what was fitted on,
-                which a loaded fit no longer has: it goes without these groups.
-            posterior_predictive: True also draws the counts that the same groups might have shown, one set per draw of
-                the posterior, or 100 sets at the one point of EM and MAP. Default False.
-            prior_predictive: and one set per draw of the prior. Default False.
+            history: history of the log likelihood and the observed data, with all its rows. Default: the history that
+                was fitted on; a loaded fit does not have it, and leaves these groups out.
+            posterior_predictive: True also draws counts for the same groups, one set per posterior draw, or 100 sets at
+                the point of EM and MAP. Default False.
+            prior_predictive: True also draws one set of counts per draw from the prior. Default False.
 
         Warns:
-            PromptdynWarning: `arviz.loo` and `arviz.compare` cannot use the log likelihood: it is of one point, or of
-                prompts given parameters of their own.
+            PromptdynWarning: `arviz.loo` and `arviz.compare` cannot use the log likelihood, since it is that of one
+                point, or conditional on parameters that each prompt has of its own.
 
         Raises:
-            InputError: the history has other clusters than the fit, or other prompts where chains are a prompt's own;
-                counts are to be drawn, and there is no history whose groups they would be of.
+            InputError: the history has other clusters than the fit, or other prompts if each prompt has a chain of its
+                own; or counts are to be drawn, and there is no history.
         """
         from promptdyn.inference.idata import inference_data
 
@@ -257,8 +260,8 @@ class Fit:
             )
         if dense is not None and self.prompt_ids and tuple(map(str, dense.prompt_ids)) != self.prompt_ids:
             raise InputError(
-                f"the history has not the {len(self.prompt_ids)} prompts of the fit, each with a chain of its own, or "
-                "not in their order: give what was fitted on"
+                f"the history's prompts are not the {len(self.prompt_ids)} of the fit, each with a chain of its own, "
+                "in their order: give the history that was fitted on"
             )
         if dense is None and (posterior_predictive or prior_predictive):
             raise InputError(
@@ -267,16 +270,16 @@ class Fit:
         return inference_data(self, dense, posterior_predictive, prior_predictive)
 
     def save(self, path: str | Path) -> None:
-        """Write to one .npz file (arrays and JSON, versioned, no pickle), atomically; draws are kept.
+        """Write the fit, with its draws, to one .npz file, atomically; the file has a version and needs no pickle.
 
         Raises:
             InputError: the path cannot be written; the model is no dataclass, or has a setting that is not a number, a
-                word, or a tuple of them.
+                word, or a tuple of these.
         """
         write_state(path, "fit", *self.state())
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray]]:
-        """JSON-able values and arrays that `of_state` makes the fit of again, without what it was fitted on."""
+        """Return JSON-able values and arrays for `from_state`; the history is not part of them."""
         values = {
             "model": describe(self.model, exact=True),
             "declared": object_reference(type(self.model)),
@@ -291,15 +294,15 @@ class Fit:
         """Read a fit.
 
         Args:
-            path: what `save` wrote.
-            model: class of the model that was fitted. Default: the one of its name in `MODELS`, where your own has a
-                place once it is registered (`MODELS.register`). A file never says what code to run.
+            path: a file that `save` wrote.
+            model: class of the model that was fitted. Default: the class of that name in `MODELS`; register your own
+                with `MODELS.register`. A file never decides which code runs.
 
         Raises:
-            InputError: no such file, damaged, of another model, or of one that is not registered.
+            InputError: the file is missing or damaged, or of another model, or of a model that is not registered.
         """
         values, arrays = read_state(path, "fit")
-        with _whole(path):
+        with _damage_named(path):
             described: dict[str, Any] = values["model"]
             name, declared = str(described["name"]), str(values.get("declared", "FILE.py:NAME"))
         registry: Registry[Any, Any] = MODELS
@@ -312,19 +315,19 @@ class Fit:
                 f"{path}: a fit of model {name!r}, which is not registered: on the command line write "
                 f"{declared}@{path}, in Python first MODELS.register({declared.rpartition(':')[2]})"
             )
-        with _whole(path):
-            return cls.of_state(values, arrays, registry[name])
+        with _damage_named(path):
+            return cls.from_state(values, arrays, registry[name])
 
     @classmethod
-    def of_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray], model: type[DynamicsLike]) -> Fit:
-        """A fit of what `state` gave and its model's class.
+    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray], model: type[DynamicsLike]) -> Fit:
+        """Return a fit from what `state` returned and its model's class.
 
         Raises:
-            InputError, KeyError, TypeError, AttributeError: something is missing, or not what it should be.
+            InputError, KeyError, TypeError, AttributeError: something is missing, or has another type.
         """
-        kept: dict[str, Any] = {name: values[name] for name in _PLAIN}
-        kept |= {name: tuple(values[name]) for name in _NAMES}
-        # Earlier versions did not keep what was seen.
+        fields: dict[str, Any] = {name: values[name] for name in _PLAIN}
+        fields |= {name: tuple(values[name]) for name in _NAMES}
+        # Earlier versions did not save the steps that a fit was made on.
         arrays = {**{name: np.zeros(0, kind) for name, kind in _SEEN.items()}, **arrays}
         parts: dict[str, Any] = {name: arrays[name] for name in _ARRAYS} | {name: {} for name in _DICTS}
         for key in arrays.keys() - set(_ARRAYS):
@@ -332,21 +335,21 @@ class Fit:
             parts[part][name] = arrays[key]
         registry: Registry[Any, Any] = Registry("model")
         registry.register(model)
-        made = cls(model=registry.from_description(values["model"]), **kept, **parts)
-        _ = made.chain  # checks the parameters
-        return made
+        loaded = cls(model=registry.from_description(values["model"]), **fields, **parts)
+        _ = loaded.chain  # checks the parameters
+        return loaded
 
 
 @contextmanager
-def _whole(path: str | Path) -> Iterator[None]:
-    """Say of what a file lacks, or holds that is none, that the fit is not whole."""
+def _damage_named(path: str | Path) -> Iterator[None]:
+    """Turn errors of a damaged file into an InputError that names it."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, InputError) as error:
         raise InputError(f"{path}: not a whole fit ({error}): fit again") from None
 
 
-# How a fit's attributes are kept.
+# How a fit's attributes are saved.
 _PLAIN = ("log_marginal", "num_observed", "method", "converged", "verdict", "diagnostics", "seconds")
 _NAMES = ("cluster_names", "prompt_ids")
 _SEEN = {"steps": np.int32, "marks": np.uint64}
@@ -370,23 +373,23 @@ def fit(
     Args:
         model: a model with parameters to learn: `DiscreteHMM`, or a program of your own. Models that learn online
             need no fit.
-        history: what was logged.
+        history: the history to fit on.
         method: "em", "map" (the same mode, by gradient), "svi" (approximate posterior, in mini-batches) or "nuts"
-            (posterior draws); one of a file, "FILE.py:NAME"; with settings, as in "svi:num_steps=5000"; or an engine,
-            `SVI(num_steps=5000)`. Default: what the model names in `fitted_by`, else "em".
-        backend: "numpyro" (default) or "pyro", what evaluates the program.
-        seed: of what is random in SVI and NUTS; default 0.
+            (posterior draws), with settings as in "svi:num_steps=5000"; your own in a file, "FILE.py:NAME"; or an
+            engine, `SVI(num_steps=5000)`. Default: the model's `fitted_by`, else "em".
+        backend: library that evaluates the program, "numpyro" (default) or "pyro".
+        seed: seed of SVI and NUTS; default 0.
         observed: the rows to fit on: "trained" (default), as live training would have observed them, or "all".
-        progress: True shows a progress bar on stderr; or a function of (done, total, numbers to watch).
-        **options: the engine's settings; see `EM`, `MAP`, `SVI`, `NUTS` in `promptdyn.inference`.
+        progress: True shows a progress bar on stderr; or a function of (done, total, numbers to watch). Default: none.
+        **options: settings of the engine; see `EM`, `MAP`, `SVI`, `NUTS` in `promptdyn.inference`.
 
     Warns:
         ConvergenceWarning: the engine has not converged; the fit's `verdict` says what to do.
 
     Raises:
-        InputError: a model that needs no fit, an unknown method, option or backend, a method that has no loop for the
-            backend or returns what is no result, no observed rows, an unknown label column, a program that fails its
-            contract, or a prompt whose observations the model holds impossible.
+        InputError: a model that needs no fit; an unknown method, option or backend; a method that has no loop for the
+            backend, or returns no `Result`; no observed rows; an unknown label column; a program that breaks its
+            contract; or a prompt whose observations are impossible under the model.
     """
     check_dynamics(model)
     engine = engine_for(model, method, options)
@@ -394,23 +397,23 @@ def fit(
     if len(visible) == 0:
         mend = "; observed='all' would use the others" if observed == "trained" and len(history) else ""
         raise InputError(f"the history has no rows to fit on (observed={observed!r}){mend}")
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     model = for_pool(model, visible.prompts)
     dense = visible.dense(cluster_of(model))
     density = load_density(backend)(model, dense)
-    with _reported(progress, f"{engine.name}: {model.name}") as report:
+    with _reporting(progress, f"{engine.name}: {model.name}") as report:
         result = engine.run(density, seed, report)
     check_result(engine, result, density.program)
     log_marginal = float(density.log_marginals(result.params).sum())
     if not np.isfinite(log_marginal):
         raise InputError(
-            f"{engine.name} of {model.name!r} came to parameters where the observations have log density "
-            f"{log_marginal}: see that its program's chain holds probabilities wherever its priors allow"
+            f"{engine.name} of {model.name!r} found parameters at which the observations have log density "
+            f"{log_marginal}: see that the program's chain holds probabilities wherever its priors allow"
         )
     if not result.converged:
         warnings.warn(f"{engine.name} of {model.name!r}: {result.verdict}", ConvergenceWarning, stacklevel=2)
     return replace(
-        Fit.at(density.program, result.params, dense),
+        Fit.from_parameters(density.program, result.params, dense),
         log_marginal=log_marginal,
         num_observed=len(visible),
         steps=visible.steps,
@@ -420,7 +423,7 @@ def fit(
         converged=result.converged,
         verdict=result.verdict,
         diagnostics=result.diagnostics,
-        seconds=time.perf_counter() - begun,
+        seconds=time.perf_counter() - start_time,
         draws=result.draws,
         sample_stats=result.sample_stats,
         dense=dense,
@@ -428,23 +431,23 @@ def fit(
 
 
 def engine_for(model: DynamicsLike, method: str | Engine | None, options: Mapping[str, object]) -> Engine:
-    """The engine that a method names, or else the one that a model does; raises as `Registry.resolve`."""
+    """Return the engine that a method names, or else the model's own. Raises as `Registry.resolve` does."""
     return METHODS.resolve(method or as_dynamics(model).fitted_by, options)
 
 
 @contextmanager
-def _reported(progress: bool | Report, words: str) -> Iterator[Report]:
-    """What an engine reports to. It is told last that what was done is all, since an engine may end early."""
+def _reporting(progress: bool | Report, work: str) -> Iterator[Report]:
+    """Yield an engine's `report`. At the end it reports full progress, since an engine may end early."""
     with bars() if progress is True else nullcontext() as tell:
-        report: Report = partial(tell, words) if tell else progress or (lambda done, total, watch: None)  # type: ignore[assignment]
+        report: Report = partial(tell, work) if tell else progress or (lambda done, total, watch: None)  # type: ignore[assignment]
         last: tuple[int, int, Mapping[str, float]] = (0, 0, {})
 
-        def passed_on(done: int, total: int, watch: Mapping[str, float]) -> None:
+        def report_and_remember(done: int, total: int, watch: Mapping[str, float]) -> None:
             nonlocal last
             last = done, total, watch
             report(done, total, watch)
 
-        yield passed_on
+        yield report_and_remember
         done, total, watch = last
         if done < total:
             report(done, done, watch)

@@ -1,4 +1,4 @@
-"""A fit as ArviZ data."""
+"""Turn a fit into ArviZ data."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 __all__ = ["inference_data"]
 
-# Draws of the prior, and sets of counts that are drawn at a single point.
+# Number of draws from the prior, and number of sets of counts that are drawn at a single point.
 PRIOR_DRAWS, POINT_DRAWS = 500, 100
 
 Draws = Mapping[str, NDArray]
 Groups = dict[str, dict[str, NDArray]]
 Dims = dict[str, tuple[str, ...]]
-# Labels of the exposures of a chain that has so many.
+# Number of a chain's exposures -> their labels.
 EXPOSURES = {1: ["any"], 2: ["idle", "trained"], 3: ["idle", "trained", "trained without variance"]}
 
 
 def inference_data(
     fit: Fit, dense: DenseHistory | None, posterior_predictive: bool, prior_predictive: bool
 ) -> InferenceData:
-    """ArviZ data of a fit, with the groups that want a history where `dense` is one; see `Fit.inference_data`."""
+    """Return ArviZ data of a fit, with the groups that need a history if `dense` is one; see `Fit.inference_data`."""
     backend = fit.method["backend"]
     draws = fit.draws or {name: value[None, None] for name, value in fit.params.items()}
     groups: Groups = {"posterior": {name: np.asarray(value) for name, value in draws.items()}}
@@ -48,79 +48,85 @@ def inference_data(
         density = load_density(backend)(fit.model, dense)
         program = density.program
         shape = next(iter(draws.values())).shape[:2]
-        each = [density.log_marginals({name: value[at] for name, value in draws.items()}) for at in np.ndindex(shape)]
-        groups["log_likelihood"] = {"history": np.reshape(each, (*shape, -1))}
-        _tell_of_log_likelihood(fit)
+        by_draw = [
+            density.log_marginals({name: value[index] for name, value in draws.items()}) for index in np.ndindex(shape)
+        ]
+        groups["log_likelihood"] = {"history": np.reshape(by_draw, (*shape, -1))}
+        _warn_of_log_likelihood(fit)
     prior = program.prior(PRIOR_DRAWS, seed=0)
     if prior:
         groups["prior"] = {name: np.asarray(value)[None] for name, value in prior.items()}
     if dense is not None and posterior_predictive:
-        given = draws if fit.draws else {name: np.repeat(at, POINT_DRAWS, axis=1) for name, at in draws.items()}
-        groups["posterior_predictive"] = {"num_successes": _drawn(program, dense, given)}
+        sites = draws if fit.draws else {name: np.repeat(value, POINT_DRAWS, axis=1) for name, value in draws.items()}
+        groups["posterior_predictive"] = {"num_successes": _draw_counts(program, dense, sites)}
     if dense is not None and prior_predictive:
-        groups["prior_predictive"] = {"num_successes": _drawn(program, dense, groups["prior"])}
-    return _labelled(program, groups, dense, fit.prompt_ids)
+        groups["prior_predictive"] = {"num_successes": _draw_counts(program, dense, groups["prior"])}
+    return _with_axes(program, groups, dense, fit.prompt_ids)
 
 
-def _drawn(program: Program, dense: DenseHistory, draws: Draws) -> NDArray[np.integer]:
-    """(chain draw prompt step) success counts at (chain draw ...) sites."""
+def _draw_counts(program: Program, dense: DenseHistory, draws: Draws) -> NDArray[np.integer]:
+    """Draw (chain draw prompt step) success counts at (chain draw ...) sites."""
     shape = next(iter(draws.values())).shape[:2]
-    counts = program.predictive(dense, {name: at.reshape(-1, *at.shape[2:]) for name, at in draws.items()}, seed=0)
+    counts = program.predictive(
+        dense, {name: value.reshape(-1, *value.shape[2:]) for name, value in draws.items()}, seed=0
+    )
     return counts.reshape(*shape, *counts.shape[1:])
 
 
-def _tell_of_log_likelihood(fit: Fit) -> None:
-    """Warn where no prompt can be left out by weighing draws (PSIS): `arviz.loo` would fail, or flatter."""
+def _warn_of_log_likelihood(fit: Fit) -> None:
+    """Warn if prompts cannot be left out by weighing draws (PSIS): `arviz.loo` would fail, or be too favorable."""
     if not fit.draws:
-        what = f"{fit.method['name']} finds one point and no posterior"
+        reason = f"{fit.method['name']} finds one point and no posterior"
         mend = "fit with method='nuts' or 'svi'"
     elif fit.prompt_ids:
-        what = "it is conditional on parameters that each prompt has of its own, learned from what is to be left out"
-        mend = "fit a model whose chains clusters share"
+        reason = "it is conditional on each prompt's own parameters, which were learned from what is to be left out"
+        mend = "fit a model in which clusters share chains"
     else:
         return
     warnings.warn(
-        f"{fit.model.name}: the log likelihood in this ArviZ data is not for arviz.loo or arviz.compare: {what}; "
+        f"{fit.model.name}: the log likelihood in this ArviZ data is not for arviz.loo or arviz.compare: {reason}; "
         f"{mend}, or compare forecasts (promptdyn.compare)",
         PromptdynWarning,
         stacklevel=4,
     )
 
 
-def _labelled(program: Program, groups: Groups, dense: DenseHistory | None, prompt_ids: Sequence[str]) -> InferenceData:
-    """The groups with names for their axes.
+def _with_axes(
+    program: Program, groups: Groups, dense: DenseHistory | None, prompt_ids: Sequence[str]
+) -> InferenceData:
+    """Return ArviZ data of the groups, with names for their axes.
 
     Args:
-        program: what was fitted.
-        groups: posterior, prior, sample_stats, and of a history log_likelihood (chain draw prompt) and the predictive
-            ones (chain draw prompt step).
-        dense: that history.
-        prompt_ids: of prompts that have parameters of their own.
+        program: the program that was fitted.
+        groups: posterior, prior, sample_stats and, if there is a history, log_likelihood (chain draw prompt) and the
+            predictive groups (chain draw prompt step).
+        dense: that history; None without one.
+        prompt_ids: ids of prompts that have parameters of their own.
     """
     model, pool = program.model, program.pool
     first = {name: value[0, 0] for name, value in groups["posterior"].items()}
     num_states = Fixed(first).run(model, pool).initial.shape[1]
     sizes: dict[str, int] = {"cluster": len(pool.cluster_names), "state": num_states}
-    named: Dims = {}
+    dims: Dims = {}
 
-    def name_axes(name: str, shape: tuple[int, ...], given: tuple[str, ...]) -> None:
+    def name_axes(name: str, shape: tuple[int, ...], known: tuple[str, ...]) -> None:
         names: list[str] = []
         for i, size in enumerate(shape):
-            axis = given[i] if i < len(given) else ""
+            axis = known[i] if i < len(known) else ""
             if not axis and size == num_states:
                 axis = "next_state" if "state" in names else "state"
             axis = axis or f"{name}_dim_{i}"
-            # An axis of a name that means another size elsewhere gets a name of its own.
+            # An axis whose name has another size elsewhere gets a name of its own.
             names.append(axis if sizes.setdefault(axis, size) == size and axis not in names else f"{name}_dim_{i}")
             sizes.setdefault(names[-1], size)
-        named[name] = tuple(names)
+        dims[name] = tuple(names)
 
     for name, value in first.items():
         name_axes(name, value.shape, program.dims[name])
     for group in ("posterior", "prior"):
         if group in groups:
-            for name, (value, given) in _recorded(model, pool, groups[group]).items():
-                name_axes(name, value.shape[2:], given)
+            for name, (value, axes) in _recorded(model, pool, groups[group]).items():
+                name_axes(name, value.shape[2:], axes)
                 groups[group][name] = value
     coords: dict[str, Any] = {name: np.arange(size) for name, size in sizes.items()}
     coords["cluster"] = list(pool.cluster_names)
@@ -129,9 +135,9 @@ def _labelled(program: Program, groups: Groups, dense: DenseHistory | None, prom
     if sizes.get("prompt") == len(prompt_ids):
         coords["prompt"] = list(prompt_ids)
     if dense is not None:
-        # A prompt that was never observed says nothing, and is there only where it has parameters of its own.
-        kept = slice(None) if "prompt" in sizes else dense.symbols.any(axis=0)
-        groups["log_likelihood"]["history"] = groups["log_likelihood"]["history"][..., kept]
+        # A prompt that was never observed is left out, unless it has parameters of its own.
+        included = slice(None) if "prompt" in sizes else dense.symbols.any(axis=0)
+        groups["log_likelihood"]["history"] = groups["log_likelihood"]["history"][..., included]
         prompt, step = np.nonzero(dense.symbols.T)
         num_successes, num_rollouts = (count[dense.symbols[step, prompt]] for count in dense.counts)
         ids = np.array([str(prompt_id) for prompt_id in dense.prompt_ids])
@@ -140,18 +146,18 @@ def _labelled(program: Program, groups: Groups, dense: DenseHistory | None, prom
         for name in ("posterior_predictive", "prior_predictive"):
             if name in groups:
                 groups[name]["num_successes"] = groups[name]["num_successes"][..., prompt, step]
-        named |= {"history": ("prompt",), **dict.fromkeys(("num_successes", *groups["constant_data"]), ("group",))}
-        coords |= {"prompt": list(ids[kept]), "group": np.arange(len(prompt))}
-    used = {axis for axes in named.values() for axis in axes}
+        dims |= {"history": ("prompt",), **dict.fromkeys(("num_successes", *groups["constant_data"]), ("group",))}
+        coords |= {"prompt": list(ids[included]), "group": np.arange(len(prompt))}
+    used = {axis for axes in dims.values() for axis in axes}
     return from_dict(
         groups,
         {name: value for name, value in coords.items() if name in used},
-        {name: list(axes) for name, axes in named.items()},
+        {name: list(axes) for name, axes in dims.items()},
     )
 
 
 def _recorded(model: DynamicsLike, pool: Pool, draws: Draws) -> dict[str, tuple[NDArray, tuple[str, ...]]]:
-    """What the program records at each draw: name -> (chain draw ...) and names of its axes."""
+    """Return the values that the program records: name -> (chain draw ...) values, and the names of their axes."""
     chains, num_samples = next(iter(draws.values())).shape[:2]
     runs = []
     for chain, draw in np.ndindex(chains, num_samples):
@@ -159,6 +165,6 @@ def _recorded(model: DynamicsLike, pool: Pool, draws: Draws) -> dict[str, tuple[
         fixed.run(model, pool)
         runs.append(fixed.recorded)
     return {
-        name: (np.stack([run[name][0] for run in runs]).reshape(chains, num_samples, *value.shape), given)
-        for name, (value, given) in runs[0].items()
+        name: (np.stack([run[name][0] for run in runs]).reshape(chains, num_samples, *value.shape), axes)
+        for name, (value, axes) in runs[0].items()
     }

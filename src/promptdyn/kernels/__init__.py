@@ -1,6 +1,5 @@
-"""Exact recursions of a finite-state Markov chain, for many prompts at once: one file per array library.
+"""Exact recursions of a finite-state Markov chain for many prompts at once, one file per array library.
 
-`sequences.py` lays out what was observed, for all of them.
-
-Pure array code: knows nothing of models, histories or fitting.
+`sequences.py` lays out the observations for all of them. This room is pure array code and knows nothing of models,
+histories or fitting.
 """

@@ -1,12 +1,12 @@
 """Filter, smoother, log marginal with its gradient, most probable path and posterior paths, in JAX.
 
-The recursion over a lane's cells, each come to by its own move (see `promptdyn.kernels.sequences`):
+The recursion over a lane's cells, each with its own move (see `promptdyn.kernels.sequences`), is
 
     predicted_t = filtered_{t-1} @ table[move_t]
     filtered_t  = predicted_t * likelihood(y_t) / norm_t
 
-Lanes are always the last axis. Observations are small integers looked up in a table of likelihoods, so a cell of the
-history costs a few bytes. Shapes use the axis words ``step cell lane prompt state symbol move exposure cluster``.
+Lanes are always the last axis. Observations are small integers, looked up in a table of likelihoods, so that a cell of
+the history needs a few bytes. Shapes use the axis words ``step cell lane prompt state symbol move exposure cluster``.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ __all__ = [
     "viterbi",
 ]
 
-# Up to this many states a move's sums over states are unrolled into fused multiply-adds; above, they are products.
+# Up to this many states, a move's sums over states are unrolled into fused multiply-adds, else written as products.
 UNROLLED_STATES = 4
 
 jax.tree_util.register_dataclass(
     Sequences,
-    data_fields=["symbols", "moves", "level", "gap", "place", "owner"],
+    data_fields=["symbols", "moves", "level", "gap", "cluster_index", "owner"],
     meta_fields=["num_prompts", "longest_gap"],
 )
 
@@ -49,9 +49,9 @@ class Markov(NamedTuple):
     """A finite-state Markov chain of prompts as arrays.
 
     Attributes:
-        initial: P(z_0), probabilities. A cluster axis of length 1 is shared by all.
-        transition: P(z_{t+1} = j | z_t = i, exposure), row-stochastic [exposure, cluster, current, next]. Its last
-            exposure stands for those above it, so that a single one means that exposure makes no difference.
+        initial: P(z_0), probabilities. All clusters share a cluster axis of length 1.
+        transition: P(z_{t+1} = j | z_t = i, exposure), row-stochastic [exposure, cluster, current, next]. The last
+            exposure serves for those above it too.
         log_emission: log P(y | z). Symbol 0 is "missing" and is 0 in every state.
     """
 
@@ -61,7 +61,7 @@ class Markov(NamedTuple):
 
 
 class Filtered(NamedTuple):
-    """What the filter knows after each step."""
+    """Beliefs after each step, and the log marginal of each prompt."""
 
     filtered: Float[Array, "step state prompt"]
     log_marginal: Float[Array, " prompt"]
@@ -77,19 +77,19 @@ class ExpectedCounts(NamedTuple):
 
 
 def _table(markov: Markov, sequences: Sequences) -> Float[Array, "move state state"]:
-    """The matrix of each move: a step at its exposure and then the idle ones, or rows that forget for a fresh start."""
+    """Return the matrix of each move: a step at its exposure and idle steps, or equal rows for a fresh start."""
     initial, transition, _ = markov
-    level = jnp.asarray(sequences.level)
-    matrix = transition[jnp.clip(level, 0, len(transition) - 1), jnp.minimum(sequences.place, transition.shape[1] - 1)]
+    level, cluster = jnp.asarray(sequences.level), sequences.cluster_index
+    matrix = transition[jnp.clip(level, 0, len(transition) - 1), jnp.minimum(cluster, transition.shape[1] - 1)]
     if sequences.longest_gap > 1:
         powers = _powers(transition[0], sequences.longest_gap)
-        matrix = matrix @ powers[jnp.asarray(sequences.gap) - 1, jnp.minimum(sequences.place, powers.shape[1] - 1)]
-    fresh = initial[jnp.minimum(sequences.place, len(initial) - 1), None]
+        matrix = matrix @ powers[jnp.asarray(sequences.gap) - 1, jnp.minimum(cluster, powers.shape[1] - 1)]
+    fresh = initial[jnp.minimum(cluster, len(initial) - 1), None]
     return jnp.where((level < 0)[:, None, None], fresh, matrix)
 
 
 def _powers(matrix: Float[Array, "cluster state state"], number: int) -> Float[Array, "power cluster state state"]:
-    """The first powers of a matrix, from 0; each round doubles how many there are."""
+    """Return the first powers of a matrix, from 0. Each round doubles their number."""
     powers = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), (1, *matrix.shape))
     while len(powers) < number:
         powers = jnp.concatenate([powers, powers @ matrix])
@@ -98,9 +98,9 @@ def _powers(matrix: Float[Array, "cluster state state"], number: int) -> Float[A
 
 
 def _look_up(table: Array, codes: Array) -> Array:
-    """Columns (last axis) of a table. Codes are made from the table's own columns, so none is out of range.
+    """Return columns (last axis) of a table. Codes come from the table's own columns, so none is out of range.
 
-    The check that "clip" or "fill" adds would cost as much as the look-up.
+    The check of modes "clip" and "fill" would cost as much as the look-up.
     """
     return table.at[..., codes].get(mode="promise_in_bounds")
 
@@ -109,8 +109,8 @@ def _rows(table: Array, codes: Array) -> Array:
     return table.at[codes].get(mode="promise_in_bounds")
 
 
-def _moved(belief: Float[Array, "state lane"], table: Array, moves: Integer[Array, " lane"]) -> Array:
-    """`belief @ table[move]`, lane by lane."""
+def _forth(belief: Float[Array, "state lane"], table: Array, moves: Integer[Array, " lane"]) -> Array:
+    """Return `belief @ table[move]`, lane by lane."""
     states = range(len(belief))
     if len(belief) > UNROLLED_STATES:
         return jnp.einsum("in,nij->jn", belief, _rows(table, moves))
@@ -118,7 +118,7 @@ def _moved(belief: Float[Array, "state lane"], table: Array, moves: Integer[Arra
 
 
 def _back(ahead: Float[Array, "state lane"], table: Array, moves: Integer[Array, " lane"]) -> Array:
-    """`table[move] @ ahead`, lane by lane."""
+    """Return `table[move] @ ahead`, lane by lane."""
     states = range(len(ahead))
     if len(ahead) > UNROLLED_STATES:
         return jnp.einsum("jn,nij->in", ahead, _rows(table, moves))
@@ -130,27 +130,27 @@ def _tiny(array: Array) -> Any:
 
 
 def _likelihood(log_emission: Float[Array, "state symbol"]) -> tuple[Array, Array]:
-    """P(y | z) over its largest value, which keeps single precision safe, and the logarithm of that value."""
+    """Return P(y | z) relative to its largest value, to keep single precision safe, and that value's logarithm."""
     scale = jnp.max(log_emission, axis=0)
     return jnp.exp(log_emission - scale), scale
 
 
 def _start(num_states: int, sequences: Sequences, dtype: Any) -> Float[Array, "state lane"]:
-    """Where lanes are before their first cell, which a fresh move leaves: anywhere."""
+    """Return uniform beliefs before the first cell, which a fresh move forgets."""
     return jnp.full((num_states, sequences.symbols.shape[1]), 1.0 / num_states, dtype)
 
 
 def _forward(table: Array, log_emission: Array, sequences: Sequences, keep: bool) -> tuple[Any, Array]:
-    """(cell state lane) filtered beliefs if kept, and (cell lane) log P(y_t | what the prompt had shown)."""
+    """Return (cell state lane) filtered beliefs if `keep`, and (cell lane) log P(y_t | the prompt's earlier cells)."""
     likelihood, scale = _likelihood(log_emission)
 
     def step(belief: Array, inputs: tuple[Array, Array]) -> tuple[Array, tuple[Array | None, Array]]:
         symbol, moves = inputs
-        joint = _moved(belief, table, moves) * _look_up(likelihood, symbol)
-        # The norm is the one-step predictive probability.
+        joint = _forth(belief, table, moves) * _look_up(likelihood, symbol)
+        # The norm is the one-step-ahead probability of the observation.
         norm = joint.sum(axis=0)
         filtered = joint * (1.0 / jnp.maximum(norm, _tiny(norm)))
-        # After what the model holds impossible a lane goes on from anywhere: its next prompt has done nothing.
+        # After an impossible observation the lane continues with a uniform belief, for the sake of its next prompt.
         filtered = jnp.where(norm > 0, filtered, 1.0 / len(joint))
         return filtered, (filtered if keep else None, norm)
 
@@ -160,18 +160,18 @@ def _forward(table: Array, log_emission: Array, sequences: Sequences, keep: bool
 
 
 def _rescaled(ahead: Float[Array, "state lane"]) -> Array:
-    """Over its largest entry: only ratios over states enter posteriors. After what is impossible a lane goes on."""
+    """Scale by the largest entry, since only ratios over states matter; all ones after an impossible observation."""
     largest = ahead.max(axis=0)
     return jnp.where(largest > 0, ahead * (1.0 / jnp.maximum(largest, _tiny(ahead))), 1.0)
 
 
 @jax.custom_vjp
 def _log_evidence(table: Array, log_emission: Array, sequences: Sequences) -> Float[Array, "cell lane"]:
-    """log P(y_t | what the prompt had shown) of each cell.
+    """Return log P(y_t | the prompt's earlier cells) of each cell.
 
-    Its gradient is exact and comes from one backward pass over the filtered beliefs, not from differentiating the
-    recursion: d/dA_ij = E[# i -> j] / A_ij (Fisher's identity; Cappé et al. 2005, section 10.2), made without a
-    division by any probability of the model.
+    Its gradient is exact. It comes from one backward pass over the filtered beliefs, not from differentiation of the
+    recursion: d/dA_ij = E[# i -> j] / A_ij (Fisher's identity; Cappé et al. 2005, section 10.2), computed without
+    division by a probability of the model.
     """
     return _forward(table, log_emission, sequences, keep=False)[1]
 
@@ -181,9 +181,9 @@ def _log_evidence_forward(table: Array, log_emission: Array, sequences: Sequence
     return evidence, (table, log_emission, sequences, filtered)
 
 
-def _log_evidence_backward(kept: tuple, weight: Float[Array, "cell lane"]) -> tuple[Array, Array, None]:
-    """Derivatives of the sum of the evidence, a prompt's cells weighted alike."""
-    table, log_emission, sequences, filtered = kept
+def _log_evidence_backward(residuals: tuple, weight: Float[Array, "cell lane"]) -> tuple[Array, Array, None]:
+    """Return derivatives of the evidence's weighted sum; the cells of a prompt have equal weights."""
+    table, log_emission, sequences, filtered = residuals
     likelihood, _ = _likelihood(log_emission)
     start = _start(len(log_emission), sequences, table.dtype)
     before = jnp.concatenate([start[None], filtered[:-1]])
@@ -213,7 +213,7 @@ _log_evidence.defvjp(_log_evidence_forward, _log_evidence_backward)
 
 
 def _by_prompt(values: Float[Array, "cell lane"], sequences: Sequences) -> Float[Array, " prompt"]:
-    """Sums over each prompt's cells."""
+    """Return sums over each prompt's cells."""
     if sequences.owner is None:
         return values.sum(axis=0)
     return jnp.zeros(sequences.num_prompts, values.dtype).at[sequences.owner].add(values, mode="drop")
@@ -221,34 +221,34 @@ def _by_prompt(values: Float[Array, "cell lane"], sequences: Sequences) -> Float
 
 @jax.jit
 def log_marginal(markov: Markov, sequences: Sequences) -> Float[Array, " prompt"]:
-    """log p(y_{0:T-1}) of each prompt, latent path summed out; keeps no beliefs. 0 for prompts in none of the lanes."""
+    """Return log p(y_{0:T-1}) of each prompt with its latent path summed out; 0 for prompts in no lane."""
     evidence = _log_evidence(_table(markov, sequences), markov.log_emission, sequences)
     return _by_prompt(evidence, sequences)
 
 
 @jax.jit
 def expected_counts(markov: Markov, sequences: Sequences) -> ExpectedCounts:
-    """E-step: expected initial states and transitions on the chain's own axes, and symbols by state.
+    """Return the E-step: expected initial states and transitions on the chain's own axes, and symbols by state.
 
-    A transition t -> t+1 is counted under the exposure of step t, up to the last cell of each prompt. By Fisher's
-    identity the counts are the probabilities times the derivatives of the log marginal.
+    A transition t -> t+1 counts under the exposure of step t, up to the last cell of each prompt. By Fisher's identity
+    the counts are the probabilities times the derivatives of the log marginal.
     """
 
     def total(markov: Markov) -> tuple[Array, Array]:
-        each = log_marginal(markov, sequences)
-        return each.sum(), each
+        log_marginals = log_marginal(markov, sequences)
+        return log_marginals.sum(), log_marginals
 
-    slopes, each = jax.grad(total, has_aux=True)(markov)
+    slopes, log_marginals = jax.grad(total, has_aux=True)(markov)
     return ExpectedCounts(
-        markov.initial * slopes.initial, markov.transition * slopes.transition, slopes.log_emission, each
+        markov.initial * slopes.initial, markov.transition * slopes.transition, slopes.log_emission, log_marginals
     )
 
 
 @jax.jit
 def filter(markov: Markov, sequences: Sequences) -> Filtered:
-    """Forward filter: P(z_t | y_{0:t}) for every prompt and step of whole sequences.
+    """Run the forward filter: P(z_t | y_{0:t}) for every prompt and step of whole sequences.
 
-    Cost is O(step * prompt * state^2) time; memory is that of the result.
+    It takes O(step * prompt * state^2) time and the result's memory.
     """
     filtered, evidence = _forward(_table(markov, sequences), markov.log_emission, sequences, keep=True)
     return Filtered(filtered, evidence.sum(axis=0))
@@ -256,7 +256,7 @@ def filter(markov: Markov, sequences: Sequences) -> Filtered:
 
 @jax.jit
 def smoother(markov: Markov, sequences: Sequences) -> Float[Array, "step state prompt"]:
-    """Forward-backward smoother: P(z_t | y_{0:T-1}) for every prompt and step of whole sequences."""
+    """Run the forward-backward smoother: P(z_t | y_{0:T-1}) for every prompt and step of whole sequences."""
     table = _table(markov, sequences)
     likelihood, _ = _likelihood(markov.log_emission)
     filtered, _ = _forward(table, markov.log_emission, sequences, keep=True)
@@ -273,7 +273,7 @@ def smoother(markov: Markov, sequences: Sequences) -> Float[Array, "step state p
 
 @jax.jit
 def viterbi(markov: Markov, sequences: Sequences) -> Integer[Array, "step prompt"]:
-    """The most probable path of states of each prompt of whole sequences; ties go to the lower state."""
+    """Return the most probable path of states of each prompt of whole sequences; ties go to the lower state."""
     log_table = jnp.log(_table(markov, sequences))
 
     def forward(best: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -292,7 +292,7 @@ def viterbi(markov: Markov, sequences: Sequences) -> Integer[Array, "step prompt
 
 @jax.jit
 def sample_paths(markov: Markov, sequences: Sequences, key: Any) -> Integer[Array, "step prompt"]:
-    """One draw of each prompt's path from its posterior, by forward filtering and backward sampling."""
+    """Draw each prompt's path from its posterior, by forward filtering and backward sampling."""
     table = _table(markov, sequences)
     filtered, _ = _forward(table, markov.log_emission, sequences, keep=True)
     keys = jax.random.split(key, len(filtered))
@@ -300,8 +300,8 @@ def sample_paths(markov: Markov, sequences: Sequences, key: Any) -> Integer[Arra
     def backward(later: tuple[Array, Array], inputs: tuple[Array, Array, Array]) -> tuple[tuple, Array]:
         state, moves = later
         now, moves_here, key = inputs
-        towards = table[moves, :, state].T
-        state = jax.random.categorical(key, jnp.log(now * towards), axis=0)
+        next_probability = table[moves, :, state].T
+        state = jax.random.categorical(key, jnp.log(now * next_probability), axis=0)
         return (state, moves_here), state
 
     last = jax.random.categorical(keys[-1], jnp.log(filtered[-1]), axis=0)

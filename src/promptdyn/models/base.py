@@ -112,7 +112,7 @@ class Chain(NamedTuple):
     emission: Emission
     axis: str = "cluster"
 
-    def places(self, pool: Pool) -> NDArray[np.integer] | None:
+    def cluster_index(self, pool: Pool) -> NDArray[np.integer] | None:
         """Return each prompt's (prompt,) index on the cluster axis; None where all prompts share one entry."""
         if max(self.initial.shape[0], self.transition.shape[1]) == 1:
             return None

@@ -1,7 +1,7 @@
-"""Interpreters of a model's program: NumPyro, Pyro, and NumPy at given parameters. They know of no model.
+"""Interpreters of a model's program: NumPyro, Pyro, and NumPy at given parameters. They know no model.
 
-A backend is a file here with a class `Program`: a model's program over a pool, run at chosen parameters. It loads when
-first asked for, so that a JAX-only user needs no torch and a torch-only user no JAX.
+A backend is a file here with a class `Program`, which runs a model's program over a pool at given parameters. It loads
+when it is first used, so that JAX users need no torch, and torch users no JAX.
 """
 
 from __future__ import annotations
@@ -29,47 +29,48 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 class Program(Protocol):
-    """A model's program over a pool, in a backend's arrays. Made by `load_backend(name).Program(model, pool)`.
+    """A model's program over a pool, in a backend's arrays. Make one with `load_backend(name).Program(model, pool)`.
 
-    Raises InputError, when made, if the program fails the contract: a chain of the wrong shape, a site sampled twice.
+    Raises:
+        InputError: the program breaks its contract, as by a chain of the wrong shape or a site that is sampled twice.
     """
 
     model: DynamicsLike
     pool: Pool
     start: Params
-    """Where fitting starts, in NumPy: each site's `init`, or the mean of its distribution."""
+    """Values at which a fit starts, in NumPy: each site's `init`, or the mean of its distribution."""
     dims: dict[str, tuple[str, ...]]
-    """Of each site the names of its axes: those of its plates, and "" for an axis of a single draw."""
+    """Site -> the names of its axes: those of its plates, and "" for an axis within a single draw."""
     axis: str
-    """What the chain's cluster axis is: "cluster" or "prompt"."""
-    places: NDArray[np.integer] | None
-    """(prompt,) of each prompt on the chain's cluster axis; None where one entry serves all."""
+    """The meaning of the chain's cluster axis: "cluster" or "prompt"."""
+    cluster_index: NDArray[np.integer] | None
+    """(prompt,) index of each prompt on the chain's cluster axis; None if all prompts share one entry."""
 
     num_states: int
-    """The chain's."""
+    """Number of states of the chain."""
 
     def at(self, params: Mapping[str, Array]) -> tuple[Chain, Array]:
-        """The chain, and the log density of the sites under their priors, differentiable in the parameters."""
+        """Return the chain at given parameters, and the sites' log prior density, differentiable in the parameters."""
 
     def unconstrain(self, params: Mapping[str, Array]) -> dict[str, Array]:
-        """Some or all sites as arrays of real numbers, by the bijection to each one's support."""
+        """Return some or all sites as arrays of real numbers, by the bijection of each site's support."""
 
     def constrain(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """The inverse of `unconstrain`."""
+        """Return sites from arrays of real numbers; the inverse of `unconstrain`."""
 
     def prior(self, num_samples: int, seed: int) -> Params:
-        """site -> (draw ...) drawn from the program run forward, in NumPy."""
+        """Draw site -> (draw ...) values from the prior, in NumPy."""
 
     def predictive(self, dense: DenseHistory, draws: Params, seed: int) -> NDArray[np.integer]:
-        """(draw prompt step) success counts drawn for the groups of a history, one set per (draw ...) of the sites."""
+        """Draw (draw prompt step) success counts for the groups of a history, one set per draw of the sites."""
 
 
 def load_backend(name: Backend) -> ModuleType:
-    """The module of a backend.
+    """Return the module of a backend.
 
     Raises:
-        InputError: it is none of `BACKENDS`.
-        ModuleNotFoundError: what it stands on is not installed.
+        InputError: the name is none of `BACKENDS`.
+        ModuleNotFoundError: the backend's library is not installed.
     """
     check_choice("backend", name, BACKENDS)
     return import_module(f"promptdyn.ppl.{name}")
@@ -84,25 +85,25 @@ def program(
     enumerated: bool = False,
     condition: bool = True,
 ) -> Callable[[], Chain]:
-    """A model with a history's counts observed, as a plain program: for your own MCMC, SVI, Predictive, render_model.
+    """Return a plain program of a model with a history's counts observed, for your own MCMC, SVI or Predictive.
 
-    Sites are those of the model's program and `num_successes`, (prompt step), in the plate "prompt": the counts of the
-    groups that were observed, 0 elsewhere, with the latent paths summed out by the exact kernel.
+    The sites are those of the model's program and `num_successes`, (prompt step), in the plate "prompt": the counts of
+    the groups that were observed, 0 elsewhere, with the latent paths summed out by the exact kernel.
 
         posterior = MCMC(NUTS(promptdyn.program(model, history)), ...).get_samples()
         forward = promptdyn.program(model, history, condition=False)
         shown = Predictive(forward, posterior)(key)["num_successes"]  # (draw prompt step)
 
     Args:
-        model: what was declared.
-        history: what was logged.
+        model: the model.
+        history: the history whose counts are observed.
         backend: "numpyro" (default) or "pyro".
         observed: the rows to observe: "trained" (default), as live training would have, or "all".
-        enumerated: instead of the kernel, make each state a site `latent_0`, `latent_1`, ... marked for parallel
-            enumeration: the readable definition, for short histories. NumPyro enumerates with the package `funsor`.
-        condition: True (default) observes the counts: what `Predictive` returns of them is what was logged. False
-            draws them, those that the groups of the history might have shown; a group that comes out without variance
-            moves its prompt as such.
+        enumerated: True makes each state a site `latent_0`, `latent_1`, ... marked for parallel enumeration, instead
+            of the kernel: the readable definition, for short histories. NumPyro needs the package `funsor` for it.
+            Default False.
+        condition: True (default) observes the counts, so that `Predictive` returns them as they were logged. False
+            draws counts for the same groups; if a drawn group has no variance, its prompt moves accordingly.
 
     Returns:
         A function of no arguments that runs the program and returns its chain.

@@ -1,6 +1,6 @@
-"""A program run at given parameters, in NumPy alone: every `sample` answers from a dict, distributions are ignored.
+"""Run a program at given parameters, in NumPy alone: `sample` returns values from a dict, distributions are ignored.
 
-This is how a fit filters live: inside a training process nothing of JAX, torch, NumPyro or Pyro is loaded.
+A fit filters live in this way, so that a training process loads neither JAX, torch, NumPyro nor Pyro for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PACKAGES = ("jax", "jaxlib", "numpyro", "torch", "pyro")
 
 
 class _Ignored:
-    """Stands in for distributions, constraints and transforms: whatever is asked of it gives itself."""
+    """Stands in for distributions, constraints and transforms: every attribute and call returns itself."""
 
     def __getattr__(self, name: str) -> _Ignored:
         return self
@@ -33,7 +33,7 @@ class _Ignored:
 
 
 class Fixed:
-    """The names that a program is handed."""
+    """A `PPL` that answers a program's sites with given values."""
 
     dist = cast(ModuleType, _Ignored())
     xp = np
@@ -41,7 +41,7 @@ class Fixed:
     def __init__(self, params: Mapping[str, ArrayLike]) -> None:
         self.params = params
         self.recorded: dict[str, tuple[NDArray, tuple[str, ...]]] = {}
-        """What the program recorded: name -> value and names of its axes."""
+        """Values that the program recorded: name -> value and names of its axes."""
 
     def sample(self, name: str, distribution: Distribution, init: ArrayLike | None = None) -> NDArray:
         if name not in self.params:
@@ -56,7 +56,7 @@ class Fixed:
         return value
 
     def run(self, model: DynamicsLike, pool: Pool) -> Chain:
-        """Run a model's program; InputError where a parameter is missing or has the wrong shape."""
+        """Run a model's program; raises InputError if a parameter is missing or has the wrong shape."""
         try:
             with only_what_is_handed_in(model.name, *PACKAGES):
                 return model.program(self, pool)
@@ -67,10 +67,10 @@ class Fixed:
 
 
 def chain_at(model: DynamicsLike, params: Mapping[str, ArrayLike], pool: Pool) -> Chain:
-    """The chain of a model at given parameters, checked.
+    """Return a model's chain at given parameters, checked.
 
     Raises:
-        InputError: a parameter is missing, or the chain is not one (see `check_chain`).
+        InputError: a parameter is missing, or the chain is invalid (see `check_chain`).
     """
     chain = Fixed(params).run(model, pool)
     check_chain(model.name, chain, pool)
@@ -78,14 +78,16 @@ def chain_at(model: DynamicsLike, params: Mapping[str, ArrayLike], pool: Pool) -
 
 
 def check_around(model: DynamicsLike, points: Sequence[Params], pool: Pool) -> None:
-    """Raise InputError unless the chain is one also off the start, at points where fitting may come to."""
+    """Raise InputError unless the chain is valid also at points away from the start, which a fit may reach."""
     for point in points:
         try:
             with np.errstate(all="ignore"):
                 chain_at(model, point, pool)
         except InputError as error:
-            shown = ", ".join(f"{name}={np.array2string(at, precision=3, threshold=6)}" for name, at in point.items())
+            values_text = ", ".join(
+                f"{name}={np.array2string(value, precision=3, threshold=6)}" for name, value in point.items()
+            )
             raise InputError(
-                f"{error}; it does so where the sites' supports let a fit come to ({shown}): give sites a support that "
-                "keeps them probabilities (Beta, Dirichlet), or transform them in the program"
+                f"{error}; this happens at values that the sites' supports allow ({values_text}): give sites a "
+                "support that keeps them probabilities (Beta, Dirichlet), or transform them in the program"
             ) from None

@@ -1,4 +1,4 @@
-"""NumPyro: what it hands to a program, a program at chosen parameters, and the distribution of observed counts."""
+"""The NumPyro backend: the `PPL` that a program uses, `Program`, and the distribution of observed counts."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from promptdyn.ppl.sites import EDGE, Names, around, check_sites, dims_of, only_
 
 __all__ = ["GroupCounts", "NumPyro", "Program", "run"]
 
-# To the compiler, of what runs once: half of the time that it takes is spent on making code fast.
+# Compiler options for code that runs once: half of the compile time would go into making it fast.
 RUN_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class NumPyro:
-    """The names that a program is handed."""
+    """The `PPL` of NumPyro."""
 
     dist = numpyro.distributions
     xp = jnp
@@ -40,7 +40,7 @@ class NumPyro:
         self.names = Names()
 
     def sample(self, name: str, distribution: Distribution, init: ArrayLike | None = None) -> Array:
-        # As numbers: others compare a trace's metadata, and arrays do not compare as one.
+        # As numbers, since libraries compare a trace's metadata, and arrays do not compare to a single truth value.
         infer = {} if init is None else {"init": init.tolist() if isinstance(init, np.ndarray) else init}
         return numpyro.sample(self.names.site(name), distribution, infer=infer)
 
@@ -63,9 +63,9 @@ class NumPyro:
         return GroupCounts(chain, groups)
 
 
-def run(text: Callable[..., Chain], model: DynamicsLike, dense: DenseHistory, **how: Any) -> Chain:
-    """Run one of the texts of `promptdyn.ppl.observed`."""
-    return text(NumPyro(), model, dense, **how)
+def run(function: Callable[..., Chain], model: DynamicsLike, dense: DenseHistory, **how: Any) -> Chain:
+    """Run one of the functions of `promptdyn.ppl.observed`."""
+    return function(NumPyro(), model, dense, **how)
 
 
 class Program:
@@ -73,7 +73,7 @@ class Program:
 
     def __init__(self, model: DynamicsLike, pool: Pool) -> None:
         self.model, self.pool = model, pool
-        # Programs of equal keys do the same, so that what was compiled for one serves the other.
+        # Programs with equal keys do the same, so that one uses what was compiled for the other.
         self.key = (_hashable(model), pool.cluster.tobytes(), pool.cluster_names)
         names, shapes = Names(), {}
 
@@ -88,7 +88,7 @@ class Program:
 
         with jax.enable_x64(True):
             try:
-                # Compiled whole: operation by operation it would take seconds.
+                # Compiled as a whole, since it would take seconds operation by operation.
                 values, spreads, self._supports = jax.device_get(jax.jit(begin)())
             except AssertionError as error:
                 if "unique names" not in str(error):
@@ -96,27 +96,27 @@ class Program:
                 raise InputError(f"model {model.name!r}: its program samples a site twice: {error}") from None
             self.start: Params = check_sites(model.name, values, self._supports)
         self.dims: dict[str, tuple[str, ...]] = shapes
-        # In NumPy alone, as a fit filters: whatever takes an array to JAX is told.
+        # The program must run in NumPy alone, as a fit filters; a transfer of an array to JAX raises an error.
         with jax.transfer_guard("disallow_explicit"):
             chain = chain_at(model, self.start, pool)
             check_around(model, around(self.start, self._supports, spreads), pool)
-        self.axis, self.places = chain.axis, chain.places(pool)
+        self.axis, self.cluster_index = chain.axis, chain.cluster_index(pool)
         self.num_states = int(chain.initial.shape[1])
 
     def _trace(self, handler: Any, ppl: NumPyro | None = None, **how: Any) -> tuple[Chain, dict[str, Any]]:
-        """Run the program under a handler that answers its sites."""
+        """Run the program under a handler that gives its sites values; return the chain and the sampled sites."""
         handed_in = only_what_is_handed_in(self.model.name, "torch", "pyro")
         with handlers.trace() as trace, handlers.seed(rng_seed=0), handler(**how), handed_in:
             chain = self.model.program(ppl or NumPyro(), self.pool)
         return chain, {name: site for name, site in trace.items() if site["type"] == "sample"}
 
     def at(self, params: Mapping[str, Array]) -> tuple[Chain, Any]:
-        """The chain and the log prior density at given parameters."""
+        """See `promptdyn.ppl.Program`."""
         chain, sites = self._trace(handlers.substitute, data=dict(params))
         return chain, sum((site["fn"].log_prob(site["value"]).sum() for site in sites.values()), jnp.zeros(()))
 
     def unconstrain(self, params: Mapping[str, Array]) -> dict[str, Any]:
-        """Sites as real numbers. Simplexes are kept off their edges."""
+        """See `promptdyn.ppl.Program`. Simplexes are kept away from their edges."""
         values = {}
         for name, value in params.items():
             value = jnp.asarray(value)
@@ -127,31 +127,31 @@ class Program:
         return values
 
     def constrain(self, values: Mapping[str, Array]) -> dict[str, Any]:
-        """Sites of real numbers."""
+        """See `promptdyn.ppl.Program`."""
         return {name: biject_to(self._supports[name])(value) for name, value in values.items()}
 
     def prior(self, num_samples: int, seed: int) -> Params:
-        """site -> (draw ...) drawn from the program run forward."""
+        """See `promptdyn.ppl.Program`."""
         with jax.enable_x64(True):
             draw = Predictive(lambda: self.model.program(NumPyro(), self.pool), num_samples=num_samples)
-            # Compiled whole: operation by operation it would take seconds. It runs once, so it is not made fast.
+            # Compiled as a whole, since it would take seconds operation by operation.
             drawn = jax.jit(draw, compiler_options=RUN_ONCE)(jax.random.key(seed))
         return {name: np.asarray(drawn[name]) for name in self.start}
 
     def predictive(self, dense: DenseHistory, draws: Params, seed: int) -> NDArray[np.integer]:
-        """(draw prompt step) success counts that the groups of a history might have shown, one set per draw."""
+        """See `promptdyn.ppl.Program`."""
 
-        def text() -> Chain:
+        def forward() -> Chain:
             return observed(NumPyro(), self.model, dense, condition=False)
 
         with jax.enable_x64(True):
-            draw = Predictive(text, draws, return_sites=["num_successes"])
+            draw = Predictive(forward, draws, return_sites=["num_successes"])
             drawn = jax.jit(draw)(jax.random.key(seed))
         return np.asarray(drawn["num_successes"])
 
 
 def _hashable(model: DynamicsLike) -> Any:
-    """The model, or where it is not hashable something that is its own."""
+    """Return a key for the model: itself with its class, or its identity if it is not hashable."""
     try:
         hash(model)
     except TypeError:
@@ -160,18 +160,18 @@ def _hashable(model: DynamicsLike) -> Any:
 
 
 def _start(site: dict[str, Any]) -> Any:
-    """Where fitting starts at a site."""
+    """Return the value at which a fit starts at a site."""
     if site["type"] != "sample" or site["is_observed"]:
         return None
     return jnp.broadcast_to(jnp.asarray(start_of(site), float), site["fn"].shape())
 
 
 class GroupCounts(numpyro.distributions.Distribution):
-    """Success counts of the groups of many prompts: batch (prompt,), event (step,), the latent paths summed out.
+    """Success counts of the groups of many prompts, with the latent paths summed out: batch (prompt,), event (step,).
 
     Args:
-        chain: of the prompts.
-        groups: which groups were rolled out when.
+        chain: the prompts' chain.
+        groups: the groups that were rolled out.
     """
 
     support = constraints.independent(constraints.nonnegative_integer, 1)
@@ -185,49 +185,51 @@ class GroupCounts(numpyro.distributions.Distribution):
         return Markov(self.chain.initial, self.chain.transition, self.chain.log_emission(self.groups.counts, jnp))
 
     def log_prob(self, value: Any) -> Any:
-        """(prompt,) log probability of (prompt step) success counts."""
+        """Return the (prompt,) log probability of (prompt step) success counts."""
         groups = self.groups
-        # Counts that are NumPy's are packed here, once, and not by the compiled program each time it runs.
-        known = all(isinstance(array, np.ndarray) for array in (value, groups.symbol_of_none, groups.trained))
+        # NumPy's counts are packed here once, not by the compiled program at every run.
+        in_numpy = all(isinstance(array, np.ndarray) for array in (value, groups.symbol_of_none, groups.trained))
         symbols = value.T.astype(groups.symbol_of_none.dtype) + groups.symbol_of_none
-        exposure = groups.exposure(value.T, np if known else jnp).astype(np.uint8)
-        laid = Sequences.packed if known else Sequences.whole
-        return log_marginal(self._markov(), laid(symbols, exposure, groups.places))
+        exposure = groups.exposure(value.T, np if in_numpy else jnp).astype(np.uint8)
+        lay_out = Sequences.packed if in_numpy else Sequences.whole
+        return log_marginal(self._markov(), lay_out(symbols, exposure, groups.cluster_index))
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
-        """Counts drawn forward: states along the chain, then each observed group's k."""
+        """Draw counts forward: states along the chain, and each observed group's k."""
         if sample_shape:
             keys = jax.random.split(key, int(np.prod(sample_shape)))
             return jax.vmap(self.sample)(keys).reshape(*sample_shape, *self.shape())
         markov, groups = self._markov(), self.groups
-        places = jnp.zeros(self.batch_shape, int) if groups.places is None else jnp.asarray(groups.places)
+        cluster_index = (
+            jnp.zeros(self.batch_shape, int) if groups.cluster_index is None else jnp.asarray(groups.cluster_index)
+        )
         sizes = jnp.asarray(groups.counts.num_rollouts)
         k = jnp.arange(int(groups.counts.num_rollouts.max()) + 1)
 
-        shows = jnp.exp(markov.log_emission)
+        emission = jnp.exp(markov.log_emission)
 
-        def entries(array: Any, axis: int) -> Any:
-            return jnp.minimum(places, array.shape[axis] - 1)
+        def index(array: Any, axis: int) -> Any:
+            return jnp.minimum(cluster_index, array.shape[axis] - 1)
 
         def step(state: Any, inputs: Any) -> tuple[Any, Any]:
             none, step, key = inputs
-            show, move = jax.random.split(key)
+            emission_key, move_key = jax.random.split(key)
             possible = k <= sizes[none][:, None]
             symbols = jnp.where(possible, none[:, None] + k, 0)
-            num_successes = _draw(show, jnp.where(possible, shows[state[:, None], symbols], 0.0))
+            num_successes = _draw(emission_key, jnp.where(possible, emission[state[:, None], symbols], 0.0))
             level = jnp.minimum(groups.exposure(num_successes, jnp, step), markov.transition.shape[0] - 1)
-            chances = markov.transition[level, entries(markov.transition, 1), state]
-            return _draw(move, chances), num_successes
+            chances = markov.transition[level, index(markov.transition, 1), state]
+            return _draw(move_key, chances), num_successes
 
         first, rest = jax.random.split(key)
-        state = _draw(first, markov.initial[entries(markov.initial, 0)])
+        state = _draw(first, markov.initial[index(markov.initial, 0)])
         keys = jax.random.split(rest, self.event_shape[0])
         inputs = (jnp.asarray(groups.symbol_of_none, int), jnp.arange(self.event_shape[0]), keys)
         return jax.lax.scan(step, state, inputs)[1].T
 
 
 def _draw(key: Any, chances: Any) -> Any:
-    """(prompt,) one category per row of weights, by one random number each."""
+    """Draw a (prompt,) category for each row of weights, with one random number each."""
     reached = jnp.cumsum(chances, axis=-1)
     at = jax.random.uniform(key, reached.shape[:-1], reached.dtype) * reached[..., -1]
     return (reached <= at[..., None]).sum(axis=-1)

@@ -20,7 +20,7 @@ __all__ = ["Groups", "enumerated", "observed"]
 class Groups(NamedTuple):
     """Which prompts were rolled out at which steps, without the success counts that were observed."""
 
-    places: NDArray[np.integer] | None  # (prompt,) on the chain's cluster axis; None: all prompts share one entry
+    cluster_index: NDArray[np.integer] | None  # (prompt,) on the chain's cluster axis; None: one entry for all
     symbol_of_none: NDArray[np.unsignedinteger]  # (step prompt) symbol of 0 successes; 0: not observed
     num_rollouts: NDArray[np.int32]  # (step prompt); 0: not observed
     trained: NDArray[np.bool_]  # (step prompt) whether the group fed the gradient
@@ -49,7 +49,7 @@ def observed(ppl: Any, model: DynamicsLike, dense: DenseHistory, condition: bool
     symbol_of_none = (dense.symbols - num_successes).astype(dense.symbols.dtype)
     chain = model.program(ppl, pool)
     num_rollouts = dense.counts.num_rollouts[dense.symbols]
-    groups = Groups(chain.places(pool), symbol_of_none, num_rollouts, dense.exposure > 0, dense.counts)
+    groups = Groups(chain.cluster_index(pool), symbol_of_none, num_rollouts, dense.exposure > 0, dense.counts)
     with ppl.plate("prompt", pool.num_prompts):
         ppl.observe("num_successes", ppl.group_counts(chain, groups), num_successes.T if condition else None)
     return chain
@@ -60,9 +60,9 @@ def enumerated(ppl: Any, model: DynamicsLike, dense: DenseHistory) -> Chain:
     pool, xp = Pool.of(dense), ppl.xp
     chain = model.program(ppl, pool)
     num_exposures, num_moves = chain.transition.shape[:2]
-    places = chain.places(pool)
-    place = np.zeros(pool.num_prompts, np.int64) if places is None else places.astype(np.int64)
-    start, move = (xp.asarray(np.minimum(place, size - 1)) for size in (chain.initial.shape[0], num_moves))
+    cluster_index = chain.cluster_index(pool)
+    cluster = np.zeros(pool.num_prompts, np.int64) if cluster_index is None else cluster_index.astype(np.int64)
+    start, move = (xp.asarray(np.minimum(cluster, size - 1)) for size in (chain.initial.shape[0], num_moves))
     exposure = xp.asarray(np.minimum(dense.exposure, num_exposures - 1).astype(np.int64))
     symbols = xp.asarray(dense.symbols.astype(np.int64))
     log_emission = chain.log_emission(dense.counts, xp)

@@ -1,4 +1,4 @@
-"""Pyro: what it hands to a program, a program at chosen parameters, and the distribution of observed counts."""
+"""The Pyro backend: the `PPL` that a program uses, `Program`, and the distribution of observed counts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["GroupCounts", "Program", "Pyro", "double", "run", "seeded"]
 
 @contextmanager
 def double() -> Iterator[None]:
-    """Make tensors of Python numbers in double precision, as those of NumPy's arrays are."""
+    """Make new tensors double precision within the block."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -43,14 +43,14 @@ def double() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw by a seed, and leave the user's generator as it was."""
+    """Draw with a seed within the block, and restore the user's generator after it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 class Pyro:
-    """The names that a program is handed."""
+    """The `PPL` of Pyro."""
 
     dist = pyro.distributions
     xp = array_api_compat.torch
@@ -81,10 +81,10 @@ class Pyro:
         return GroupCounts(chain, groups)
 
 
-def run(text: Callable[..., Chain], model: DynamicsLike, dense: DenseHistory, **how: Any) -> Chain:
-    """Run one of the texts of `promptdyn.ppl.observed`, in double precision."""
+def run(function: Callable[..., Chain], model: DynamicsLike, dense: DenseHistory, **how: Any) -> Chain:
+    """Run one of the functions of `promptdyn.ppl.observed`, in double precision."""
     with double():
-        return text(Pyro(), model, dense, **how)
+        return function(Pyro(), model, dense, **how)
 
 
 class Program:
@@ -107,13 +107,13 @@ class Program:
         chain = chain_at(model, self.start, pool)
         spreads = {name: spread_of(site) for name, site in sites.items()}
         check_around(model, around(self.start, self._supports, spreads), pool)
-        self.axis, self.places = chain.axis, chain.places(pool)
+        self.axis, self.cluster_index = chain.axis, chain.cluster_index(pool)
         self.num_states = int(chain.initial.shape[1])
 
     def _trace(
         self, answer: Callable[[dict[str, Any]], Tensor], ppl: Pyro | None = None
     ) -> tuple[Chain, dict[str, Any]]:
-        """Run the program with its sites answered."""
+        """Run the program with given values of its sites; return the chain and the sampled sites."""
         handed_in = only_what_is_handed_in(self.model.name, "jax", "jaxlib", "numpyro")
         with double(), poutine.trace() as tracer, InitMessenger(answer), handed_in:
             chain = self.model.program(ppl or Pyro(), self.pool)
@@ -126,14 +126,14 @@ class Program:
         }
 
     def at(self, params: Mapping[str, Array]) -> tuple[Chain, Tensor]:
-        """The chain and the log prior density at given parameters."""
-        given = {name: _tensor(value) for name, value in params.items()}
-        chain, sites = self._trace(lambda site: given[site["name"]])
+        """See `promptdyn.ppl.Program`."""
+        values = {name: _tensor(value) for name, value in params.items()}
+        chain, sites = self._trace(lambda site: values[site["name"]])
         parts = (site["fn"].log_prob(site["value"]).sum() for site in sites.values())
         return chain, sum(parts, torch.zeros((), dtype=torch.float64))
 
     def unconstrain(self, params: Mapping[str, Array]) -> dict[str, Tensor]:
-        """Sites as real numbers. Simplexes are kept off their edges."""
+        """See `promptdyn.ppl.Program`. Simplexes are kept away from their edges."""
         values = {}
         for name, value in params.items():
             value = _tensor(value)
@@ -144,45 +144,47 @@ class Program:
         return values
 
     def constrain(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Sites of real numbers."""
+        """See `promptdyn.ppl.Program`."""
         return {name: biject_to(self._supports[name])(value) for name, value in values.items()}
 
     def prior(self, num_samples: int, seed: int) -> Params:
-        """site -> (draw ...) drawn from the program run forward."""
+        """See `promptdyn.ppl.Program`."""
         with double(), seeded(seed):
             drawn = Predictive(lambda: self.model.program(Pyro(), self.pool), num_samples=num_samples)()
         shapes = {name: np.shape(value) for name, value in self.start.items()}
         return {name: drawn[name].detach().numpy().reshape(num_samples, *shape) for name, shape in shapes.items()}
 
     def predictive(self, dense: DenseHistory, draws: Params, seed: int) -> NDArray[np.integer]:
-        """(draw prompt step) success counts that the groups of a history might have shown, one set per draw."""
-        given = {name: _tensor(value) for name, value in draws.items()}
-        shown = []
+        """See `promptdyn.ppl.Program`."""
+        values = {name: _tensor(value) for name, value in draws.items()}
+        counts = []
         with double(), seeded(seed), torch.no_grad():
-            for draw in range(len(next(iter(given.values())))):
-                answers = {name: value[draw] for name, value in given.items()}
+            for draw in range(len(next(iter(values.values())))):
+                answers = {name: value[draw] for name, value in values.items()}
                 with poutine.trace() as tracer, poutine.condition(data=answers):
                     observed(Pyro(), self.model, dense, condition=False)
                 drawn: Any = tracer.trace.nodes["num_successes"]["value"]
-                shown.append(drawn.numpy())
-        return np.stack(shown)
+                counts.append(drawn.numpy())
+        return np.stack(counts)
 
 
 def _tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(np.array(value))  # a copy, which torch does not share
+    return (
+        value if isinstance(value, Tensor) else torch.tensor(np.array(value))
+    )  # a copy, so that torch does not share memory with NumPy
 
 
 def _start(site: dict[str, Any]) -> Tensor:
-    """Where fitting starts at a site."""
+    """Return the value at which a fit starts at a site."""
     return torch.as_tensor(start_of(site), dtype=torch.float64).expand(site["fn"].shape()).clone()
 
 
 class GroupCounts(pyro.distributions.TorchDistribution):
-    """Success counts of the groups of many prompts: batch (prompt,), event (step,), the latent paths summed out.
+    """Success counts of the groups of many prompts, with the latent paths summed out: batch (prompt,), event (step,).
 
     Args:
-        chain: of the prompts.
-        groups: which groups were rolled out when.
+        chain: the prompts' chain.
+        groups: the groups that were rolled out.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -194,7 +196,7 @@ class GroupCounts(pyro.distributions.TorchDistribution):
         super().__init__(torch.Size([num_prompts]), torch.Size([num_steps]), validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> GroupCounts:
-        """Itself: it holds one entry per prompt already."""
+        """Return the distribution itself, which has one entry per prompt already."""
         if torch.Size(batch_shape) != self.batch_shape:
             raise InputError(f"the counts of {self.batch_shape[0]} prompts cannot stand in a plate of {batch_shape}")
         return self
@@ -203,40 +205,40 @@ class GroupCounts(pyro.distributions.TorchDistribution):
         return self.chain.log_emission(self.groups.counts, array_api_compat.torch)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """(prompt,) log probability of (prompt step) success counts."""
+        """Return the (prompt,) log probability of (prompt step) success counts."""
         groups = self.groups
         symbols = value.T.numpy().astype(groups.symbol_of_none.dtype) + groups.symbol_of_none
         exposure = groups.exposure(value.T.numpy()).astype(np.uint8)
-        sequences = Sequences.packed(symbols, exposure, groups.places)
+        sequences = Sequences.packed(symbols, exposure, groups.cluster_index)
         return log_marginal(self.chain.initial, self.chain.transition, self._log_emission(), sequences)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Counts drawn forward: states along the chain, then each observed group's k."""
+        """Draw counts forward: states along the chain, and each observed group's k."""
         if sample_shape:
             draws = [self.sample() for _ in range(int(np.prod(sample_shape)))]
             return torch.stack(draws).reshape(*sample_shape, *self.shape())
         groups, (initial, transition) = self.groups, self.chain[:2]
         num_exposures, num_moves = transition.shape[:2]
-        places = torch.zeros(self.batch_shape, dtype=torch.long)
-        if groups.places is not None:
-            places = torch.as_tensor(groups.places).long()
-        move = places.clamp_max(num_moves - 1)
+        cluster_index = torch.zeros(self.batch_shape, dtype=torch.long)
+        if groups.cluster_index is not None:
+            cluster_index = torch.as_tensor(groups.cluster_index).long()
+        move = cluster_index.clamp_max(num_moves - 1)
         nones = torch.as_tensor(groups.symbol_of_none.astype(np.int64))
         sizes = torch.as_tensor(groups.counts.num_rollouts).long()
         k = torch.arange(int(sizes.max()) + 1)
         chance = self._log_emission().exp()
         with torch.no_grad():
-            state = _draw(initial[places.clamp_max(initial.shape[0] - 1)])
-            shown = []
+            state = _draw(initial[cluster_index.clamp_max(initial.shape[0] - 1)])
+            counts = []
             for step, none in enumerate(nones):
                 possible = k <= sizes[none][:, None]
                 symbols = torch.where(possible, none[:, None] + k, 0)
-                shown.append(_draw(torch.where(possible, chance[state[:, None], symbols], 0.0)))
-                level = groups.exposure(shown[-1], torch, step).clamp_max(num_exposures - 1)
+                counts.append(_draw(torch.where(possible, chance[state[:, None], symbols], 0.0)))
+                level = groups.exposure(counts[-1], torch, step).clamp_max(num_exposures - 1)
                 state = _draw(transition[level, move, state])
-        return torch.stack(shown, dim=1)
+        return torch.stack(counts, dim=1)
 
 
 def _draw(chances: Tensor) -> Tensor:
-    """(prompt,) one category per row of weights."""
+    """Draw a (prompt,) category for each row of weights."""
     return torch.multinomial(chances, 1)[:, 0]

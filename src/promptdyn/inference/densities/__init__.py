@@ -1,6 +1,6 @@
-"""Densities: a program's log joint density with a history's counts, in each backend. It knows no engine.
+"""Densities: the log joint density of a program and a history's counts, one file per backend. They know no engine.
 
-A density holds the mathematics that engines climb and sample: one file per backend, loaded when a fit asks for it.
+Engines climb or sample a density. A backend's file is loaded when a fit asks for it.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ __all__ = ["Density", "Values", "check_explained", "chunks", "load_density"]
 
 Floats = NDArray[np.float64]
 Values = dict[str, Floats]
-"""Sites as real numbers, by the bijection to each one's support."""
-# Numbers to hold filtered beliefs in at a time: what is larger is summed in parts. From so many on it pays to sum in
-# two, side by side. Never by how many cores there are: a fit is the same wherever it is made.
+"""Site -> its value as real numbers, by the bijection of the site's support."""
+# Most numbers in the filtered beliefs at a time; a larger history is summed in parts. From the second number on, two
+# parts in parallel are faster. The number of cores does not matter, so that a fit is the same on every machine.
 LARGEST_CHUNK, SPLIT = 1 << 24, 1 << 18
 
 
 class Density(Protocol):
-    """The log joint density of a program's sites and a history's counts, in a backend, in double precision.
+    """The log joint density of a program's sites and a history's counts, in one backend and in double precision.
 
-    It takes and returns NumPy's arrays. Made by `load_density(backend)(model, dense)`.
+    It takes and returns NumPy arrays. Make one with `load_density(backend)(model, dense)`.
 
     Attributes:
         backend: one of `BACKENDS`.
         dense: the history.
-        program: the model's program, as the backend evaluates it.
-        sequences: the history as the kernels walk it, all prompts.
+        program: the model's program in the backend.
+        sequences: the observations of all prompts, laid out for the kernels.
     """
 
     backend: Backend
@@ -46,51 +46,51 @@ class Density(Protocol):
     sequences: Sequences
 
     def unconstrain(self, params: Mapping[str, Array]) -> Values:
-        """Sites as real numbers."""
+        """Return sites as real numbers."""
 
     def constrain(self, values: Mapping[str, Array]) -> Params:
-        """Sites of real numbers; these may have further axes before their own."""
+        """Return sites from real numbers, which may have further axes in front."""
 
     def joint(self, values: Values) -> tuple[float, Values]:
-        """log p(counts | sites) + log p(sites), and its gradient. Without the Jacobian: its maximum is EM's."""
+        """Return log p(counts | sites) + log p(sites), without a Jacobian (as EM maximizes it), and its gradient."""
 
     def expected(self, params: Params) -> tuple[Statistics, float, float]:
-        """Expected counts of the paths, log p(counts | sites) summed over prompts, log p(sites)."""
+        """Return expected counts of the paths, log p(counts | sites) summed over prompts, and log p(sites)."""
 
     def expected_joint(self, values: Values, fixed: Params, statistics: Statistics) -> tuple[float, Values]:
-        """The expected log joint of paths and counts at some sites' values, others fixed, and its gradient."""
+        """Return the expected log joint of paths and counts at values of some sites, others fixed, and its gradient."""
 
     def log_marginals(self, params: Params) -> Floats:
-        """(prompt,) log p(a prompt's counts | sites)."""
+        """Return (prompt,) log p(a prompt's counts | sites)."""
 
     def conditioned(self, sequences: Sequences | None, scale: float = 1.0) -> None:
-        """The program with the counts of some prompts observed, what the backend's own SVI and samplers take.
+        """Run the program with the counts of some prompts observed; the backend's SVI and samplers take this method.
 
-        Its sites are on their supports, its latent paths summed out. In NumPyro it wants double precision,
-        `jax.enable_x64(True)`; in Pyro `promptdyn.ppl.pyro.double()`.
+        Its sites are on their supports, its latent paths are summed out. It needs double precision:
+        `jax.enable_x64(True)` in NumPyro, `promptdyn.ppl.pyro.double()` in Pyro.
 
         Args:
-            sequences: of which prompts: `Density.sequences`, or some of its lanes; None: of none.
-            scale: prompts that each of these stands for; default 1.
+            sequences: observations: `Density.sequences`, or some of its lanes; None: no observations.
+            scale: factor of the observations' log density; default 1.
         """
 
 
 def load_density(backend: Backend) -> Callable[[DynamicsLike, DenseHistory], Density]:
-    """The density of a backend.
+    """Return a backend's class of densities.
 
     Raises:
-        InputError: it is none of `BACKENDS`.
-        ModuleNotFoundError: what it stands on is not installed.
+        InputError: the name is none of `BACKENDS`.
+        ModuleNotFoundError: the backend's library is not installed.
     """
     check_choice("backend", backend, BACKENDS)
-    made: Callable[[DynamicsLike, DenseHistory], Density] = import_module(
+    density_class: Callable[[DynamicsLike, DenseHistory], Density] = import_module(
         f"promptdyn.inference.densities.{backend}"
     ).Density
-    return made
+    return density_class
 
 
 def chunks(sequences: Sequences, num_states: int) -> list[Sequences]:
-    """A history in the parts to sum over."""
+    """Return a history's sequences in the parts over which to sum."""
     numbers = sequences.symbols.size * num_states
     return list(sequences.chunks(max(-(-numbers // LARGEST_CHUNK), 1 + (numbers > SPLIT))))
 
@@ -99,11 +99,11 @@ def check_explained(dense: DenseHistory, explained: float, path_length: int, log
     """Raise InputError unless every prompt's counts have a path of states that explains them.
 
     Args:
-        dense: what was observed.
-        explained: sum of the expected counts of first states and of transitions: those into a cell that no path
-            explains have no posterior.
-        path_length: what it is where all are explained.
-        log_marginals: (prompt,).
+        dense: the history.
+        explained: sum of the expected counts of first states and transitions. A cell that no path explains adds
+            nothing.
+        path_length: the value of `explained` if all cells are explained.
+        log_marginals: (prompt,) log marginals, which tell the prompt.
     """
     if abs(explained - path_length) > 0.5:
         prompt = dense.prompt_ids[int(np.argmin(log_marginals))]

@@ -28,7 +28,7 @@ THREADS = ThreadPoolExecutor(os.cpu_count(), "promptdyn")
 
 
 class _Table:
-    """A program and the symbols it is asked about: equal ones share what JAX has compiled, from one fit to the next."""
+    """A program with the counts of a history's symbols. Equal tables share what JAX has compiled, across fits."""
 
     def __init__(self, program: Program, counts: Counts) -> None:
         self.program, self.counts = program, counts
@@ -46,12 +46,12 @@ class _Table:
 
 @partial(jax.jit, static_argnums=0)
 def _chain(table: _Table, params: Params) -> tuple[Markov, Any]:
-    """The chain and the log prior at given sites."""
+    """Return the chain and the log prior at given values of the sites."""
     chain, log_prior = table.program.at(params)
     return table.markov(chain), log_prior
 
 
-# Whole, since some of what bijections are made of would be compiled operation by operation.
+# Compiled as a whole, since bijections would otherwise be compiled operation by operation.
 @partial(jax.jit, static_argnums=0)
 def _unconstrain(table: _Table, params: Params) -> Values:
     return table.program.unconstrain(params)
@@ -69,23 +69,23 @@ def _chain_of_values(table: _Table, values: Values) -> tuple[Markov, Any]:
 
 @jax.jit
 def _slopes(markov: Markov, sequences: Sequences) -> tuple[Markov, Any]:
-    """Derivatives of the summed log marginal with respect to the chain, and the log marginals."""
+    """Return derivatives of the summed log marginal with respect to the chain, and the log marginals."""
 
     def total(markov: Markov) -> tuple[Any, Any]:
-        each = log_marginal(markov, sequences)
-        return each.sum(), each
+        log_marginals = log_marginal(markov, sequences)
+        return log_marginals.sum(), log_marginals
 
-    (_, each), slopes = jax.value_and_grad(total, has_aux=True)(markov)
-    return slopes, each
+    (_, log_marginals), slopes = jax.value_and_grad(total, has_aux=True)(markov)
+    return slopes, log_marginals
 
 
 @partial(jax.jit, static_argnums=0)
 @partial(jax.grad, argnums=1)
 def _pull(table: _Table, values: Values, slopes: Markov) -> Any:
-    """The gradient with respect to the values, from that with respect to the chain, which the kernel gave."""
+    """Return the gradient with respect to values, from the kernel's gradient with respect to the chain."""
     markov, log_prior = _chain_of_values(table, values)
     parts = zip(slopes, markov, strict=True)
-    # A logarithm of 0 has no slope.
+    # The logarithm of 0 has no slope.
     return log_prior + sum(jnp.sum(slope * jnp.where(slope == 0, 0.0, part)) for slope, part in parts)
 
 
@@ -94,7 +94,7 @@ def _pull(table: _Table, values: Values, slopes: Markov) -> Any:
 def _expected_joint(table: _Table, values: Values, fixed: Params, expected: tuple[Any, Any, Any]) -> Any:
     markov, log_prior = _chain(table, {**fixed, **table.program.constrain(values)})
     initial, transition, emission = expected
-    # Where nothing is expected the logarithm does not matter, even of 0.
+    # If nothing is expected, the logarithm does not matter, even that of 0.
     joint = log_prior + jnp.sum(emission * jnp.where(emission > 0, markov.log_emission, 0.0))
     joint += jnp.sum(initial * jnp.log(jnp.where(initial > 0, markov.initial, 1.0)))
     return joint + jnp.sum(transition * jnp.log(jnp.where(transition > 0, markov.transition, 1.0)))
@@ -109,31 +109,31 @@ class Density:
         self.dense = dense
         self.program = Program(model, Pool.of(dense))
         self._table = _Table(self.program, dense.counts)
-        self.sequences = Sequences.packed(dense.symbols, dense.exposure, self.program.places)
+        self.sequences = Sequences.packed(dense.symbols, dense.exposure, self.program.cluster_index)
         with jax.enable_x64(True):
             self._chunks = jax.device_put(chunks(self.sequences, self.program.num_states))
 
     def _each_chunk(self, function: Callable[[Sequences], Any]) -> list[Any]:
-        """A function of every chunk, side by side: a kernel's loop over cells takes one core."""
+        """Call a function with every chunk, in parallel, since a kernel's loop over cells uses one core."""
 
         def run(chunk: Sequences) -> Any:
-            with jax.enable_x64(True):  # known to one thread only
+            with jax.enable_x64(True):  # the setting belongs to a thread
                 return jax.device_get(function(chunk))
 
         return list(map(run, self._chunks) if len(self._chunks) == 1 else THREADS.map(run, self._chunks))
 
     def unconstrain(self, params: Mapping[str, Array]) -> Values:
-        """Sites as real numbers."""
+        """See `promptdyn.inference.densities.Density`."""
         with jax.enable_x64(True):
             return jax.device_get(_unconstrain(self._table, dict(params)))
 
     def constrain(self, values: Mapping[str, Array]) -> Params:
-        """Sites of real numbers."""
+        """See `promptdyn.inference.densities.Density`."""
         with jax.enable_x64(True):
             return jax.device_get(_constrain(self._table, dict(values)))
 
     def joint(self, values: Values) -> tuple[float, Values]:
-        """The log joint and its gradient."""
+        """See `promptdyn.inference.densities.Density`."""
         with jax.enable_x64(True):
             markov, log_prior = _chain_of_values(self._table, values)
             parts = self._each_chunk(partial(_slopes, markov))
@@ -144,7 +144,7 @@ class Density:
             return float(log_marginals.sum() + log_prior), jax.device_get(_pull(self._table, values, slopes))
 
     def expected(self, params: Params) -> tuple[Statistics, float, float]:
-        """Expected counts, log marginal, log prior."""
+        """See `promptdyn.inference.densities.Density`."""
         with jax.enable_x64(True):
             markov, log_prior = _chain(self._table, params)
             parts = self._each_chunk(partial(expected_counts, markov))
@@ -158,19 +158,19 @@ class Density:
         )
 
     def expected_joint(self, values: Values, fixed: Params, statistics: Statistics) -> tuple[float, Values]:
-        """The expected log joint and its gradient."""
+        """See `promptdyn.inference.densities.Density`."""
         with jax.enable_x64(True):
             value, slope = jax.device_get(_expected_joint(self._table, values, fixed, tuple(statistics[:3])))
         return float(value), slope
 
     def log_marginals(self, params: Params) -> Floats:
-        """(prompt,)."""
+        """See `promptdyn.inference.densities.Density`."""
         with jax.enable_x64(True):
             markov, _ = _chain(self._table, params)
             return np.sum(self._each_chunk(partial(log_marginal, markov)), axis=0)
 
     def conditioned(self, sequences: Sequences | None, scale: float = 1.0) -> None:
-        """The program with the counts of some prompts observed."""
+        """See `promptdyn.inference.densities.Density`."""
         markov = self._table.markov(self.program.model.program(NumPyro(), self.program.pool))
         if sequences is None:
             return

@@ -33,20 +33,20 @@ class Density:
     def __init__(self, model: DynamicsLike, dense: DenseHistory) -> None:
         self.dense = dense
         self.program = Program(model, Pool.of(dense))
-        self.sequences = Sequences.packed(dense.symbols, dense.exposure, self.program.places)
+        self.sequences = Sequences.packed(dense.symbols, dense.exposure, self.program.cluster_index)
         self._chunks = chunks(self.sequences, self.program.num_states)
 
     def _markov(self, chain: Chain) -> Markov:
         return chain.initial, chain.transition, chain.log_emission(self.dense.counts, array_api_compat.torch)
 
     def _slopes(self, markov: Markov) -> tuple[list[Tensor], Floats]:
-        """Derivatives of the summed log marginal with respect to the chain, and the log marginals."""
+        """Return derivatives of the summed log marginal with respect to the chain, and the log marginals."""
         initial, transition, log_emission = (part.detach().requires_grad_() for part in markov)
         leaves = initial, transition, log_emission
         parts = []
         for chunk in self._chunks:
-            each = log_marginal(*leaves, chunk)
-            parts.append([*torch.autograd.grad(each.sum(), leaves), each.detach()])
+            in_chunk = log_marginal(*leaves, chunk)
+            parts.append([*torch.autograd.grad(in_chunk.sum(), leaves), in_chunk.detach()])
         *slopes, log_marginals = (torch.stack(part).sum(dim=0) for part in zip(*parts, strict=True))
         explained = sum(
             float((slope * part.detach()).sum()) for slope, part in zip(slopes[:2], markov[:2], strict=True)
@@ -55,21 +55,21 @@ class Density:
         return slopes, log_marginals.numpy()
 
     def unconstrain(self, params: Mapping[str, Array]) -> Values:
-        """Sites as real numbers."""
+        """See `promptdyn.inference.densities.Density`."""
         return _numpy(self.program.unconstrain(params))
 
     def constrain(self, values: Mapping[str, Array]) -> Params:
-        """Sites of real numbers."""
+        """See `promptdyn.inference.densities.Density`."""
         return _numpy(self.program.constrain({name: torch.tensor(value) for name, value in values.items()}))
 
     def joint(self, values: Values) -> tuple[float, Values]:
-        """The log joint and its gradient."""
+        """See `promptdyn.inference.densities.Density`."""
         leaves = _leaves(values)
         with double():
             chain, log_prior = self.program.at(self.program.constrain(leaves))
             markov = self._markov(chain)
             slopes, log_marginals = self._slopes(markov)
-            # A logarithm of 0 has no slope.
+            # The logarithm of 0 has no slope.
             parts = (
                 (slope * torch.where(slope == 0, 0.0, part)).sum() for slope, part in zip(slopes, markov, strict=True)
             )
@@ -77,7 +77,7 @@ class Density:
         return float(log_marginals.sum() + log_prior.item()), gradient
 
     def expected(self, params: Params) -> tuple[Statistics, float, float]:
-        """Expected counts, log marginal, log prior."""
+        """See `promptdyn.inference.densities.Density`."""
         with double(), torch.no_grad():
             chain, log_prior = self.program.at(params)
             markov = self._markov(chain)
@@ -87,26 +87,26 @@ class Density:
         return statistics, float(log_marginals.sum()), float(log_prior)
 
     def expected_joint(self, values: Values, fixed: Params, statistics: Statistics) -> tuple[float, Values]:
-        """The expected log joint and its gradient."""
+        """See `promptdyn.inference.densities.Density`."""
         leaves = _leaves(values)
         with double():
             chain, log_prior = self.program.at({**fixed, **self.program.constrain(leaves)})
             initial, transition, log_emission = self._markov(chain)
             expected = [torch.tensor(part) for part in statistics[:3]]
-            # Where nothing is expected the logarithm does not matter, even of 0.
+            # If nothing is expected, the logarithm does not matter, even that of 0.
             joint = log_prior + (expected[2] * torch.where(expected[2] > 0, log_emission, 0.0)).sum()
             joint = joint + (expected[0] * torch.where(expected[0] > 0, initial, 1.0).log()).sum()
             joint = joint + (expected[1] * torch.where(expected[1] > 0, transition, 1.0).log()).sum()
             return joint.item(), _gradient(joint, leaves)
 
     def log_marginals(self, params: Params) -> Floats:
-        """(prompt,)."""
+        """See `promptdyn.inference.densities.Density`."""
         with double(), torch.no_grad():
             markov = self._markov(self.program.at(params)[0])
             return np.sum([log_marginal(*markov, chunk).numpy() for chunk in self._chunks], axis=0)
 
     def conditioned(self, sequences: Sequences | None, scale: float = 1.0) -> None:
-        """The program with the counts of some prompts observed."""
+        """See `promptdyn.inference.densities.Density`."""
         chain = self.program.model.program(Pyro(), self.program.pool)
         if sequences is None:
             return
@@ -122,6 +122,6 @@ def _leaves(values: Values) -> dict[str, Tensor]:
     return {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in values.items()}
 
 
-def _gradient(of: Tensor, leaves: dict[str, Tensor]) -> Values:
-    slopes = torch.autograd.grad(of, list(leaves.values()), allow_unused=True, materialize_grads=True)
+def _gradient(target: Tensor, leaves: dict[str, Tensor]) -> Values:
+    slopes = torch.autograd.grad(target, list(leaves.values()), allow_unused=True, materialize_grads=True)
     return {name: slope.numpy() for name, slope in zip(leaves, slopes, strict=True)}

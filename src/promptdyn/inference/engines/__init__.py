@@ -1,4 +1,4 @@
-"""Engines, which fit: a new one is a file here, its export, and its place in `METHODS`."""
+"""Engines, which fit models. A new engine is a file here, its export, and its entry in `METHODS`."""
 
 from collections.abc import Callable
 

@@ -1,7 +1,7 @@
-"""The contract between `fit` and an engine (EM, MAP, SVI, NUTS).
+"""The interface between `fit` and an engine (EM, MAP, SVI, NUTS).
 
-An engine is a file here, a frozen dataclass of its settings with `run`. It is NumPy's and climbs or samples a `Density`
-that each backend has. Where that is done by the backend's own means, as NUTS is, it names its loop there.
+An engine is a file here: a frozen dataclass of its settings, with a method `run`. It works in NumPy on a `Density`,
+which every backend has. An engine that uses a backend's own methods, as NUTS does, names its loop for that backend.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from promptdyn.plugins import load_object
 from promptdyn.ppl import Program
 from promptdyn.progress import Report
 
-__all__ = ["Engine", "Result", "at_least", "check_result"]
+__all__ = ["Engine", "Result", "check_at_least", "check_result"]
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an engine returns.
+    """The result of an engine.
 
     Attributes:
         params: site -> array: a mode, or the posterior mean.
-        trace: how the objective went; see the engine.
+        trace: the objective's values over the run; see the engine.
         converged: whether the engine's criterion is met.
-        verdict: one line: what it came to, and where it has not converged, what to do.
+        verdict: the result in one line and, if the engine has not converged, what to do.
         diagnostics: the numbers behind the verdict.
-        draws: site -> (chain draw ...) of the posterior; empty where there is one point.
-        sample_stats: ArviZ's name -> (chain draw); empty likewise.
+        draws: site -> (chain draw ...) draws from the posterior; empty if the result is one point.
+        sample_stats: ArviZ's name -> (chain draw) statistics; empty if the result is one point.
     """
 
     params: Params
@@ -50,7 +50,7 @@ class Result:
 
 
 class Engine(ABC):
-    """A way to fit: a frozen dataclass of settings that inherits from this.
+    """A method of fitting. Inherit from this class in a frozen dataclass of settings.
 
         @dataclass(frozen=True)
         class Ascent(Engine):
@@ -66,9 +66,9 @@ class Engine(ABC):
                 return Result(density.constrain(values), np.array(trace), True, "converged", {})
 
     Attributes:
-        name: what the engine is called in texts and fits.
-        loops: of an engine that works by a backend's own means: backend -> its loop there, a function that takes what
-            `run` gives it, or the text that names one, "MODULE:NAME", imported when it is wanted. Default: none, the
+        name: name of the engine in texts and fits.
+        loops: backend -> the engine's loop in it, for an engine that uses a backend's own methods: a function, or the
+            text that names one, "MODULE:NAME", which is imported when it is needed. `run` calls it. Default: none; the
             engine works on any density.
     """
 
@@ -77,51 +77,53 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, density: Density, seed: int, report: Report) -> Result:
-        """Fit.
+        """Fit the density's program.
 
         Args:
-            density: what to climb, or to sample from.
-            seed: of all that is random.
-            report: to be called with (done, total, {what to watch: number}).
+            density: the log density to climb, or to sample from.
+            seed: seed of all random numbers.
+            report: function of (done, total, {name: number to watch}), to be called while the engine runs.
         """
 
     def loop(self, density: Density) -> Callable[..., Any]:
-        """The engine's loop in a density's backend.
+        """Return the engine's loop in the density's backend.
 
         Raises:
-            InputError: it has none, or there is nothing where its text says.
+            InputError: the engine has no loop for it, or the loop's text names nothing.
         """
         loop = self.loops.get(density.backend)
         if loop is None:
-            there = " and ".join(self.loops) or "none"
+            available = " and ".join(self.loops) or "none"
             raise InputError(
-                f"method {self.name!r} has no loop for backend {density.backend!r}, but for {there}: fit with another "
-                "backend, or give it one in its `loops`"
+                f"method {self.name!r} has no loop for backend {density.backend!r}, but for {available}: fit with "
+                "another backend, or give it one in its `loops`"
             )
         return load_object(loop, f"loop of method {self.name!r}") if isinstance(loop, str) else loop
 
 
 def check_result(engine: Engine, result: object, program: Program) -> None:
-    """Raise InputError unless an engine returned a `Result` with a value, and draws if any, of each of the sites."""
+    """Raise InputError unless an engine returned a `Result` with values (and draws, if any) of all sites."""
     name = f"method {engine.name!r}"
     if not isinstance(result, Result):
         raise InputError(f"{name} returned a {type(result).__name__}: let `run` return a promptdyn.inference.Result")
     shapes = {site: np.shape(value) for site, value in program.start.items()}
-    for what, values, num_axes in (("params", result.params, 0), ("draws", result.draws, 2)):
+    for field_name, values, num_axes in (("params", result.params, 0), ("draws", result.draws, 2)):
         if values.keys() != shapes.keys() and (values or not num_axes):
-            there = ", ".join(values) or "none"
-            raise InputError(f"{name} returned {what} of sites {there}: the program has {', '.join(shapes) or 'none'}")
+            returned = ", ".join(values) or "none"
+            raise InputError(
+                f"{name} returned {field_name} of sites {returned}: the program has {', '.join(shapes) or 'none'}"
+            )
         for site, value in values.items():
             if np.ndim(value) < num_axes or np.shape(value)[num_axes:] != shapes[site]:
-                wanted = ("chain", "draw")[:num_axes] + shapes[site]
+                expected = ("chain", "draw")[:num_axes] + shapes[site]
                 raise InputError(
-                    f"{name} returned {what} of site {site!r} of shape {np.shape(value)}: it is to be "
-                    f"({', '.join(map(str, wanted))})"
+                    f"{name} returned {field_name} of site {site!r} of shape {np.shape(value)}: it must be "
+                    f"({', '.join(map(str, expected))})"
                 )
 
 
-def at_least(least: int, engine: Engine, *settings: str) -> None:
-    """Raise InputError unless each of an engine's settings is at least so much."""
+def check_at_least(least: int, engine: Engine, *settings: str) -> None:
+    """Raise InputError unless each of an engine's settings is at least `least`."""
     for setting in settings:
         value = getattr(engine, setting)
         if value < least:

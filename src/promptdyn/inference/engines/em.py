@@ -1,7 +1,7 @@
 """Expectation-maximization (MAP-EM) for any model with a program.
 
-The E-step is exact. The M-step is the model's closed form, `m_step`, for the sites that it gives, and climbs the
-expected log joint of the program itself for all others; a model that declares nothing gets EM all the same.
+The E-step is exact. The M-step uses the model's closed form, `m_step`, for the sites that it returns, and climbs the
+expected log joint of the program for all others. So EM also works for a model without a closed form.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import numpy as np
 from promptdyn.errors import InputError
 from promptdyn.inference.climb import climb
 from promptdyn.inference.densities import Density
-from promptdyn.inference.engines.base import Engine, Result, at_least
+from promptdyn.inference.engines.base import Engine, Result, check_at_least
 from promptdyn.models.base import as_dynamics
 from promptdyn.progress import Report
 
 __all__ = ["EM"]
 
-# Most iterations of the climb in one M-step: it starts where the last one ended, so few are needed.
+# Most iterations of the climb in one M-step. Few are needed, since it starts where the last one ended.
 CLIMB = 30
 
 
 @dataclass(frozen=True)
 class EM(Engine):
-    """EM until the log joint changes by less than `tolerance` per observed group.
+    """Runs EM until the log joint changes by less than `tolerance` per observed group.
 
-    The trace is the log joint, log p(counts | sites) + log p(sites), before each update and after the last. It rises
-    unless a model's `m_step` is empirical Bayes, which goes by the likelihood of some sites with others summed out.
+    The trace is the log joint, log p(counts | sites) + log p(sites), before each update and after the last. It rises,
+    unless the model's `m_step` is empirical Bayes, which maximizes another likelihood.
 
     Attributes:
-        max_iterations: most parameter updates, at least 1; default 200.
-        tolerance: convergence threshold in nats per observed group; default 1e-5. Below 0 all iterations are run.
+        max_iterations: largest number of updates, at least 1; default 200.
+        tolerance: convergence threshold in nats per observed group; default 1e-5. A negative one runs all iterations.
 
     Raises:
         InputError: a setting is out of range.
@@ -45,12 +45,12 @@ class EM(Engine):
     name = "em"
 
     def __post_init__(self) -> None:
-        at_least(1, self, "max_iterations")
+        check_at_least(1, self, "max_iterations")
         if np.isnan(self.tolerance):
             raise InputError("em: tolerance is NaN: give a number of nats")
 
     def run(self, density: Density, seed: int, report: Report) -> Result:
-        """Fit; `seed` makes no difference."""
+        """See `Engine.run`. `seed` makes no difference."""
         model, num_observed = as_dynamics(density.program.model), int(np.count_nonzero(density.dense.symbols))
         trace: list[float] = []
         params = density.program.start
@@ -69,13 +69,13 @@ class EM(Engine):
             free = {name: value for name, value in params.items() if name not in closed}
             if free:
                 start = density.unconstrain(free)
-                found = climb(partial(density.expected_joint, fixed=fixed, statistics=statistics), start, CLIMB)
-                params = {**params, **density.constrain(found.values)}
-        what = f"{len(trace) - 1} iterations, the last gained {gain:.2g} nats per group"
+                result = climb(partial(density.expected_joint, fixed=fixed, statistics=statistics), start, CLIMB)
+                params = {**params, **density.constrain(result.values)}
+        summary = f"{len(trace) - 1} iterations, the last gained {gain:.2g} nats per group"
         return Result(
             params,
             np.array(trace),
             converged,
-            f"converged after {what}" if converged else f"not converged: {what}; raise max_iterations",
+            f"converged after {summary}" if converged else f"not converged: {summary}; raise max_iterations",
             {"gain": float(gain)},
         )

@@ -1,1 +1,1 @@
-"""Loops of SVI and NUTS in each backend: one file per backend, loaded when an engine's `loop` asks for it."""
+"""Loops of SVI and NUTS, one file per backend, which an engine's `loop` imports when it is needed."""

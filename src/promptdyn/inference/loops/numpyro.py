@@ -22,25 +22,25 @@ from promptdyn.ppl.numpyro import RUN_ONCE
 __all__ = ["nuts", "svi"]
 
 Floats = NDArray[np.float64]
-# Iterations of a sampler between two reports.
+# Number of a sampler's iterations between two reports.
 WINDOW = 10
 
 
 def svi(
     density: Density, settings: SVI, seed: int, report: Callable[[int, float], None]
 ) -> tuple[dict[str, Floats], Floats]:
-    """Adam on the ELBO of a guide, its rate falling tenfold.
+    """Climb the ELBO of a guide with Adam, whose learning rate falls tenfold.
 
     Args:
-        density: of the program.
-        settings: guide, steps, batches, draws.
-        seed: of batches, guide and draws. Each step sees a batch of prompts, each prompt once per pass.
-        report: called with (step, ELBO).
+        density: the program's density.
+        settings: the engine.
+        seed: seed of batches, guide and draws.
+        report: function of (step, ELBO), called after each step.
 
     Returns:
-        site -> (draw ...), (step,) ELBO.
+        site -> (draw ...) draws from the guide, and the (step,) ELBO.
     """
-    sequences, num_lanes, scale = mini_batches(density.dense, density.program.places, settings.batch_size, seed)
+    sequences, num_lanes, scale = mini_batches(density.dense, density.program.cluster_index, settings.batch_size, seed)
     with jax.enable_x64(True):
         start = {name: jnp.asarray(value) for name, value in density.program.start.items()}
         guide: Any = getattr(infer.autoguide, settings.guide)(
@@ -69,17 +69,17 @@ def svi(
 def nuts(
     density: Density, settings: NUTS, starts: Values, seed: int, report: Callable[[int, Mapping[str, float]], None]
 ) -> tuple[dict[str, Floats], dict[str, NDArray]]:
-    """Draws by NUTS, the chains side by side.
+    """Draw with NUTS, the chains side by side.
 
     Args:
-        density: of the program.
-        settings: warm-up, draws, step size, trees.
-        starts: site -> (chain ...) real numbers where chains start.
-        seed: of the draws.
-        report: called with (iterations done, {what to watch: number}).
+        density: the program's density.
+        settings: the engine.
+        starts: site -> (chain ...) real numbers at which the chains start.
+        seed: seed of the draws.
+        report: function of (iterations done, {name: number to watch}).
 
     Returns:
-        site -> (chain draw ...), and ArviZ's sample statistics, name -> (chain draw).
+        site -> (chain draw ...) draws, and ArviZ's sample statistics, name -> (chain draw).
     """
     num_warmup, num_samples = settings.num_warmup, settings.num_samples
     sampler = infer.NUTS(
@@ -91,7 +91,7 @@ def nuts(
             lambda key, init, arguments: sampler.init(key, num_warmup, init, arguments, {}), compiler_options=RUN_ONCE
         )
         keys = jax.random.split(jax.random.key(seed), len(next(iter(starts.values()))))
-        # One compiled chain for every core: batched, chains wait for the longest tree among them at each draw.
+        # One compiled chain per core. In a batch, chains would wait for the longest tree among them at each draw.
         states = [
             begin(key, {name: jnp.asarray(value[chain]) for name, value in starts.items()}, arguments)
             for chain, key in enumerate(keys)
@@ -109,9 +109,9 @@ def nuts(
 
     windows = []
     for done in range(WINDOW, num_warmup + num_samples + WINDOW, WINDOW):
-        moved = list(THREADS.map(lambda state: compiled(state, arguments), states))
-        states = [state for state, _ in moved]
-        windows.append(jax.tree.map(lambda *chains: np.stack(chains), *(window for _, window in moved)))
+        results = list(THREADS.map(lambda state: compiled(state, arguments), states))
+        states = [state for state, _ in results]
+        windows.append(jax.tree.map(lambda *chains: np.stack(chains), *(window for _, window in results)))
         _, diverging, num_steps, _, log_density = windows[-1]
         watch = {
             "log density": float(log_density[:, -1].mean()),
@@ -120,10 +120,10 @@ def nuts(
         }
         report(min(done, num_warmup + num_samples), watch)
 
-    # (chain draw ...) windows to those after the warm-up.
-    def joined(*parts: NDArray) -> NDArray:
+    # Join the (chain draw ...) windows and drop the warm-up.
+    def after_warmup(*parts: NDArray) -> NDArray:
         return np.concatenate(parts, axis=1)[:, num_warmup : num_warmup + num_samples]
 
-    values, diverging, num_steps, accept, log_density = jax.tree.map(joined, *windows)
+    values, diverging, num_steps, accept, log_density = jax.tree.map(after_warmup, *windows)
     stats = {"diverging": diverging, "n_steps": num_steps, "acceptance_rate": accept, "lp": log_density}
     return density.constrain(values), stats

@@ -26,9 +26,9 @@ Floats = NDArray[np.float64]
 def svi(
     density: Density, settings: SVI, seed: int, report: Callable[[int, float], None]
 ) -> tuple[dict[str, Floats], Floats]:
-    """Adam on the ELBO of a guide; see `promptdyn.inference.loops.numpyro.svi`."""
-    sequences, num_lanes, scale = mini_batches(density.dense, density.program.places, settings.batch_size, seed)
-    # Pyro's parameters are global: the user's own are put aside meanwhile.
+    """Climb the ELBO of a guide with Adam; see `promptdyn.inference.loops.numpyro.svi`."""
+    sequences, num_lanes, scale = mini_batches(density.dense, density.program.cluster_index, settings.batch_size, seed)
+    # Pyro's parameters are global, so the user's own are set aside meanwhile.
     with double(), seeded(seed), pyro.get_param_store().scope():
         start = {name: torch.tensor(value) for name, value in density.program.start.items()}
         guide: Any = getattr(infer.autoguide, settings.guide)(
@@ -51,7 +51,7 @@ def svi(
 def nuts(
     density: Density, settings: NUTS, starts: Values, seed: int, report: Callable[[int, Mapping[str, float]], None]
 ) -> tuple[dict[str, Floats], dict[str, NDArray]]:
-    """Draws by NUTS, one chain after the other; see `promptdyn.inference.loops.numpyro.nuts`."""
+    """Draw with NUTS, one chain after the other; see `promptdyn.inference.loops.numpyro.nuts`."""
     num_warmup, num_samples = settings.num_warmup, settings.num_samples
     num_chains = len(next(iter(starts.values())))
     total = num_warmup + num_samples
@@ -79,5 +79,5 @@ def nuts(
             chain.run(density.sequences, 1.0)
         chains.append({name: draws.detach().numpy() for name, draws in chain.get_samples().items()})
         diverging[number, chain.diagnostics()["divergences"]["chain 0"]] = True
-    draws = {name: np.stack([each[name] for each in chains]) for name in density.program.start}
+    draws = {name: np.stack([chain_draws[name] for chain_draws in chains]) for name in density.program.start}
     return draws, {"diverging": diverging, "lp": -energies}
