@@ -226,7 +226,7 @@ def test_counts_of_a_loaded_fit_are_drawn_for_a_history_that_is_given(tmp_path):
 def test_prompts_with_parameters_of_their_own_need_not_be_observed():
     part = HISTORY.select(HISTORY.prompt != 3)
     fit = promptdyn.fit(OwnSpeed(), part, "svi", num_steps=40, num_samples=5)
-    with pytest.warns(PromptdynWarning, match="conditional on parameters"):
+    with pytest.warns(PromptdynWarning, match="conditional on each prompt's own parameters"):
         idata = fit.idata
     prompts = [str(i) for i in HISTORY.prompt_ids]
     assert list(idata.posterior["prompt"].values) == list(idata.log_likelihood["prompt"].values) == prompts
@@ -237,7 +237,7 @@ def test_prompts_with_parameters_of_their_own_need_not_be_observed():
 def test_a_likelihood_given_each_prompts_own_effect_is_told():
     fit = promptdyn.fit(OwnSpeed(), HISTORY, "svi", observed="all", num_steps=40, num_samples=5)
     with pytest.warns(
-        PromptdynWarning, match=r"not for arviz.loo .*: it is conditional on parameters that each prompt"
+        PromptdynWarning, match=r"not for arviz.loo .*: it is conditional on each prompt's own parameters"
     ):
         assert fit.idata.log_likelihood["history"].dims == ("chain", "draw", "prompt")
 

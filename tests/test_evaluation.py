@@ -266,9 +266,9 @@ def test_a_fit_that_saw_what_it_is_scored_on_is_not_called_best(history):
     assert scores["hmm"].behind == 0.0
     assert scores["seen"].behind == pytest.approx(scores["seen"].log_loss - scores["hmm"].log_loss)
     assert comparison.best is comparison.models["hmm"]
-    words = comparison.in_words()
+    words = comparison.verdict
     assert words.startswith("Fitted on steps that are scored here, so that its score is no forecast's: seen (20 of")
-    assert "foreseen best by hmm" in words
+    assert "hmm forecast best which groups would teach" in words
     assert "seen (saw these steps)" in [row["model"] for row in comparison.table()]
     alone = promptdyn.compare({"seen": fit}, history, fit_steps=20, allow_seen=True)
     with pytest.raises(InputError, match="no model is best"):
@@ -298,17 +298,17 @@ def test_best_is_not_said_of_a_model_that_knows_no_more_than_the_base_rate():
         assert score.ahead == pytest.approx(comparison.base_log_loss - score.log_loss)
         assert score.ahead < 0
         assert score.ahead_interval[0] < score.ahead < score.ahead_interval[1]
-    words = comparison.in_words()
-    assert "foreseen best" not in words
-    assert f"{share:.0%}, said of every group, has log loss {comparison.base_log_loss:.3f}" in words
+    words = comparison.verdict
+    assert "forecast best" not in words
+    assert f"{share:.0%} for every group has log loss {comparison.base_log_loss:.3f}" in words
     assert next(row["model"] for row in comparison.table()) == f"base rate ({share:.0%})"
     with pytest.raises(InputError, match=r"no model is best.*Take one by its name"):
         _ = comparison.best
 
 
-def test_where_every_group_taught_there_was_nothing_to_foresee():
+def test_where_every_group_taught_there_was_nothing_to_forecast():
     step, prompt = (grid.ravel() for grid in np.meshgrid(np.arange(10), np.arange(6), indexing="ij"))
     history = RewardHistory.from_columns(step, prompt, num_successes=1 + prompt, num_rollouts=np.full(60, 8))
     comparison = promptdyn.compare({"dps": DPS()}, history, 5)
-    assert comparison.in_words() == "Every group that was scored taught: there was nothing to foresee."
+    assert comparison.verdict == "Every group that was scored taught: there was nothing to forecast."
     assert comparison.table()[1]["AUROC"] == "–"

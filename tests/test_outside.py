@@ -194,10 +194,10 @@ RESULT: tuple[Any, ...] = ({"rate": np.array(0.4)}, np.zeros(0), True, "fine", {
         (None, r"method 'returns' returned a NoneType: let `run` return a promptdyn\.inference\.Result"),
         (Result({}, *RESULT[1:]), "returned params of sites none: the program has rate"),
         (Result({"rates": np.array(0.4)}, *RESULT[1:]), "returned params of sites rates: the program has rate"),
-        (Result({"rate": np.full(3, 0.4)}, *RESULT[1:]), r"params of site 'rate' of shape \(3,\): it is to be \(\)"),
+        (Result({"rate": np.full(3, 0.4)}, *RESULT[1:]), r"params of site 'rate' of shape \(3,\): it must be \(\)"),
         (
             replace(Result(*RESULT), draws={"rate": np.full(3, 0.4)}),
-            r"draws of site 'rate' of shape \(3,\): it is to be \(chain, draw\)",
+            r"draws of site 'rate' of shape \(3,\): it must be \(chain, draw\)",
         ),
     ],
 )

@@ -17,7 +17,7 @@ from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.evaluation import track
 from promptdyn.history import RewardHistory
 from promptdyn.models import DPS, BetaBernoulli, DiscreteHMM
-from promptdyn.report import in_words, pool_size_of, write_report
+from promptdyn.report import findings, pool_size_of, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -100,7 +100,7 @@ def test_words_tell_what_the_counts_say():
         trained=[True] * 20,
     )
     other = RewardHistory.from_columns([0, 1], ["a", "b"], num_successes=[4, 1], num_rollouts=[4, 4])
-    words = in_words("mine", {"mine": history, "uniform": other}, pool_size=8)
+    words = findings("mine", {"mine": history, "uniform": other}, pool_size=8)
     assert words == (
         "In 10 steps 20 groups of rollouts were trained on, of 2 prompts (25% of the pool). 15% of the groups taught "
         "something: some of their rollouts succeeded and some failed. In the first tenth of the steps it was 50%, in "
@@ -108,10 +108,10 @@ def test_words_tell_what_the_counts_say():
         "other runs: uniform 50%."
     )
     comparison = promptdyn.compare({"dps": DPS(), "mopps": BetaBernoulli(), "again": BetaBernoulli()}, history, 2)
-    words = in_words("mine", {"mine": replace(history, success="correct>=1")}, comparison)
+    words = findings("mine", {"mine": replace(history, success="correct>=1")}, comparison)
     assert "of 2 prompts (of how many, the log does not say)" in words
     assert "A rollout succeeded by the rule 'correct>=1'." in words
-    assert "No model forecast which groups would teach better than their share does: 12%" in words
+    assert "No model forecast which groups would teach better than the base rate: 12%" in words
     # Of ten prompts, one half always teaches and the other never.
     step, prompt = (grid.ravel() for grid in np.meshgrid(np.arange(40), np.arange(10), indexing="ij"))
     history = RewardHistory.from_columns(
@@ -119,8 +119,8 @@ def test_words_tell_what_the_counts_say():
     )
     comparison = promptdyn.compare({"mopps": BetaBernoulli(), "dps": DPS()}, history, 20)
     best, second = comparison.scores
-    words = in_words("mine", {"mine": history}, comparison)
-    assert f"foreseen best by {best.model}: log loss {best.log_loss:.3f}" in words
+    words = findings("mine", {"mine": history}, comparison)
+    assert f"{best.model} forecast best which groups would teach: log loss {best.log_loss:.3f}" in words
     assert f"has {comparison.base_log_loss:.3f}" in words
     assert (f"Not clearly behind it: {second.model}" in words) == (second.behind_interval[0] <= 0)
 
@@ -132,9 +132,9 @@ def test_a_model_that_is_shown_need_not_be_called_best(tmp_path):
     )
     comparison = promptdyn.compare({"dps": DPS()}, noise, 20)
     page = write_report(tmp_path / "report.html", noise, comparison=comparison).read_text()
-    assert "forecast by dps to show" in page
+    assert "that dps forecasts to have" in page
     assert "No model forecast which groups would teach" in page
-    assert "foreseen best" not in page
+    assert "forecast best" not in page
 
 
 def test_the_pool_is_as_large_as_the_history_says(tmp_path):
@@ -157,8 +157,8 @@ def test_a_log_of_survivors_is_told(tmp_path):
     survivors = history.select(history.informative)
     assert survivors.survivors_only
     words = "it seems to keep only what dynamic sampling keeps"
-    assert words in in_words("this", {"this": survivors})
-    assert words not in in_words("this", {"this": history})
+    assert words in findings("this", {"this": survivors})
+    assert words not in findings("this", {"this": history})
     assert not survivors.with_pool_size(40).survivors_only  # of a run that says how many there were
     survivors.to_parquet(tmp_path / "survivors.parquet")
     with pytest.warns(PromptdynWarning, match=f"all of its {len(survivors)} groups vary"):

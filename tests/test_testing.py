@@ -78,7 +78,7 @@ class Faulty:
 
 
 FAULTS = {
-    "settings": "made again of its settings it is",
+    "settings": "made again from its settings it is",
     "numpy": r"at its start prompt 'p\d+' has log density .* in pyro, .* in NumPy: compute with ppl.xp alone",
     "slope": "the slope of the log joint along site 'rate' is .* in pyro, finite differences give",
     "prior": r"at a draw of its prior: model 'faulty': its program's initial\[0\] is",
@@ -166,7 +166,7 @@ class FaultyOnline(BetaBernoulli):
 
 FAULTS_ONLINE = {
     "sum": "outcome adds up to .*, not to 1",
-    "some": "informative is up to .* off the chance of the outcome 'some'",
+    "some": "informative differs by up to .* from the chance of the outcome 'some'",
     "shape": r"outcome has shape \(6, 3\), not \(3, 6\)",
     "mixed": "informative of 2 rollouts is .*, among groups of other sizes",
     "draws": r"success_rate is .*, its draws \(given rng\) average",

@@ -267,7 +267,7 @@ def compare(
         )
     _show(result.table(), json_path, result.to_records())
     console.print(f"{result.scores[0].num_scored:,} rows forecast one step ahead, of {history.num_prompts:,} prompts")
-    console.print(result.in_words())
+    console.print(result.verdict)
     if plot is not None:
         from promptdyn.plots import reliability_diagram
 
@@ -299,7 +299,7 @@ def report(
     from promptdyn.evaluation import compare as compare_models
     from promptdyn.inference import Fit
     from promptdyn.models.base import check_forecaster
-    from promptdyn.report import RUN, all_runs, in_words, pool_size_of, write_report
+    from promptdyn.report import RUN, all_runs, findings, pool_size_of, write_report
 
     sources = [history_path, Path(model or ""), *(Path(text.partition("=")[2]) for text in baseline or [])]
     _check_targets(out, sources=sources)
@@ -330,7 +330,7 @@ def report(
             pool_size=pool_size,
             progress=tell,
         )
-    console.print(in_words(RUN, {RUN: history, **baselines}, comparison, pool_size))
+    console.print(findings(RUN, {RUN: history, **baselines}, comparison, pool_size))
     console.print(f"wrote {out}")
 
 

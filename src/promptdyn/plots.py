@@ -1,4 +1,4 @@
-"""Plots of histories, beliefs and models. Each function returns a matplotlib Figure and shows nothing by itself."""
+"""Plot histories, beliefs and models. Each function returns a matplotlib Figure and does not show it."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ COLOURS = ("#b6bcc6", "#e8a33d", "#3f7f5f")
 LINES = ("#2f5d8a", "#c2543d", "#3f7f5f", "#8a5fa8", "#8c7a3d", "#4a4a4a")
 STYLES = ("-", "--", ":")
 WIDTH = 6.4
-# Limits of an axis of shares that leave room for what lies at 0 and 1.
+# Limits of an axis of shares, with room for points at 0 and 1.
 SHARES = (-0.03, 1.03)
-# Points of a line that is drawn of more.
+# Most points that a line is drawn with.
 MAX_POINTS = 400
 MAX_LEVELS = len(LINES)
-# Titles of a chain's exposures, by how many it tells apart.
+# Number of a chain's exposures -> their titles.
 EXPOSURES = {
     1: ("every step",),
     2: ("idle", "trained on"),
@@ -53,6 +53,7 @@ EXPOSURES = {
 
 
 def _figure(height: float = 3.2, columns: int = 1, rows: int = 1, width: float = WIDTH) -> tuple[Figure, NDArray]:
+    """Return a figure, sizes in inches, and its (row, column) axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -61,7 +62,7 @@ def _figure(height: float = 3.2, columns: int = 1, rows: int = 1, width: float =
 
 
 def _smooth(values: NDArray, window: int) -> NDArray:
-    """Centred running mean that skips NaN and shortens at the ends."""
+    """Return a centered running mean that skips NaN and is shorter at the ends."""
     known = np.isfinite(values)
     kernel = np.ones(min(window, len(values)))
     total = np.convolve(np.where(known, values, 0.0), kernel, "same")
@@ -70,19 +71,19 @@ def _smooth(values: NDArray, window: int) -> NDArray:
 
 
 def smoothing_window(num_steps: int) -> int:
-    """Steps that the running means of a plot of so many steps go over: a twentieth, odd so that it is centred."""
+    """Return the window of running means for a plot of so many steps: a twentieth, and odd, so that it is centered."""
     return max(1, num_steps // 20) // 2 * 2 + 1
 
 
 def _legend(figure: Figure, axis: Axes) -> None:
-    """Names of the lines above the axes, where they hide nothing."""
+    """Put the legend above the axes, where it hides nothing."""
     handles, labels = axis.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside upper left", ncols=4, fontsize=8, frameon=False)
 
 
 def outcome_shares(track: Track) -> Figure:
-    """Share of the pool believed unsolved, partly solved, solved over time; dashed where the truth is known."""
+    """Plot forecast shares of the pool that are unsolved, partly solved and solved; dashed: true shares, if known."""
     figure, axes = _figure()
     axis = axes[0, 0]
     axis.stackplot(track.steps, track.believed.T, labels=OUTCOMES, colors=COLOURS, alpha=0.85)
@@ -97,7 +98,7 @@ def outcome_shares(track: Track) -> Figure:
 
 
 def predicted_informative(track: Track) -> Figure:
-    """Forecast and realized share of informative groups among the prompts of each step."""
+    """Plot forecast and realized shares of informative groups among the prompts of each step."""
     figure, axes = _figure()
     axis = axes[0, 0]
     axis.plot(track.steps, track.realized, ".", color=LINES[0], alpha=0.25, markersize=4)
@@ -110,9 +111,9 @@ def predicted_informative(track: Track) -> Figure:
 
 
 def effective_sample_ratio(histories: Mapping[str, RewardHistory], track: Track | None = None) -> Figure:
-    """Share of the trained groups with 0 < k < n, per step and as a running mean, one line per run.
+    """Plot the share of trained groups with 0 < k < n, per step and as a running mean, one line per run.
 
-    With a track, also what a uniform draw from the pool would have given, where that is known.
+    With a track, it also plots the share that a uniform draw from the pool would have had, if that is known.
     """
     figure, axes = _figure()
     axis = axes[0, 0]
@@ -130,9 +131,9 @@ def effective_sample_ratio(histories: Mapping[str, RewardHistory], track: Track 
 
 
 def share_trained_on(histories: Mapping[str, RewardHistory], pool_size: int | None) -> Figure:
-    """Share of the pool trained on at least once by each step, one line per run.
+    """Plot the share of the pool that was trained on at least once by each step, one line per run.
 
-    Of a pool whose size is not known (None), the share of the prompts in the histories.
+    If the pool's size is not known (None), it is the share of the prompts in the histories.
     """
     figure, axes = _figure()
     size = pool_size or max(history.num_prompts for history in histories.values())
@@ -140,21 +141,21 @@ def share_trained_on(histories: Mapping[str, RewardHistory], pool_size: int | No
     for (name, history), colour in zip(histories.items(), cycle(LINES), strict=False):
         trained = history.select(history.trained)
         _, first = np.unique(trained.prompt, return_index=True)
-        joined = np.searchsorted(np.sort(trained.step[first]), trained.steps, side="right")
-        axis.plot(trained.steps, joined / size, color=colour, label=name)
-    axis.set(xlabel="step", ylabel=f"share of {_of_pool(pool_size)} trained on", ylim=SHARES)
+        num_touched = np.searchsorted(np.sort(trained.step[first]), trained.steps, side="right")
+        axis.plot(trained.steps, num_touched / size, color=colour, label=name)
+    axis.set(xlabel="step", ylabel=f"share of {_pool_label(pool_size)} trained on", ylim=SHARES)
     _legend(figure, axis)
     return figure
 
 
-def _of_pool(pool_size: int | None) -> str:
+def _pool_label(pool_size: int | None) -> str:
     return "the prompts in the log" if pool_size is None else "the pool"
 
 
 def selection_frequency(histories: Mapping[str, RewardHistory], pool_size: int | None) -> Figure:
-    """How often each prompt of the pool was trained on, most often first, one line per run.
+    """Plot how often each prompt of the pool was trained on, most often first, one line per run.
 
-    Of a pool whose size is not known (None), each prompt in the histories.
+    If the pool's size is not known (None), it shows the prompts in the histories.
     """
     figure, axes = _figure()
     size = pool_size or max(history.num_prompts for history in histories.values())
@@ -163,28 +164,30 @@ def selection_frequency(histories: Mapping[str, RewardHistory], pool_size: int |
         times = np.zeros(size, int)
         chosen = np.bincount(history.prompt[history.trained], minlength=history.num_prompts)
         times[: len(chosen)] = np.sort(chosen)[::-1]
-        at = np.unique(np.linspace(0, size - 1, min(size, MAX_POINTS)).astype(int))
-        axis.step((at + 1) / size, times[at], where="pre", color=colour, label=name)
-    axis.set(xlabel=f"share of {_of_pool(pool_size)}, most often chosen first", ylabel="times trained on", xlim=(0, 1))
+        ranks = np.unique(np.linspace(0, size - 1, min(size, MAX_POINTS)).astype(int))
+        axis.step((ranks + 1) / size, times[ranks], where="pre", color=colour, label=name)
+    axis.set(
+        xlabel=f"share of {_pool_label(pool_size)}, most often chosen first", ylabel="times trained on", xlim=(0, 1)
+    )
     axis.set_ylim(bottom=0)
     _legend(figure, axis)
     return figure
 
 
 def success_by_cluster(history: RewardHistory, column: str) -> Figure:
-    """Success rate of the groups of each level of a label column over time, as running means; the largest levels."""
+    """Plot running means of the success rates of a label column's largest levels over time."""
     figure, axes = _figure()
     axis = axes[0, 0]
     levels, code = np.unique(history.columns[column].astype(str), return_inverse=True)
     code = code[history.prompt]
     largest = np.argsort(-np.bincount(code, minlength=len(levels)), kind="stable")[:MAX_LEVELS]
     steps = history.steps
-    at = np.searchsorted(steps, history.step)
+    index = np.searchsorted(steps, history.step)
     kernel = np.ones(min(smoothing_window(len(steps)), len(steps)))
     for level, colour in zip(np.sort(largest), LINES, strict=False):
         rows = code == level
         solved, rolled = (
-            np.convolve(np.bincount(at[rows], counts[rows], len(steps)), kernel, "same")
+            np.convolve(np.bincount(index[rows], counts[rows], len(steps)), kernel, "same")
             for counts in (history.num_successes, history.num_rollouts)
         )
         rate = np.divide(solved, rolled, out=np.full(len(steps), np.nan), where=rolled > 0)
@@ -195,7 +198,7 @@ def success_by_cluster(history: RewardHistory, column: str) -> Figure:
 
 
 def objective(fit: Fit) -> Figure:
-    """How the objective of the engine that made a fit went."""
+    """Plot the objective of the engine that made a fit, over its iterations."""
     figure, axes = _figure(height=2.6)
     axis = axes[0, 0]
     axis.plot(fit.trace, color=LINES[0], marker="." if len(fit.trace) < 60 else "")
@@ -204,7 +207,7 @@ def objective(fit: Fit) -> Figure:
 
 
 def curves(bands: Mapping[str, tuple[NDArray, ...]], xlabel: str, ylabel: str) -> Figure:
-    """Curves with bands: name -> (point,) x, (point,) y and (point,) half width of the band."""
+    """Plot curves with bands, given name -> (point,) x, (point,) y and the (point,) half width of the band."""
     figure, axes = _figure(height=4.0, width=1.3 * WIDTH)
     axis = axes[0, 0]
     for i, (name, (x, y, half)) in enumerate(bands.items()):
@@ -218,7 +221,7 @@ def curves(bands: Mapping[str, tuple[NDArray, ...]], xlabel: str, ylabel: str) -
 
 
 def prompt_timelines(history: RewardHistory, track: Track, observed: Observed = "trained") -> Figure:
-    """Rewards of the followed prompts over the belief (chances of none, some, all solved), one panel a prompt."""
+    """Plot success rates of the followed prompts over the forecast chances of their outcomes, one panel per prompt."""
     columns = 2
     rows = -(-len(track.followed) // columns)
     figure, axes = _figure(height=1.5 * rows + 0.5, columns=columns, rows=rows, width=1.5 * WIDTH)
@@ -227,16 +230,16 @@ def prompt_timelines(history: RewardHistory, track: Track, observed: Observed = 
         if i >= len(track.followed):
             axis.set_visible(False)
             continue
-        at = history.prompt == np.flatnonzero(history.prompt_ids == track.followed[i])[0]
+        own = history.prompt == np.flatnonzero(history.prompt_ids == track.followed[i])[0]
         share = history.num_successes / history.num_rollouts
         axis.stackplot(track.steps, track.outcome[:, i].T, colors=COLOURS, alpha=0.45, labels=OUTCOMES)
-        for shown, marker, colour, label in (
+        for mask, marker, colour, label in (
             (~visible, ".", "#868e98", "hidden k/n"),
             (visible, "o", "black", "seen k/n"),
         ):
-            if shown.any():
+            if mask.any():
                 dots = {"color": colour, "markersize": 3, "label": label, "clip_on": False}
-                axis.plot(history.step[at & shown], share[at & shown], marker, **dots)
+                axis.plot(history.step[own & mask], share[own & mask], marker, **dots)
         axis.plot(
             track.steps,
             track.success_rate[:, i],
@@ -254,12 +257,12 @@ def prompt_timelines(history: RewardHistory, track: Track, observed: Observed = 
 
 
 def reliability_diagram(forecasts: Mapping[str, Forecast]) -> Figure:
-    """Forecast against realized share informative, in ten bins; on the diagonal a forecast means what it says."""
+    """Plot realized shares of informative groups against forecasts, in ten bins. Calibrated ones are on the diagonal."""
     figure, axes = _figure(height=4.0)
     axis = axes[0, 0]
     axis.plot([0, 1], [0, 1], color="#b6bcc6", linewidth=1)
-    for (name, made), colour in zip(forecasts.items(), cycle(LINES), strict=False):
-        diagram = reliability(made.probability, made.informative)
+    for (name, forecast), colour in zip(forecasts.items(), cycle(LINES), strict=False):
+        diagram = reliability(forecast.probability, forecast.informative)
         axis.plot(diagram.forecast, diagram.realized, color=colour, linewidth=1, label=name)
         axis.scatter(diagram.forecast, diagram.realized, s=4 + 120 * diagram.size / diagram.size.sum(), color=colour)
     axis.set(
@@ -274,7 +277,7 @@ def reliability_diagram(forecasts: Mapping[str, Forecast]) -> Figure:
 
 
 def transitions(fit: Fit, cluster: int = 0) -> Figure:
-    """Learned transition matrices [current, next] of one cluster, by exposure, labelled with success rates."""
+    """Plot the learned transition matrices [current, next] of a cluster, by exposure, labelled by success rates."""
     moves = fit.chain.transition
     matrices = moves[:, min(cluster, moves.shape[1] - 1)]
     names = EXPOSURES[len(matrices)]

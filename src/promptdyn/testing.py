@@ -1,12 +1,12 @@
-"""A test kit for models from outside the package: is a model what all of promptdyn takes it for?
+"""A test kit for users' own models: does a model keep the contract that the rest of promptdyn relies on?
 
     from promptdyn.testing import check_model
 
     def test_mine():
         check_model(Mine(cluster="task"))
 
-What fails raises AssertionError (or InputError, where the package itself refuses it) with one line that says which
-model, what was found, and what was expected.
+A failed check raises AssertionError (or InputError, if the package itself refuses the model) with one line that names
+the model, what was found, and what was expected.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from promptdyn.registry import Registry, describe
 
 __all__ = ["check_model", "check_online"]
 
-Say = Callable[[Any, str], None]
-# Prompts that filters are checked on, at most.
+Expect = Callable[[Any, str], None]
+# Filters are checked on at most so many prompts.
 MOST = 6
 
 
@@ -49,24 +49,25 @@ def check_model(
 ) -> None:
     """Check a model of either kind.
 
-    A program (`Dynamics`): it can be made again of its settings; it gives the same log density, expected counts and log
-    prior in NumPy and in every backend, with gradients that are finite differences; what its prior draws are chains;
-    `m_step` finds what EM would climb to; a fit of it is saved, loaded, run forward and filtered online; and odd
-    histories give numbers. It takes seconds, most of them JAX's compiling. A model that learns online: its settings,
-    and `check_online`.
+    The checks of a program (`Dynamics`): it can be made again from its settings; log density, expected counts and log
+    prior are the same in NumPy and in every backend; gradients equal finite differences; draws from its prior are
+    chains; `m_step` finds the point to which EM would climb; a fit can be saved, loaded, run forward and filtered
+    online; and odd histories have finite log densities. They take seconds, mostly for JAX's compilation. The checks of
+    a model that learns online are those of its settings and `check_online`.
 
     Args:
-        model: what is checked, at the settings that it has.
-        history: what its densities are evaluated on; default a small random one that has the model's label columns.
-        backends: those to run; default all that are installed.
-        seed: of the points at which it is checked.
+        model: the model to check, at its settings.
+        history: the history on which densities are evaluated; default a small random one with the model's label
+            columns.
+        backends: backends to check; default all that are installed.
+        seed: seed of the points at which the model is checked; default 0.
 
     Raises:
         AssertionError: a check failed.
-        InputError: the model breaks a contract that the package tells of itself, or no backend is installed.
+        InputError: the package refuses the model, or no backend is installed.
     """
-    say = _teller(model)
-    _check_settings(model, say)
+    expect = _expectation(model)
+    _check_settings(model, expect)
     if isinstance(model, OnlineModel):
         check_online(model)
         return
@@ -79,44 +80,44 @@ def check_model(
     model = for_pool(model, history.prompts)
     dense = history.dense(cluster_of(model))
     densities = {name: load_density(name)(model, dense) for name in backends}
-    # Pyro, where it is there, compiles nothing: what needs one backend only is done in it.
+    # Checks that need only one backend use Pyro if it is installed, since it compiles nothing.
     plain = densities[backends[-1]]
-    _check_prior(plain, say)
+    _check_prior(plain, expect)
     start = plain.unconstrain(plain.program.start)
     rng = np.random.default_rng(seed)
     near, apart = (
         {name: value + 0.5 * rng.standard_normal(value.shape) for name, value in start.items()} for _ in range(2)
     )
-    for at, values in {"its start": start, "a point near its start": near, "another such point": apart}.items():
+    for point, values in {"its start": start, "a point near its start": near, "another such point": apart}.items():
         params = plain.constrain(values)
-        _check_density(densities, params, history, at, say)
-        _check_m_step(plain, params, at, say)
-    _check_gradients(densities, near, rng, say)
-    _check_odd_histories(model, history, backends[-1], say)
+        _check_density(densities, params, history, point, expect)
+        _check_m_step(plain, params, point, expect)
+    _check_gradients(densities, near, rng, expect)
+    _check_odd_histories(model, history, backends[-1], expect)
     result = EM(max_iterations=3).run(plain, seed, lambda done, total, watch: None)
     fit = replace(
         Fit.from_parameters(plain.program, result.params, dense), method={"name": "em", "backend": backends[-1]}
     )
-    _check_life(fit, history, say)
+    _check_life(fit, history, expect)
 
 
 def check_online(model: OnlineModel, prompts: Prompts | None = None) -> None:
-    """Check what filters a pool live: a model that learns online, or what `Fit.frozen` returns.
+    """Check a model that filters a pool live: one that learns online, or the result of `Fit.frozen`.
 
-    Forecasts are probabilities that agree with one another, for mixed group sizes and for some prompts only; draws
-    average to them; results are no views of the state; a saved state continues alike; prompts may join, stand in any
-    order, and age where no group was rolled out.
+    Forecasts must be probabilities that agree with one another, also for mixed group sizes and for some prompts only;
+    draws must average to them; results must not be views of the state; a filter must go on equally from a saved state;
+    prompts may join later, come in any order, and age without a group.
 
     Args:
-        model: what is checked.
-        prompts: two or more, with the columns that the model's `cluster` names; the first six are taken. Default: six
-            of two clusters, for models that take any.
+        model: the model to check.
+        prompts: two or more prompts, with the columns that the model's `cluster` names; the first six are used.
+            Default: six prompts of two clusters, for models that accept any labels.
 
     Raises:
         AssertionError: a check failed.
         InputError: fewer than two prompts, or a column is missing.
     """
-    say = _teller(model)
+    expect = _expectation(model)
     if prompts is None:
         columns = {name: list("ababab") for name in column_names(model.cluster)}
         prompts = Prompts([f"p{i}" for i in range(MOST)], columns)
@@ -134,53 +135,60 @@ def check_online(model: OnlineModel, prompts: Prompts | None = None) -> None:
     json.dumps(model.describe())
     online = filters(range(size))
     for seed in range(4):
-        _check_forecasts(online, say)
+        _check_forecasts(online, expect)
         before = _forecasts(online)
-        kept = {name: value.copy() for name, value in before.items()}
-        _drive(online, seed)
-        for name, value in kept.items():
-            say(np.array_equal(before[name], value), f"{name} is a view of the state and changed with it: copy it")
+        copies = {name: value.copy() for name, value in before.items()}
+        _step_randomly(online, seed)
+        for name, value in copies.items():
+            expect(np.array_equal(before[name], value), f"{name} is a view of the state and changed with it: copy it")
 
     by_size: dict[str, Callable[..., NDArray]] = {"informative": online.informative, "outcome": online.outcome}
     n = np.array([2, 8, 2, 16, 8, 4])[:size]
-    for i, each in enumerate(n.tolist()):
-        for name, ask in by_size.items():
-            mixed, alone = ask(n)[i], ask(each)[i]
-            say(np.allclose(mixed, alone), f"{name} of {each} rollouts is {alone}, among groups of other sizes {mixed}")
+    for i, size_alone in enumerate(n.tolist()):
+        for name, forecast in by_size.items():
+            mixed, alone = forecast(n)[i], forecast(size_alone)[i]
+            expect(
+                np.allclose(mixed, alone),
+                f"{name} of {size_alone} rollouts is {alone}, among groups of other sizes {mixed}",
+            )
     rows = np.array([size - 1, 0])
-    for name, ask in by_size.items():
-        say(np.allclose(ask(8, rows=rows), ask(8)[rows]), f"{name} of some prompts only differs from that of all")
+    for name, forecast in by_size.items():
+        expect(
+            np.allclose(forecast(8, rows=rows), forecast(8)[rows]),
+            f"{name} of some prompts only differs from that of all",
+        )
 
     rng = np.random.default_rng(0)
-    asks: dict[str, Callable[[], NDArray]] = {
+    by_draw: dict[str, Callable[[], NDArray]] = {
         "informative": lambda: online.informative(8, rng),
         "success_rate": lambda: online.success_rate(rng),
     }
-    for name, draw in asks.items() if not model.at_mean else ():
+    for name, draw in by_draw.items() if not model.at_mean else ():
         draws, mean = np.array([draw() for _ in range(1000)]), _forecasts(online)[name]
-        off = np.abs(draws.mean(axis=0) - mean) - 5.0 * draws.std(axis=0) / np.sqrt(len(draws))
-        i = int(off.argmax())
-        say(off[i] < 0.02, f"{name} is {mean[i]:.3g}, its draws (given rng) average {draws.mean(axis=0)[i]:.3g}")
+        excess = np.abs(draws.mean(axis=0) - mean) - 5.0 * draws.std(axis=0) / np.sqrt(len(draws))
+        i = int(excess.argmax())
+        expect(excess[i] < 0.02, f"{name} is {mean[i]:.3g}, its draws (given rng) average {draws.mean(axis=0)[i]:.3g}")
 
     saved = online.state_dict()
     json.dumps({key: value for key, value in saved.items() if key != "arrays"})
     again = filters(range(size))
     again.load_state_dict(saved)
-    _drive(online, 9)
-    _drive(again, 9)
-    _check_same(again, online, "after a saved state is loaded", say)
+    _step_randomly(online, 9)
+    _step_randomly(again, 9)
+    _check_same(again, online, "after a saved state is loaded", expect)
 
-    together, joined, turned = map(filters, (range(size), range(size * 2 // 3), range(size)[::-1]))
+    together, joined, reversed_ = map(filters, (range(size), range(size * 2 // 3), range(size)[::-1]))
     joined.add(pool.select(range(size * 2 // 3, size)))
-    for each in (together, joined, turned):
-        _drive(each, 3)
-    _check_same(joined, together, "where prompts joined later", say)
-    _check_same(turned, together, "with the pool in another order", say)
+    for filter_ in (together, joined, reversed_):
+        _step_randomly(filter_, 3)
+    _check_same(joined, together, "where prompts joined later", expect)
+    _check_same(reversed_, together, "with the pool in another order", expect)
     together.step([], [], 8)
-    _check_forecasts(together, say)
+    _check_forecasts(together, expect)
 
 
 def _forecasts(online: OnlineFilter) -> dict[str, NDArray[np.float64]]:
+    """Return the filter's beliefs and forecasts by name."""
     return {
         "belief": online.belief,
         "outcome": online.outcome(8),
@@ -189,36 +197,36 @@ def _forecasts(online: OnlineFilter) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def _check_forecasts(online: OnlineFilter, say: Say) -> None:
-    """They are probabilities, of the right shapes, that agree."""
-    found = _forecasts(online)
+def _check_forecasts(online: OnlineFilter, expect: Expect) -> None:
+    """Check that forecasts are probabilities, have the right shapes, and agree."""
+    forecasts = _forecasts(online)
     axes: dict[str, tuple[int, ...]] = {
-        "belief": found["belief"].shape[1:2],
+        "belief": forecasts["belief"].shape[1:2],
         "outcome": (3,),
         "informative": (),
         "success_rate": (),
     }
-    for name, value in found.items():
+    for name, value in forecasts.items():
         expected = (*axes[name], online.num_prompts)
-        say(value.T.shape == expected, f"{name} has shape {value.T.shape}, not {expected}")
+        expect(value.T.shape == expected, f"{name} has shape {value.T.shape}, not {expected}")
         bad = value[~((value >= -1e-9) & (value <= 1 + 1e-9))]
-        say(bad.size == 0, f"{name} holds {bad[:1]}, which is no probability")
+        expect(bad.size == 0, f"{name} holds {bad[:1]}, which is no probability")
     for name in ("belief", "outcome"):
-        total = found[name].sum(axis=1)
-        say(np.allclose(total, 1.0), f"{name} adds up to {total[np.abs(total - 1).argmax()]:.6g}, not to 1")
-    gap = np.abs(found["informative"] - found["outcome"][:, 1]).max()
-    say(gap < 1e-6, f"informative is up to {gap:.2g} off the chance of the outcome 'some'")
+        total = forecasts[name].sum(axis=1)
+        expect(np.allclose(total, 1.0), f"{name} adds up to {total[np.abs(total - 1).argmax()]:.6g}, not to 1")
+    gap = np.abs(forecasts["informative"] - forecasts["outcome"][:, 1]).max()
+    expect(gap < 1e-6, f"informative differs by up to {gap:.2g} from the chance of the outcome 'some'")
 
 
-def _check_same(one: OnlineFilter, other: OnlineFilter, when: str, say: Say) -> None:
-    """Two filters of the same prompts forecast the same."""
+def _check_same(one: OnlineFilter, other: OnlineFilter, when: str, expect: Expect) -> None:
+    """Check that two filters of the same prompts make the same forecasts."""
     rows = one.rows(other.prompt_ids)
-    for (name, found), expected in zip(_forecasts(one).items(), _forecasts(other).values(), strict=True):
-        say(np.allclose(found[rows], expected, atol=1e-6), f"{name} differs {when}")
+    for (name, value), expected in zip(_forecasts(one).items(), _forecasts(other).values(), strict=True):
+        expect(np.allclose(value[rows], expected, atol=1e-6), f"{name} differs {when}")
 
 
-def _drive(online: OnlineFilter, seed: int) -> None:
-    """Three steps of random groups."""
+def _step_randomly(online: OnlineFilter, seed: int) -> None:
+    """Take three steps with random groups."""
     rng = np.random.default_rng(seed)
     ids = sorted(online.prompt_ids)
     groups = min(3, len(ids))
@@ -228,16 +236,18 @@ def _drive(online: OnlineFilter, seed: int) -> None:
         online.step(chosen, rng.integers(0, n + 1), n, trained=rng.random(groups) < 0.7)
 
 
-def _teller(model: Any) -> Say:
-    def say(holds: Any, what: str) -> None:
-        if not holds:
-            raise AssertionError(f"model {getattr(model, 'name', model)!r}: {' '.join(what.split())}")
+def _expectation(model: Any) -> Expect:
+    """Return a function that raises AssertionError, with the model's name, unless a condition holds."""
 
-    return say
+    def expect(holds: Any, message: str) -> None:
+        if not holds:
+            raise AssertionError(f"model {getattr(model, 'name', model)!r}: {' '.join(message.split())}")
+
+    return expect
 
 
 def _history(columns: Sequence[str], seed: int) -> RewardHistory:
-    """Sixteen prompts over seven steps, two thirds of the groups, of 1, 4 and 8 rollouts; two levels a column."""
+    """Return a random history: 16 prompts, 7 steps, two thirds of the groups, of 1, 4 and 8 rollouts, two levels."""
     rng = np.random.default_rng(seed)
     num_prompts, num_steps = 16, 6
     step, prompt = np.nonzero(rng.random((num_steps, num_prompts)) < 0.65)
@@ -250,20 +260,22 @@ def _history(columns: Sequence[str], seed: int) -> RewardHistory:
         num_successes=rng.binomial(n, rng.beta(0.5, 0.5, len(n))),
         num_rollouts=n,
         trained=rng.random(len(step)) < 0.7,
-        columns={name: [f"c{i >> place & 1}" for i in prompt] for place, name in enumerate(names)},
+        columns={name: [f"c{i >> bit & 1}" for i in prompt] for bit, name in enumerate(names)},
     )
 
 
-def _check_settings(model: Any, say: Say) -> None:
-    """It can be registered, and made again of its description."""
+def _check_settings(model: Any, expect: Expect) -> None:
+    """Check that a model can be registered, and made again from its description."""
     registry: Registry[Any, Any] = Registry("model", fault=model_fault)
     registry.register(type(model))
     again = registry.from_description(json.loads(json.dumps(describe(model, exact=True))))
-    say(again == model, f"made again of its settings it is {again!r}, not {model!r}: declare every setting as a field")
+    expect(
+        again == model, f"made again from its settings it is {again!r}, not {model!r}: declare every setting as a field"
+    )
 
 
 def _evidence(fit: Fit, history: RewardHistory) -> NDArray[np.float64]:
-    """(prompt,) log p(counts) as the live filter sees them come, in NumPy alone."""
+    """Return (prompt,) log p(counts), summed over the steps of a live filter in NumPy."""
     chain: Any = fit.frozen()
     online = fit.online(history.prompts)
     state = online._state
@@ -276,32 +288,34 @@ def _evidence(fit: Fit, history: RewardHistory) -> NDArray[np.float64]:
 
 
 def _check_density(
-    densities: Mapping[Backend, Density], params: Params, history: RewardHistory, at: str, say: Say
+    densities: Mapping[Backend, Density], params: Params, history: RewardHistory, point: str, expect: Expect
 ) -> None:
-    """A history's log density is the live filter's in every backend; log priors and expected counts are the same."""
+    """Check that log densities equal the live filter's, and that backends agree on log priors and expected counts."""
     log_priors: dict[str, float] = {}
     expected: dict[str, Statistics] = {}
     for name, density in densities.items():
         evidence = _evidence(Fit.from_parameters(density.program, params, density.dense), history)
-        found = density.log_marginals(params)
-        i = int(np.abs(found - evidence).argmax())
-        say(
-            np.allclose(found, evidence, rtol=1e-5, atol=1e-6),
-            f"at {at} prompt {history.prompt_ids[i]!r} has log density {found[i]:.6g} in {name}, {evidence[i]:.6g} in "
-            "NumPy: compute with ppl.xp alone, and from pool and sites alone",
+        log_density = density.log_marginals(params)
+        i = int(np.abs(log_density - evidence).argmax())
+        expect(
+            np.allclose(log_density, evidence, rtol=1e-5, atol=1e-6),
+            f"at {point} prompt {history.prompt_ids[i]!r} has log density {log_density[i]:.6g} in {name}, "
+            f"{evidence[i]:.6g} in NumPy: compute with ppl.xp alone, and from pool and sites alone",
         )
         expected[name], _, log_priors[name] = density.expected(params)
-        say(np.isfinite(log_priors[name]), f"at {at} the log prior is {log_priors[name]} in {name}")
+        expect(np.isfinite(log_priors[name]), f"at {point} the log prior is {log_priors[name]} in {name}")
     values = list(log_priors.values())
-    say(np.allclose(values, values[0], rtol=1e-5, atol=1e-6), f"at {at} log priors differ: {log_priors}")
+    expect(np.allclose(values, values[0], rtol=1e-5, atol=1e-6), f"at {point} log priors differ: {log_priors}")
     one, *others = expected.values()
     for part in ("initial", "transition", "emission"):
         close = all(np.allclose(getattr(one, part), getattr(other, part), rtol=1e-5, atol=1e-6) for other in others)
-        say(close, f"at {at} expected counts of {part} differ between {' and '.join(expected)}")
+        expect(close, f"at {point} expected counts of {part} differ between {' and '.join(expected)}")
 
 
-def _check_gradients(densities: Mapping[Backend, Density], values: Values, rng: np.random.Generator, say: Say) -> None:
-    """The gradient of the log joint, along a direction of each site, is a finite difference, and EM's (Fisher)."""
+def _check_gradients(
+    densities: Mapping[Backend, Density], values: Values, rng: np.random.Generator, expect: Expect
+) -> None:
+    """Check that the log joint's gradient equals finite differences, and EM's gradient (Fisher's identity)."""
     for name, density in densities.items():
         slopes = density.joint(values)[1]
         statistics = density.expected(density.constrain(values))[0]
@@ -309,73 +323,77 @@ def _check_gradients(densities: Mapping[Backend, Density], values: Values, rng: 
         for site, value in values.items():
             direction = rng.standard_normal(value.shape)
             ahead, behind = (density.joint({**values, site: value + step * direction})[0] for step in (1e-5, -1e-5))
-            expected, found = (ahead - behind) / 2e-5, float(np.sum(slopes[site] * direction))
-            say(
-                np.isclose(found, expected, rtol=1e-3, atol=1e-3),
-                f"the slope of the log joint along site {site!r} is {found:.6g} in {name}, finite differences give "
-                f"{expected:.6g}: is all that depends on the site differentiable, without a branch or a maximum?",
+            expected, slope = (ahead - behind) / 2e-5, float(np.sum(slopes[site] * direction))
+            expect(
+                np.isclose(slope, expected, rtol=1e-3, atol=1e-3),
+                f"the slope of the log joint along site {site!r} is {slope:.6g} in {name}, finite differences give "
+                f"{expected:.6g}: is everything that depends on the site differentiable, without branches and maxima?",
             )
             close = np.allclose(slopes_of_em[site], slopes[site], rtol=1e-5, atol=1e-6)
-            say(
+            expect(
                 close,
                 f"the slope of EM's expected log joint along site {site!r} is not that of the log joint in {name}",
             )
 
 
-def _check_prior(density: Density, say: Say) -> None:
-    """What the prior draws are chains."""
+def _check_prior(density: Density, expect: Expect) -> None:
+    """Check that the chain is valid at draws from the prior."""
     program = density.program
     drawn = program.prior(20, seed=0)
     for i in range(20):
         try:
             chain_at(program.model, {name: value[i] for name, value in drawn.items()}, program.pool)
         except InputError as error:
-            say(False, f"at a draw of its prior: {error}")
+            expect(False, f"at a draw of its prior: {error}")
 
 
-def _check_m_step(density: Density, params: Params, at: str, say: Say) -> None:
-    """The model's M-step gives sites of the program, of its shapes, where the expected log joint is highest."""
+def _check_m_step(density: Density, params: Params, point: str, expect: Expect) -> None:
+    """Check that the M-step returns the program's sites and shapes, at the maximum of the expected log joint."""
     model = as_dynamics(density.program.model)
     statistics = density.expected(params)[0]
-    found = model.m_step(statistics, params)
-    for site, value in found.items():
-        say(site in params, f"m_step gives {site!r}, the program samples {', '.join(params)}")
+    closed = model.m_step(statistics, params)
+    for site, value in closed.items():
+        expect(site in params, f"m_step gives {site!r}, the program samples {', '.join(params)}")
         shapes = np.shape(value), np.shape(params[site])
-        say(shapes[0] == shapes[1], f"m_step gives {site!r} the shape {shapes[0]}, the program {shapes[1]}")
+        expect(shapes[0] == shapes[1], f"m_step gives {site!r} the shape {shapes[0]}, the program {shapes[1]}")
         back = density.constrain(density.unconstrain({site: value}))[site]
-        say(np.allclose(back, value, atol=1e-6), f"m_step gives {site!r} outside its support: {value}")
-    fixed = {name: value for name, value in params.items() if name not in found}
-    if model.empirical_bayes or not found:
+        expect(np.allclose(back, value, atol=1e-6), f"m_step gives {site!r} outside its support: {value}")
+    fixed = {name: value for name, value in params.items() if name not in closed}
+    if model.empirical_bayes or not closed:
         return
     joint = partial(density.expected_joint, fixed=fixed, statistics=statistics)
-    at_found = density.unconstrain({name: np.asarray(value) for name, value in found.items()})
-    trace = climb(joint, at_found, max_iterations=50).trace
-    say(
+    values = density.unconstrain({name: np.asarray(value) for name, value in closed.items()})
+    trace = climb(joint, values, max_iterations=50).trace
+    expect(
         trace[-1] - trace[0] < 1e-3,
-        f"at {at} m_step takes the expected log joint to {trace[0]:.6g}, a climb from there to {trace[-1]:.6g}: "
-        "it is no maximum (a model whose m_step integrates other sites out says empirical_bayes = True)",
+        f"at {point} m_step takes the expected log joint to {trace[0]:.6g}, a climb from there to {trace[-1]:.6g}: "
+        "it is no maximum (if m_step integrates other sites out, declare empirical_bayes = True)",
     )
 
 
-def _check_life(fit: Fit, history: RewardHistory, say: Say) -> None:
-    """A fit is saved, loaded, run forward and filtered online."""
+def _check_life(fit: Fit, history: RewardHistory, expect: Expect) -> None:
+    """Check that a fit can be saved, loaded, run forward and filtered online."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "fit.npz"
         fit.save(path)
         again = Fit.load(path, type(fit.model))
     for part in ("initial", "transition"):
-        kept = np.array_equal(getattr(again.chain, part), getattr(fit.chain, part))
-        say(kept, f"a fit that was saved and loaded has another {part}: let the program depend on its settings alone")
+        same = np.array_equal(getattr(again.chain, part), getattr(fit.chain, part))
+        expect(
+            same, f"a fit that was saved and loaded has another {part}: let the program depend on its settings alone"
+        )
     drawn = simulate(fit, like=history).history
-    say(np.all((drawn.num_successes >= 0) & (drawn.num_successes <= drawn.num_rollouts)), "run forward, k is above n")
+    expect(
+        np.all((drawn.num_successes >= 0) & (drawn.num_successes <= drawn.num_rollouts)), "run forward, k is above n"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptdynWarning)  # one point is no posterior
         fit.inference_data(history)
     check_online(fit.frozen(), history.prompts)
 
 
-def _check_odd_histories(model: DynamicsLike, history: RewardHistory, backend: Backend, say: Say) -> None:
-    """Log densities are numbers for one prompt, one step, single rollouts, large groups and a prompt never seen."""
+def _check_odd_histories(model: DynamicsLike, history: RewardHistory, backend: Backend, expect: Expect) -> None:
+    """Check that log densities are finite for one prompt, one step, single rollouts, large groups, an unseen prompt."""
     columns = {name: labels[history.prompt] for name, labels in history.columns.items()}
     first = history.prompt == 0
     alone = RewardHistory.from_columns(
@@ -393,9 +411,13 @@ def _check_odd_histories(model: DynamicsLike, history: RewardHistory, backend: B
         "of groups of 64, all failed": replace(history, num_rollouts=many, num_successes=0 * many),
         "with a prompt that was never seen": history.select(~first),
     }
-    for what, part in odd.items():
+    for description, part in odd.items():
         density = load_density(backend)(model, part.dense(cluster_of(model)))
-        found = density.log_marginals(density.program.start)
-        say(np.all(np.isfinite(found)), f"a history {what} has log density {found[~np.isfinite(found)][:1]}")
+        values = density.log_marginals(density.program.start)
+        expect(
+            np.all(np.isfinite(values)), f"a history {description} has log density {values[~np.isfinite(values)][:1]}"
+        )
         unseen = ~np.isin(np.arange(part.num_prompts), part.prompt)
-        say(np.allclose(found[unseen], 0.0), f"a prompt that was never seen has log density {found[unseen]}, not 0")
+        expect(
+            np.allclose(values[unseen], 0.0), f"a prompt that was never seen has log density {values[unseen]}, not 0"
+        )

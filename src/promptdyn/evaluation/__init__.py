@@ -1,4 +1,4 @@
-"""Judging models: one-step-ahead forecasts of a history and their scores, and histories whose truth is known."""
+"""Judge models by one-step-ahead forecasts of a history, and simulate histories whose truth is known."""
 
 from promptdyn.evaluation.compare import Comparison, ForecastScore, compare
 from promptdyn.evaluation.forecast import Forecast, Track, forecast, track

@@ -1,4 +1,4 @@
-"""Comparing dynamics models by how well they would have forecast a history, one step ahead."""
+"""Compare dynamics models by how well they forecast a history, one step ahead."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ __all__ = ["Comparison", "ForecastScore", "compare"]
 
 @dataclass(frozen=True)
 class ForecastScore:
-    """How well one forecaster foresaw 0 < k < n. Lower is better for log_loss, brier, calibration_error."""
+    """How well one model forecast 0 < k < n. Lower is better for log_loss, brier and calibration_error."""
 
     model: str
     log_loss: float  # nats per row
     log_loss_interval: tuple[float, float]  # 95 % bootstrap interval over prompts
-    behind: float  # log loss more than the best model's that has not seen the steps scored
-    behind_interval: tuple[float, float]  # and its interval, of the same draws for both
-    ahead: float  # log loss less than the base rate's, which says of every row the share of all that were informative
-    ahead_interval: tuple[float, float]
+    behind: float  # log loss minus that of the best model that has not seen the scored steps
+    behind_interval: tuple[float, float]  # 95 % interval of `behind`, with the same bootstrap draws for both models
+    ahead: float  # log loss of the base rate (the share of informative rows, for every row) minus the model's
+    ahead_interval: tuple[float, float]  # 95 % interval of `ahead`
     brier: float
     auroc: float
-    precision: float  # share informative of each step's B highest forecasts, B = its observed rows; NaN if B is all
+    precision: float  # informative share of each step's B highest forecasts, B = its observed rows; NaN if B is all
     calibration_error: float  # expected calibration error, ten bins
-    num_scored: int  # rows scored
-    fit_seconds: float  # 0 for models that learn online
-    steps_seen: int  # of the steps scored those that a fit was made on: where there are some, this is no forecast
+    num_scored: int  # number of rows scored
+    fit_seconds: float  # time of the fit; 0 for models that learn online
+    steps_seen: int  # number of scored steps that a fit was made on; if there are any, the score is no forecast's
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Scores, best log loss first, with the forecasts and what made them by model name.
+    """Scores of models, with their forecasts.
 
     Attributes:
-        scores: one per model.
-        forecasts: model name -> its forecasts of the rows scored.
-        models: model name -> what was given, or the fit where one was made.
+        scores: one per model, least log loss first.
+        forecasts: model name -> its forecasts of the scored rows.
+        models: model name -> the forecaster: what was given, or the fit that was made of it.
     """
 
     scores: list[ForecastScore]
@@ -65,26 +65,26 @@ class Comparison:
     models: dict[str, Forecaster]
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Rows for a program, one per model: the fields of `ForecastScore`."""
+        """Return one dict per model with the fields of `ForecastScore`, for a program."""
         return [asdict(score) for score in self.scores]
 
     @property
     def informative(self) -> NDArray[np.bool_]:
-        """(row,) what came true, of the rows scored."""
+        """(row,) whether the scored rows were informative."""
         return next(iter(self.forecasts.values())).informative
 
     @property
     def base_log_loss(self) -> float:
-        """Log loss of a forecaster that knows nothing but the share of the scored rows that were informative."""
+        """Log loss of forecasting the share of informative rows for every scored row."""
         return log_loss(np.full(len(self.informative), self.informative.mean()), self.informative)
 
     def table(self) -> list[dict[str, str]]:
-        """Rows for people, one per model and one for the base rate."""
+        """Return rows of text for people, one per model and one for the base rate."""
         rows = [
             {
                 "model": score.model + (" (saw these steps)" if score.steps_seen else ""),
-                "log loss": _with_half(score.log_loss, score.log_loss_interval),
-                "behind": "–" if score is self._first else _with_half(score.behind, score.behind_interval),
+                "log loss": _plus_minus(score.log_loss, score.log_loss_interval),
+                "behind": "–" if score is self._first else _plus_minus(score.behind, score.behind_interval),
                 "Brier": f"{score.brier:.3f}",
                 "AUROC": _or_dash(score.auroc),
                 "precision": _or_dash(score.precision),
@@ -99,34 +99,33 @@ class Comparison:
             "log loss": f"{self.base_log_loss:.3f}",
             "Brier": f"{share * (1 - share):.3f}",
         }
-        place = sum(score.ahead >= 0 for score in self.scores)
-        rows.insert(place, {**dict.fromkeys(rows[0], "–"), **base})
+        rank = sum(score.ahead >= 0 for score in self.scores)
+        rows.insert(rank, {**dict.fromkeys(rows[0], "–"), **base})
         return rows
 
-    def in_words(self) -> str:
-        """Who forecast best and who is not clearly behind it, or that nobody knew more than the base rate."""
+    @property
+    def verdict(self) -> str:
+        """The result in words: the best model and those not clearly behind it, or that none beats the base rate."""
         share, base = self.informative.mean(), self.base_log_loss
         seen = [f"{score.model} ({score.steps_seen:,} of them)" for score in self.scores if score.steps_seen]
-        words = (
-            f"Fitted on steps that are scored here, so that its score is no forecast's: {', '.join(seen)}. "
-            if seen
-            else ""
-        )
+        words = ""
+        if seen:
+            words = f"Fitted on steps that are scored here, so that its score is no forecast's: {', '.join(seen)}. "
         if share in (0, 1):
-            return f"{words}{'Every' if share else 'No'} group that was scored taught: there was nothing to foresee."
+            return f"{words}{'Every' if share else 'No'} group that was scored taught: there was nothing to forecast."
         best, others = self._first, [score for score in self.scores if not score.steps_seen][1:]
         if best.steps_seen:
             return words.strip()
         if best.ahead <= 0:
             order = max((score for score in self.scores if not score.steps_seen), key=lambda score: score.auroc)
             return (
-                f"{words}No model forecast which groups would teach better than their share does: {share:.0%}, said of "
-                f"every group, has log loss {base:.3f}, and {best.model}, the least of the models, "
-                f"{best.log_loss:.3f}. Their order may tell more: AUROC {order.auroc:.3f} of {order.model}."
+                f"{words}No model forecast which groups would teach better than the base rate: {share:.0%} for every "
+                f"group has log loss {base:.3f}; the best model, {best.model}, has {best.log_loss:.3f}. The order of "
+                f"its forecasts may tell more: {order.model} has AUROC {order.auroc:.3f}."
             )
         words += (
-            f"Which groups would teach was foreseen best by {best.model}: log loss {best.log_loss:.3f}, where a "
-            f"forecaster that knew no more than the share that taught ({share:.0%}) has {base:.3f}."
+            f"{best.model} forecast best which groups would teach: log loss {best.log_loss:.3f}, where the base rate "
+            f"({share:.0%} for every group) has {base:.3f}."
         )
         if best.ahead_interval[0] <= 0:
             words += " That is not clearly better."
@@ -135,22 +134,22 @@ class Comparison:
 
     @property
     def best(self) -> Forecaster:
-        """What forecast best: a `Fit`, or a model that learns online.
+        """The best forecaster: a `Fit`, or a model that learns online.
 
         Raises:
-            InputError: no model did better than the base rate, or what did had seen the steps scored.
+            InputError: no model did better than the base rate, or the one that did had seen the scored steps.
         """
         if self._first.steps_seen or self._first.ahead <= 0:
-            raise InputError(f"no model is best. {self.in_words()} Take one by its name, as in models['dps']")
+            raise InputError(f"no model is best. {self.verdict} Take one by its name, as in models['dps']")
         return self.models[self._first.model]
 
     @property
     def _first(self) -> ForecastScore:
-        """The best of those that have not seen the steps scored, where there are any."""
+        """The best score of a model that has not seen the scored steps; the best of all if every model has."""
         return next((score for score in self.scores if not score.steps_seen), self.scores[0])
 
 
-def _with_half(value: float, interval: tuple[float, float]) -> str:
+def _plus_minus(value: float, interval: tuple[float, float]) -> str:
     return f"{value:.3f} ± {(interval[1] - interval[0]) / 2:.3f}"
 
 
@@ -170,18 +169,18 @@ def compare(
     """Score models on one-step-ahead forecasts of 0 < k < n for every row after the fitting steps.
 
     Args:
-        models: name -> a `Fit`, a model to fit here on the observed rows of the first `fit_steps` steps, or a model
+        models: name -> a `Fit`; a model to fit here, on the observed rows of the first `fit_steps` steps; or a model
             that learns online.
-        history: rows to forecast; all rows after the fitting steps are scored, observed or not.
-        fit_steps: number of first logged steps that are for fitting only.
-        observed: what a forecaster sees of past steps: "trained" rows (default) or "all".
-        progress: called with what is being done ("fitting hmm"), how much of it, of how much, and numbers to watch.
-        allow_seen: True scores also a fit that was made on steps that are scored here, which is no forecast of them:
-            the comparison says so. Default False.
+        history: the history to forecast. All rows after the fitting steps are scored, observed or not.
+        fit_steps: number of first logged steps that are used for fitting only.
+        observed: rows of past steps that a forecaster sees: "trained" (default) or "all".
+        progress: function of (name of the work, such as "fitting hmm"; done; total; numbers to watch). Default: none.
+        allow_seen: True also scores a fit that was made on steps that are scored here, and the comparison says so.
+            Default False: such a fit is refused.
 
     Raises:
-        InputError: no models; `fit_steps` leaves nothing to fit or to score; a model misses its label column; a fit
-            has seen steps that are scored here.
+        InputError: no models; `fit_steps` leaves nothing to fit or to score; a model's label column is missing; a fit
+            was made on steps that are scored here.
     """
     if not isinstance(models, Mapping):
         raise InputError(
@@ -192,12 +191,12 @@ def compare(
     first_scored = split(history, fit_steps)
     visible = history.observed(observed)
     steps_scored = history.steps[fit_steps:]
-    observed_there, there = (
+    num_observed, num_rows = (
         np.bincount(np.searchsorted(steps_scored, rows.step[rows.step >= first_scored]), minlength=len(steps_scored))
         for rows in (visible, history)
     )
-    # Where every row was observed there was nothing to choose, and the B highest forecasts are all of them.
-    budget = np.where(observed_there < there, observed_there, 0)
+    # If every row of a step was observed, the B highest forecasts are all of them, and precision tells nothing.
+    budget = np.where(num_observed < num_rows, num_observed, 0)
     to_fit = history.before(first_scored)
     for name, model in models.items():
         if not isinstance(model, DynamicsLike):
@@ -211,7 +210,8 @@ def compare(
     fits = {name: model for name, model in models.items() if isinstance(model, Fit)}
     seen = dict.fromkeys(models, steps_scored[:0])
     seen |= {
-        name: np.intersect1d(history.steps[made.was_fitted_on(history)], steps_scored) for name, made in fits.items()
+        name: np.intersect1d(history.steps[own_fit.was_fitted_on(history)], steps_scored)
+        for name, own_fit in fits.items()
     }
     for name, steps in seen.items():
         if len(steps) and not allow_seen:
@@ -224,7 +224,7 @@ def compare(
                 "--allow-seen)"
             )
 
-    tell = progress or (lambda words, done, total, watch: None)
+    tell = progress or (lambda work, done, total, watch: None)
     used: dict[str, Forecaster] = {}
     forecasts: dict[str, Forecast] = {}
     for name, model in models.items():
@@ -235,7 +235,7 @@ def compare(
         online = used[name].online(history.prompts)
         forecasts[name] = forecast(online, history, fit_steps, observed, partial(tell, f"forecasting by {name}"))
     names = list(forecasts)
-    losses = np.stack([log_losses(made.probability, made.informative) for made in forecasts.values()], axis=1)
+    losses = np.stack([log_losses(rows.probability, rows.informative) for rows in forecasts.values()], axis=1)
     ranked = np.argsort(losses.mean(axis=0), kind="stable")
     first = next((i for i in ranked if not len(seen[names[i]])), ranked[0])
     behind = losses - losses[:, [first]]
@@ -245,7 +245,7 @@ def compare(
     intervals = np.split(mean_interval(np.hstack([losses, behind, ahead]), scored.prompt), 3, axis=1)
     scores = []
     for i in ranked:
-        made = forecasts[names[i]]
+        rows = forecasts[names[i]]
         scores.append(
             ForecastScore(
                 model=names[i],
@@ -255,11 +255,11 @@ def compare(
                 behind_interval=_ends(intervals[1][:, i]),
                 ahead=float(ahead[:, i].mean()),
                 ahead_interval=_ends(intervals[2][:, i]),
-                brier=brier(made.probability, made.informative),
-                auroc=auroc(made.probability, made.informative),
-                precision=precision_at(made.probability, made.informative, made.step, budget),
-                calibration_error=calibration_error(made.probability, made.informative),
-                num_scored=len(made.probability),
+                brier=brier(rows.probability, rows.informative),
+                auroc=auroc(rows.probability, rows.informative),
+                precision=precision_at(rows.probability, rows.informative, rows.step, budget),
+                calibration_error=calibration_error(rows.probability, rows.informative),
+                num_scored=len(rows.probability),
                 fit_seconds=fits[names[i]].seconds if names[i] in fits else 0.0,
                 steps_seen=len(seen[names[i]]),
             )

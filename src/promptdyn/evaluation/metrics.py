@@ -1,4 +1,4 @@
-"""Scores of probability forecasts of a yes-or-no event. Pure arrays."""
+"""Scores of probability forecasts of binary events, as functions of arrays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
     "precision_at",
     "reliability",
 ]
-# Most units that a bootstrap draws; of more, some are drawn together.
+# Most units that a bootstrap draws. If there are more, some are drawn together.
 MAX_UNITS = 2000
 
 
@@ -27,32 +27,32 @@ class Reliability(NamedTuple):
     """A reliability diagram: forecasts in equally wide bins of [0, 1]; empty bins are left out."""
 
     forecast: NDArray[np.float64]  # (bin,) mean forecast
-    realized: NDArray[np.float64]  # (bin,) share that came true
-    size: NDArray[np.int64]  # (bin,) forecasts in the bin
+    realized: NDArray[np.float64]  # (bin,) share of events
+    size: NDArray[np.int64]  # (bin,) number of forecasts
 
 
 def log_losses(probability: NDArray, event: NDArray, clip: float = 1e-6) -> NDArray[np.float64]:
-    """Negative log-likelihood of each event, in nats, of forecasts clipped to [clip, 1 - clip]."""
+    """Return the negative log-likelihood of each event in nats, with forecasts clipped to [clip, 1 - clip]."""
     p = np.clip(probability, clip, 1.0 - clip)
     return -np.where(event, np.log(p), np.log1p(-p))
 
 
 def log_loss(probability: NDArray, event: NDArray, clip: float = 1e-6) -> float:
-    """Mean negative log-likelihood in nats, of forecasts clipped to [clip, 1 - clip]."""
+    """Return the mean negative log-likelihood in nats, with forecasts clipped to [clip, 1 - clip]."""
     return float(log_losses(probability, event, clip).mean())
 
 
 def mean_interval(
     values: NDArray, unit: NDArray, level: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Bootstrap intervals of means of rows that come in units, such as the rows of a prompt, which are alike.
+    """Return bootstrap intervals of means of dependent rows, drawn by unit, as the rows of a prompt.
 
     Args:
-        values: (row, column); each column's mean gets an interval, from the same draws for all.
-        unit: (row,) code of the unit that is drawn with all its rows, from 0.
-        level: of the interval, default 0.95; of the bootstrap's percentiles (Efron 1979).
-        draws: of the units, with replacement; default 2000.
-        seed: of the draws; default 0.
+        values: (row, column) numbers. Each column's mean gets an interval, with the same draws for all.
+        unit: (row,) code of the unit, from 0; a unit is drawn with all its rows.
+        level: level of the interval, between percentiles of the bootstrap (Efron 1979); default 0.95.
+        draws: number of draws of all units, with replacement; default 2000.
+        seed: seed of the draws; default 0.
 
     Returns:
         (2, column) lower and upper ends.
@@ -61,18 +61,18 @@ def mean_interval(
     count = unit.max() + 1
     size = np.bincount(unit)
     total = np.stack([np.bincount(unit, column) for column in values.T], axis=1)
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
-    means = (drawn @ total) / (drawn @ size)[:, None]
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
+    means = (weights @ total) / (weights @ size)[:, None]
     return np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
 def brier(probability: NDArray, event: NDArray) -> float:
-    """Mean squared error of the forecasts."""
+    """Return the mean squared error of the forecasts (Brier score)."""
     return float(np.mean((probability - event) ** 2))
 
 
 def auroc(probability: NDArray, event: NDArray) -> float:
-    """Chance that an event was forecast above a non-event, ties counted half; NaN where one kind is missing."""
+    """Return the chance that an event's forecast is above a non-event's, ties counted half; NaN without such pairs."""
     positives = int(np.count_nonzero(event))
     negatives = len(event) - positives
     if not positives or not negatives:
@@ -82,29 +82,31 @@ def auroc(probability: NDArray, event: NDArray) -> float:
 
 
 def precision_at(probability: NDArray, event: NDArray, step: NDArray, budget: NDArray | int) -> float:
-    """Mean over steps of the share of events among each step's `budget` highest forecasts.
+    """Return the mean over steps of the share of events among each step's `budget` highest forecasts.
 
     Ties at the boundary count by their expectation under a random choice, so the score needs no seed.
 
     Args:
-        probability, event, step: (row,), rows sorted by step.
-        budget: how many are taken a step, one number or one per distinct step (0 leaves a step out).
+        probability, event, step: (row,) arrays, sorted by step.
+        budget: number of forecasts taken per step, one number or one per distinct step; 0 leaves a step out.
     """
     bounds = np.flatnonzero(np.diff(step, prepend=step[0] - 1))
     shares = []
-    for start, stop, take in zip(bounds, [*bounds[1:], len(step)], np.broadcast_to(budget, bounds.shape), strict=True):
+    for start, stop, num_taken in zip(
+        bounds, [*bounds[1:], len(step)], np.broadcast_to(budget, bounds.shape), strict=True
+    ):
         p, hit = probability[start:stop], event[start:stop]
-        take = min(int(take), len(p))
-        if take == 0:
+        num_taken = min(int(num_taken), len(p))
+        if num_taken == 0:
             continue
-        threshold = np.partition(p, len(p) - take)[len(p) - take]
+        threshold = np.partition(p, len(p) - num_taken)[len(p) - num_taken]
         above, tied = p > threshold, p == threshold
-        shares.append((hit[above].sum() + (take - above.sum()) * hit[tied].mean()) / take)
+        shares.append((hit[above].sum() + (num_taken - above.sum()) * hit[tied].mean()) / num_taken)
     return float(np.mean(shares)) if shares else float("nan")
 
 
 def reliability(probability: NDArray, event: NDArray, bins: int = 10) -> Reliability:
-    """Bin forecasts into equally wide bins and compare each bin's mean with what came true."""
+    """Compare the mean forecast with the share of events in equally wide bins of the forecasts."""
     index = np.minimum((probability * bins).astype(int), bins - 1)
     size = np.bincount(index, minlength=bins)
     filled = size > 0
@@ -114,6 +116,6 @@ def reliability(probability: NDArray, event: NDArray, bins: int = 10) -> Reliabi
 
 
 def calibration_error(probability: NDArray, event: NDArray, bins: int = 10) -> float:
-    """Expected calibration error: mean gap |forecast - realized| over bins, weighted by their size."""
+    """Return the expected calibration error: the mean of |forecast - realized| over bins, weighted by their size."""
     diagram = reliability(probability, event, bins)
     return float(np.average(np.abs(diagram.forecast - diagram.realized), weights=diagram.size))

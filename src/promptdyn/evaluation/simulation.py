@@ -24,11 +24,11 @@ __all__ = ["Simulation", "simulate"]
 
 
 class Simulation(NamedTuple):
-    """A history whose truth is known."""
+    """A simulated history, with its latent states and parameters."""
 
     history: RewardHistory
-    states: NDArray[np.intp]  # (step prompt) latent state of each of the history's prompts in each of its steps
-    truth: Fit  # the parameters that it was drawn at: no forecast beats its own, but by luck
+    states: NDArray[np.intp]  # (step prompt) latent state of each prompt at each step
+    truth: Fit  # the true parameters, whose forecasts no other beats except by luck
 
 
 def simulate(
@@ -45,20 +45,20 @@ def simulate(
 ) -> Simulation:
     """Run a model forward over a pool of prompts.
 
-    In each step prompts drawn at random are rolled out and trained on, and every prompt moves by its exposure: idle,
-    trained on, or trained on by a group that came out without variance. A success has the reward 1, a failure 0.
+    In each step, random prompts are rolled out and trained on, and every prompt moves by its exposure: idle, trained
+    on, or trained on by a group that came out without variance. A success has reward 1, a failure 0.
 
     Args:
-        source: a fit, at its parameters; or a model, at parameters drawn from its prior.
+        source: a fit, which is run at its parameters; or a model, at parameters drawn from its prior.
         num_prompts: size of the pool; default 500.
-        num_steps: training steps; default 100.
-        prompts_per_step: groups a step; default the whole pool.
-        num_generations: rollouts a group; default 8.
-        columns: column -> (prompt,) labels. Default: the clusters of a fit, dealt out in turn.
-        like: a history whose prompts, labels, steps and groups are taken instead of all of the above, so that only
+        num_steps: number of training steps; default 100.
+        prompts_per_step: number of groups per step; default the whole pool.
+        num_generations: number of rollouts per group; default 8.
+        columns: column -> (prompt,) labels. Default: prompts take the clusters of a fit in turn.
+        like: a history whose prompts, labels, steps and groups are used instead of all of the above, so that only
             success counts are drawn.
-        seed: of parameters, groups, states and counts; default 0.
-        backend: "numpyro" (default) or "pyro", what draws a model's parameters.
+        seed: seed of parameters, groups, states and counts; default 0.
+        backend: library that draws a model's parameters, "numpyro" (default) or "pyro".
 
     Raises:
         InputError: a size below 1, more groups a step than prompts, labels that do not fit the pool or the fit, or a
@@ -69,11 +69,11 @@ def simulate(
     rng = np.random.default_rng(seed)
     if like is None:
         if columns is None:
-            columns = _dealt(truth, num_prompts) if truth else {}
-        like = _design(num_prompts, num_steps, prompts_per_step, num_generations, columns, rng)
+            columns = _labels_in_turn(truth, num_prompts) if truth else {}
+        like = _draw_groups(num_prompts, num_steps, prompts_per_step, num_generations, columns, rng)
     if len(like) == 0:
         raise InputError("like: the history has no rows to draw counts for")
-    truth = truth or _drawn(model, like, seed, backend)
+    truth = truth or _draw_parameters(model, like, seed, backend)
     chain = truth.frozen()
     ids = like.prompts.ids
     state = fresh_state(chain, ids, [] if chain.cluster is None else list(like.prompts.labels(chain.cluster)), None)
@@ -85,7 +85,7 @@ def simulate(
         rows = slice(bounds[t], bounds[t + 1])
         prompts, n = like.prompt[rows].astype(np.intp), like.num_rollouts[rows]
         states[t] = draw_states(state.belief, rng)
-        # What the filter would believe if it saw the states.
+        # Make the belief certain of the drawn states.
         state.belief[:] = np.arange(len(state.belief))[:, None] == states[t]
         k = num_successes[rows] = _draw_counts(chain, states[t, prompts], n, rng)
         chain.step(state, prompts, k, n, like.trained[rows])
@@ -116,8 +116,8 @@ def _draw_counts(
     return num_successes
 
 
-def _drawn(model: DynamicsLike, like: RewardHistory, seed: int, backend: Backend) -> Fit:
-    """The model at parameters drawn from its prior, for the pool of a history."""
+def _draw_parameters(model: DynamicsLike, like: RewardHistory, seed: int, backend: Backend) -> Fit:
+    """Return a model at parameters drawn from its prior, for the pool of a history."""
     model = for_pool(model, like.prompts)
     dense = like.dense(cluster_of(model))
     program = load_backend(backend).Program(model, Pool.of(dense))
@@ -125,15 +125,15 @@ def _drawn(model: DynamicsLike, like: RewardHistory, seed: int, backend: Backend
     return replace(Fit.from_parameters(program, params, dense), verdict="parameters drawn from the prior")
 
 
-def _dealt(fit: Fit, num_prompts: int) -> dict[str, list[str]]:
-    """The fit's label column(s), its clusters dealt out to prompts in turn."""
+def _labels_in_turn(fit: Fit, num_prompts: int) -> dict[str, list[str]]:
+    """Return labels in the fit's column(s), where prompts take its clusters in turn."""
     columns = column_names(fit.cluster)
     labels = [[name] if len(columns) == 1 else uncross(name) for name in fit.cluster_names]
-    dealt = [labels[i % len(labels)] for i in range(num_prompts)]
-    return {column: [label[place] for label in dealt] for place, column in enumerate(columns)}
+    by_prompt = [labels[i % len(labels)] for i in range(num_prompts)]
+    return {column: [label[i] for label in by_prompt] for i, column in enumerate(columns)}
 
 
-def _design(
+def _draw_groups(
     num_prompts: int,
     num_steps: int,
     prompts_per_step: int | None,
@@ -141,14 +141,14 @@ def _design(
     columns: Mapping[str, Sequence[str]],
     rng: np.random.Generator,
 ) -> RewardHistory:
-    """Groups of a history, without successes."""
+    """Return a history of random groups, without successes."""
     sizes = {"num_prompts": num_prompts, "num_steps": num_steps, "num_generations": num_generations}
     groups = num_prompts if prompts_per_step is None else prompts_per_step
     for name, size in {**sizes, "prompts_per_step": groups}.items():
         if size < 1:
             raise InputError(f"{name}={size} must be at least 1")
     if groups > num_prompts:
-        raise InputError(f"prompts_per_step={groups} of num_prompts={num_prompts}: there are not so many")
+        raise InputError(f"prompts_per_step={groups} of num_prompts={num_prompts}: give at most as many")
     for column, labels in columns.items():
         if len(labels) != num_prompts:
             raise InputError(f"columns: column {column!r} has {len(labels)} labels for {num_prompts} prompts")
