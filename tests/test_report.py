@@ -55,7 +55,7 @@ def test_small_pools_have_a_report_too(tmp_path, num_prompts):
     page = write_report(tmp_path / "report.html", history, promptdyn.models.DPS()).read_text()
     assert sum(f"<!-- p{i} -->" in page for i in range(num_prompts)) == min(num_prompts, 8)
     assert f"of {num_prompts} prompts (of how many, the log does not say)" in page
-    assert "First the share of the prompts in the log trained on" in page
+    assert "First: share of the prompts in the log trained on" in page
     assert "share of the prompts in the log trained on" in page
     assert "of the pool trained on" not in page
     with pytest.raises(InputError, match="again: no row of the history was trained on"):
@@ -78,14 +78,14 @@ def test_the_model_shown_is_the_one_that_forecast_best(tmp_path):
     comparison = promptdyn.compare({"mopps": BetaBernoulli(), "hmm": hmm}, history, 20)
     best, other = (score.model for score in comparison.scores)
     page = write_report(tmp_path / "best.html", history, comparison=comparison).read_text()
-    assert f"forecast by {best} to show" in page
+    assert f"that {best} forecasts to have" in page
     for title in ("Success by task", "Which prompts were trained on", "The fit", "Learned transitions: kind 1"):
         assert title in page
     assert "Success by pool" not in page  # one level shows nothing
     page = write_report(tmp_path / "given.html", history, comparison.models[other], comparison=comparison).read_text()
-    assert f"forecast by {other} to show" in page
+    assert f"that {other} forecasts to have" in page
     for shown, of in ((best, "best"), (other, "given")):
-        told = (tmp_path / f"{of}.html").read_text().count("hmm was fitted on 20 of these 40 steps, 0 to 19: what it")
+        told = (tmp_path / f"{of}.html").read_text().count("hmm was fitted on 20 of these 40 steps, 0 to 19: for these")
         assert told == (2 if shown == "hmm" else 0)
     with pytest.raises(InputError, match="give a model, or a comparison"):
         write_report(tmp_path / "none.html", history)

@@ -257,7 +257,10 @@ def prompt_timelines(history: RewardHistory, track: Track, observed: Observed = 
 
 
 def reliability_diagram(forecasts: Mapping[str, Forecast]) -> Figure:
-    """Plot realized shares of informative groups against forecasts, in ten bins. Calibrated ones are on the diagonal."""
+    """Plot realized shares of informative groups against forecasts, in ten bins.
+
+    Calibrated forecasts lie on the diagonal.
+    """
     figure, axes = _figure(height=4.0)
     axis = axes[0, 0]
     axis.plot([0, 1], [0, 1], color="#b6bcc6", linewidth=1)

@@ -184,9 +184,10 @@ def write_report(
                 "Forecasts compared",
                 "One-step-ahead forecasts of 0 < k < n after the fitting steps, best log loss first. ± is half a 95 % "
                 "bootstrap interval over prompts; 'behind' is the log loss above the best model's, on the same "
-                "prompts. The base rate is the share of groups that taught, as the forecast for every group. Precision is that "
-                "of the prompts that each forecaster would have taken; it is not known if only trained prompts were "
-                "logged. In the diagram, calibrated forecasts lie on the diagonal; larger dots are more forecasts.",
+                "prompts. The base rate is the share of groups that taught, as the forecast for every group. "
+                "Precision is that of the prompts that each forecaster would have taken; it is not known if only "
+                "trained prompts were logged. In the diagram, calibrated forecasts lie on the diagonal; larger dots "
+                "are more forecasts.",
                 comparison.table(),
                 [svg(plots.reliability_diagram(comparison.forecasts))],
             )
