@@ -113,7 +113,7 @@ def test_what_cannot_go_on_is_told(whole, tmp_path):
     trainer = grpo_run.trainer(tmp_path / "other", max_steps=4)
     with pytest.raises(InputError, match="other: no whole checkpoint to resume from"):
         trainer.train(resume_from_checkpoint=True)
-    with pytest.raises(InputError, match="checkpoint-4: is of step 4, and max_steps=4: nothing is left"):
+    with pytest.raises(InputError, match="checkpoint-4: has 4 steps, and max_steps=4: nothing is left"):
         trainer.train(resume_from_checkpoint=str(whole / "checkpoint-4"))
     with pytest.raises(InputError, match="checkpoint-9: no whole checkpoint"):
         trainer.train(resume_from_checkpoint=str(whole / "checkpoint-9"))
@@ -137,7 +137,9 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "in\n"
-        with pytest.raises(InputError, match=rf"process {other.pid} on .* trains into it since .*: wait for it"):
+        with pytest.raises(
+            InputError, match=rf"process {other.pid} on .* has been training into it since .*: wait for it"
+        ):
             grpo_run.trainer(tmp_path, max_steps=1).train()
         assert not (tmp_path / "history.parquet").exists()
         other.kill()

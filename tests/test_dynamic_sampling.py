@@ -358,7 +358,7 @@ def test_groups_that_teach_are_joined_with_padding_on_their_own_side() -> None:
     batch.add(["a", "b", "c"], ONE, teaches=[False, True, False], varies=[False, True, False])
     assert batch.missing == 1
     batch.add(["d"], OTHER, teaches=[True], varies=[True])
-    tensors, trained = batch.whole("train")
+    tensors, trained = batch.joined("train")
     assert trained == batch.prompt_ids == ["b", "d"]
     assert (batch.missing, batch.rounds, batch.num_rolled_out) == (0, 2, 4)
     assert tensors["prompt_ids"].tolist() == [[3, 4], [9, 5]]
@@ -373,7 +373,7 @@ def test_what_is_missing_comes_of_the_first_generation_and_what_varies_of_it_fir
     batch = Batch(size=2, group_size=1, pad_token_id=9)
     batch.add(["a", "b", "c"], ONE, teaches=[False, True, False], varies=[False, True, True])
     batch.add(["d"], {**OTHER, "completion_mask": torch.ones(1, 1)}, teaches=[False], varies=[True])
-    tensors, ids = batch.whole(at_cap)
+    tensors, ids = batch.joined(at_cap)
     assert ids == trained
     assert tensors["prompt_ids"].tolist() == [[3, 4], [6, 7]]
     assert tensors["completion_mask"].tolist() == [[1], [mask]]

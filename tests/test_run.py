@@ -223,10 +223,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     [
         ("raise KeyError('answer')", r"reward 'own_reward.py:mine': .*own_reward.py line 2: KeyError: 'answer'"),
         ("import sys; sys.exit('enough')", r"own_reward.py line 2: SystemExit: enough"),
-        ("return [1.0]", "'own_reward.py:mine' gave 1 rewards for 24 completions: give one for each"),
-        ("return 1.0", "gave a float for 24 completions"),
-        ("return ['1'] * len(completions)", "gave '1': a reward is a number, or None"),
-        ("return [1j] * len(completions)", "gave 1j: a reward is a number"),
+        ("return [1.0]", "'own_reward.py:mine' returned 1 rewards for 24 completions: return one for each"),
+        ("return 1.0", "returned a float for 24 completions"),
+        ("return ['1'] * len(completions)", "returned '1': a reward is a number, or None"),
+        ("return [1j] * len(completions)", "returned 1j: a reward is a number"),
     ],
 )
 def test_what_a_reward_function_gives_is_checked(tmp_path, monkeypatch, body, message):
@@ -302,9 +302,9 @@ def test_rewards_of_every_kind_are_named_as_trl_names_them_and_counted(tmp_path,
     ("name", "message"),
     [
         ("failing", r"reward 'judges.py:failing': .*judges.py line 33: ValueError: judge timed out"),
-        ("short", "'judges.py:short' gave 2 rewards for 24 completions"),
-        ("words", "'judges.py:words' gave '1': a reward is a number"),
-        ("wide", r"'judges.py:wide' gave tensor\(\[1., 1.\]\): a reward is a number"),
+        ("short", "'judges.py:short' returned 2 rewards for 24 completions"),
+        ("words", "'judges.py:words' returned '1': a reward is a number"),
+        ("wide", r"'judges.py:wide' returned tensor\(\[1., 1.\]\): a reward is a number"),
         ("Judge", "'judges.py:Judge' is the class Judge: name a function, or an object that can be called"),
     ],
 )

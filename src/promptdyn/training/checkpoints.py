@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: which checkpoints are whole, and who is training into it."""
+"""The folder of a run: which of its checkpoints are complete, and whether another process trains into it."""
 
 from __future__ import annotations
 
@@ -19,64 +19,65 @@ from promptdyn.storage import HOST, atomic
 __all__ = ["checkpoint_to_resume", "is_checkpoint", "last_checkpoint", "locked", "steps_done", "wants_resume"]
 
 LOCK_FILE, HOLDER_FILE = ".lock", ".running.json"
-# As transformers names them; to import them from there takes seconds.
+# Names that transformers uses; importing them from there would take seconds.
 PREFIX_CHECKPOINT_DIR, TRAINER_STATE_NAME = "checkpoint", "trainer_state.json"
-# Weights of a model as transformers, FSDP and DeepSpeed keep them.
+# Files of weights that transformers, FSDP and DeepSpeed write.
 WEIGHTS = ("model*.safetensors", "adapter_model*", "pytorch_model*", "global_step*")
 
 logger = logging.getLogger(__name__)
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder has the name of a checkpoint."""
+    """Tell whether a folder is named as a checkpoint is."""
     return re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name) is not None
 
 
 def steps_done(folder: Path) -> int | None:
-    """Optimizer steps of a model that was saved whole with its training state; None where it is not whole.
+    """Return the number of optimizer steps of a complete checkpoint; None for an incomplete one.
 
-    The state is written last, so where it can be read the rest is there, unless somebody has begun to delete it.
+    The trainer writes its state last. So a state that can be read means that the rest is there, unless somebody has
+    begun to delete it.
     """
     try:
         steps = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    whole = isinstance(steps, int) and any(next(folder.glob(pattern), None) for pattern in WEIGHTS)
-    return steps if whole else None
+    complete = isinstance(steps, int) and any(next(folder.glob(pattern), None) for pattern in WEIGHTS)
+    return steps if complete else None
 
 
 def last_checkpoint(output: Path) -> Path | None:
-    """The newest whole checkpoint of a run, None where there is none; a line is logged for each that is passed over."""
+    """Return the newest complete checkpoint of a run, or None. A line is logged for each incomplete one."""
     folders = [folder for folder in output.iterdir() if is_checkpoint(folder)] if output.is_dir() else []
     for folder in sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True):
         if steps_done(folder) is not None:
             return folder
-        logger.warning("%s is not whole, as when a run dies while it is written: passed over", folder)
+        logger.warning("%s is not whole: the run died while writing it, so it is skipped", folder)
     return None
 
 
-def wants_resume(asked: str | Path | bool | None) -> str | bool:
-    """`resume_from_checkpoint` as it is meant: a checkpoint, True for the newest one, False for none.
+def wants_resume(requested: str | Path | bool | None) -> str | bool:
+    """Read the setting `resume_from_checkpoint`: a checkpoint's folder, True for the newest one, False for none.
 
-    A command line or settings file makes a word of true and false.
+    True and false may come as text, from a command line or a settings file.
     """
-    if isinstance(asked, bool | None):
-        return bool(asked)
-    return {"true": True, "false": False, "": False}.get(str(asked).lower(), str(asked))
+    if isinstance(requested, bool | None):
+        return bool(requested)
+    return {"true": True, "false": False, "": False}.get(str(requested).lower(), str(requested))
 
 
-def checkpoint_to_resume(asked: str | Path | bool | None, output: Path, max_steps: int) -> str | None:
-    """The checkpoint that a run goes on from, None where it starts.
+def checkpoint_to_resume(requested: str | Path | bool | None, output: Path, max_steps: int) -> str | None:
+    """Return the checkpoint that a run resumes from, or None for a run that starts afresh.
 
     Args:
-        asked: as `wants_resume` reads it.
+        requested: the setting, see `wants_resume`.
         output: the run's folder.
         max_steps: optimizer steps of the whole run.
 
     Raises:
-        InputError: no checkpoint to resume from, one that is not whole, or of `max_steps` or more.
+        InputError: the checkpoint is absent or incomplete, or has `max_steps` or more.
     """
-    resume = wants_resume(asked)
+    resume = wants_resume(requested)
     if resume is False:
         return None
     checkpoint = last_checkpoint(output) if resume is True else Path(resume)
@@ -87,7 +88,7 @@ def checkpoint_to_resume(asked: str | Path | bool | None, output: Path, max_step
         raise InputError(f"{resume}: no whole checkpoint: resume from an earlier one")
     if steps >= max_steps:
         raise InputError(
-            f"{checkpoint}: is of step {steps}, and max_steps={max_steps}: nothing is left to train; raise max_steps"
+            f"{checkpoint}: has {steps} steps, and max_steps={max_steps}: nothing is left to train; raise max_steps"
         )
     return str(checkpoint)
 
@@ -97,7 +98,7 @@ def locked(output: Path) -> Iterator[None]:
     """Keep other runs out of a folder until the block ends, or the process dies.
 
     Raises:
-        InputError: a run is in it, naming its process.
+        InputError: another run trains into the folder; the message names its process.
     """
     output.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(output / LOCK_FILE, timeout=0), output / HOLDER_FILE
@@ -105,8 +106,10 @@ def locked(output: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         try:
-            told = json.loads(holder.read_text(encoding="utf-8"))
-            who = f"process {told['process']} on {told['host']} trains into it since {told['since']}"
+            running = json.loads(holder.read_text(encoding="utf-8"))
+            who = (
+                f"process {running['process']} on {running['host']} has been training into it since {running['since']}"
+            )
         except (OSError, ValueError, KeyError, TypeError):
             who = "another run trains into it"
         raise InputError(f"{output}: {who}: wait for it, or train into another folder") from None

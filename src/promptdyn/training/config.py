@@ -1,4 +1,4 @@
-"""A run's settings in a YAML file: one flat mapping, of options of `train` and of all that TRL's GRPO script reads."""
+"""Read the settings of a run from a YAML file: options of `train`, and settings of TRL's own GRPO script."""
 
 from __future__ import annotations
 
@@ -14,81 +14,88 @@ from promptdyn.errors import InputError
 
 __all__ = ["read_config", "read_yaml", "script_settings"]
 
-# What TRL's scripts call what `train` calls otherwise.
+# Options of TRL's scripts that `train` has under another name.
 TRL_NAMES = {"model_name_or_path": "model", "dataset_name": "dataset", "reward_funcs": "reward"}
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file that holds one mapping.
+    """Read a YAML file that holds one mapping.
 
     Raises:
-        InputError: no such file, no YAML, or no mapping.
+        InputError: the file cannot be read, is not YAML, or holds something other than a mapping.
     """
     try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(given, dict):
+    if not isinstance(settings, dict):
         raise InputError(f"{path}: holds no mapping of settings")
-    return {str(name): value for name, value in given.items()}
+    return {str(name): value for name, value in settings.items()}
 
 
 def read_config(path: str | Path, options: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a file sets, by name: all that TRL's own GRPO script reads, and options of ours.
+    """Read a settings file: options of `train` and every setting that TRL's own GRPO script reads.
 
-    As in that script, `env` holds environment variables to set, and numbers may be written as YAML takes for words
-    (1e-6). Its `model_name_or_path`, `dataset_name` and `reward_funcs` are our `model`, `dataset` and `reward`.
+    The file may be one written for that script. So `env` holds environment variables to set, a number may be written
+    in a form that YAML reads as text (1e-6), and `model_name_or_path`, `dataset_name` and `reward_funcs` stand for
+    `model`, `dataset` and `reward`.
 
     Args:
         path: YAML file.
-        options: names of our own.
+        options: names of the options of `train`.
 
     Returns:
-        Our options, a list or mapping as text with commas, and settings of TRL's script (`script_settings`); and fields
-        of `GRPOConfig`, among them those that are options of ours too. Each is of its type.
+        Two mappings from names to values of the right type. The first holds options of `train` (a list or mapping as
+        text with commas) and settings of TRL's script (see `script_settings`). The second holds fields of
+        `GRPOConfig`, also those that are options of `train`.
 
     Raises:
-        InputError: as `read_yaml`, an unknown name, one given twice, or a value of the wrong type.
+        InputError: the file cannot be read (see `read_yaml`), a name is unknown or set twice, or a value has the wrong
+            type.
     """
     from transformers import HfArgumentParser
     from trl import GRPOConfig
 
-    given = read_yaml(path)
-    environment = given.pop("env", {})
+    settings = read_yaml(path)
+    environment = settings.pop("env", {})
     if not isinstance(environment, dict):
         raise InputError(f"{path}: env: give a mapping from names to values")
     parser: Any = HfArgumentParser([GRPOConfig, *_script_parts()], exit_on_error=False)  # type: ignore[list-item]
-    of_grpo, of_script = _names(GRPOConfig), {name for part in _script_parts() for name in _names(part)}
-    ours: dict[str, Any] = {}
-    grpo: dict[str, Any] = {}
-    for name, value in given.items():
+    grpo_names, script_names = _names(GRPOConfig), {name for part in _script_parts() for name in _names(part)}
+    train_settings: dict[str, Any] = {}
+    grpo_settings: dict[str, Any] = {}
+    for name, value in settings.items():
         option = TRL_NAMES.get(name, name)
-        if option in ours:
+        if option in train_settings:
             raise InputError(f"{path}: {name!r} and {option!r} are one setting: give one of the two")
-        if option in options and (option not in of_grpo or option == "output_dir"):
-            ours[option] = _as_text(value)
-        elif name in of_grpo or name in of_script:
-            (grpo if name in of_grpo else ours)[name] = _of_its_type(parser, path, name, value)
+        if option in options and (option not in grpo_names or option == "output_dir"):
+            train_settings[option] = _as_text(value)
+        elif name in grpo_names or name in script_names:
+            (grpo_settings if name in grpo_names else train_settings)[name] = _converted(parser, path, name, value)
         else:
-            near = get_close_matches(name, [*options, *of_grpo, *of_script], n=1)
-            mend = f": did you mean {near[0]!r}?" if near else ", as train --help lists them, nor one of TRL's script"
+            similar = get_close_matches(name, [*options, *grpo_names, *script_names], n=1)
+            mend = (
+                f": did you mean {similar[0]!r}?"
+                if similar
+                else ", as train --help lists them, nor one of TRL's script"
+            )
             raise InputError(f"{path}: {name!r} is no setting of ours{mend}")
     os.environ.update({str(name): str(value) for name, value in environment.items()})
-    return ours, grpo
+    return train_settings, grpo_settings
 
 
-def script_settings(given: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """`GRPOScriptArguments`, `ModelConfig` and `DatasetMixtureConfig` of TRL, made of settings by name.
+def script_settings(settings: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Make TRL's `GRPOScriptArguments`, `ModelConfig` and `DatasetMixtureConfig` from settings by name.
 
     Raises:
-        InputError: an unknown name, or values that TRL refuses.
+        InputError: a name is unknown, or TRL refuses a value.
     """
     from transformers import HfArgumentParser
 
     try:
-        return HfArgumentParser(list(_script_parts())).parse_dict(dict(given))  # type: ignore[return-value]
+        return HfArgumentParser(list(_script_parts())).parse_dict(dict(settings))  # type: ignore[return-value]
     except (ValueError, TypeError) as error:
         raise InputError(f"settings of TRL's script: {' '.join(str(error).split())}") from None
 
@@ -105,16 +112,16 @@ def _names(part: Any) -> set[str]:
 
 
 def _as_text(value: Any) -> Any:
-    """A list with commas, a mapping as NAME=VALUE with commas."""
+    """Write a list with commas, and a mapping as NAME=VALUE with commas; leave other values as they are."""
     if isinstance(value, dict):
         value = [f"{name}={item}" for name, item in value.items()]
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _of_its_type(parser: Any, path: str | Path, name: str, value: Any) -> Any:
+def _converted(parser: Any, path: str | Path, name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    # Strings are converted as on a command line, one at a time, so that an error can name its own.
+    # Text is converted as on a command line, one setting at a time, so that an error names the setting.
     try:
         return getattr(parser.parse_known_args([f"--{name}={value}"])[0], name)
     except Exception as error:

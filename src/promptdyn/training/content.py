@@ -1,4 +1,4 @@
-"""What a dataset's rows hold, read beneath its format: the same values whether it gives lists, arrays or tensors."""
+"""Read the values of a dataset's rows beneath its format: the same whether it gives lists, arrays or tensors."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from promptdyn.errors import InputError
 
 __all__ = ["content_ids", "values"]
 
-# Rows in memory at a time; a picture of each may be there.
+# Rows in memory at a time: each may hold a picture.
 BATCH = 100
 
 
 def values(dataset: Dataset, column: str) -> list[Any]:
-    """(row,) values of a column as Python's own, with nothing decoded; None where there is none."""
-    found: list[Any] = dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist()
-    return found
+    """Return the (row,) values of a column as Python objects, with nothing decoded; None for a missing value."""
+    column_values: list[Any] = dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+    return column_values
 
 
 def content_ids(dataset: Dataset, columns: Sequence[str], rows: Sequence[int] | None = None) -> list[str]:
-    """A hash of what each row holds in some columns, the same in every process and every run.
+    """Hash what each row holds in some columns. The hashes are the same in every process and every run.
 
-    Arrays count with every number in full precision, pictures, sounds and other files with their bytes, wherever they
-    lie; a file that has no bytes there is read.
+    Arrays are hashed with every number in full precision. Pictures, sounds and other files are hashed by their bytes,
+    whatever their path; a file whose bytes are not in the dataset is read from disk.
 
     Args:
         dataset: of any format.
-        columns: whose values count. The hash of one column is that of its value, that of several has their names too.
-        rows: which; default all.
+        columns: columns whose values are hashed; names are hashed too when there is more than one column.
+        rows: rows to hash; default all.
 
     Returns:
-        (row,) 16 hexadecimal digits each.
+        (row,) hashes of 16 hexadecimal digits.
 
     Raises:
-        InputError: a file that cannot be read.
+        InputError: a file cannot be read.
     """
-    chosen = dataset.select_columns(list(columns))
+    selected = dataset.select_columns(list(columns))
     if rows is not None:
-        chosen = chosen.select(rows)
-    return [_hash(row[columns[0]] if len(columns) == 1 else row) for row in _contents(chosen)]
+        selected = selected.select(rows)
+    return [_hash(row[columns[0]] if len(columns) == 1 else row) for row in _contents(selected)]
 
 
 def _contents(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """Each row, with its files' bytes."""
+    """Yield each row with the bytes of its files."""
     for chunked in dataset.with_format("arrow").iter(BATCH):
-        table = chunked.combine_chunks()  # of a shuffled dataset each row is one
-        read: dict[str, list[Any]] = {}
+        table = chunked.combine_chunks()  # in a shuffled dataset each row is a chunk
+        columns: dict[str, list[Any]] = {}
         for name in dataset.column_names:
             try:
-                read[name] = embed_array_storage(table[name], dataset.features[name]).to_pylist()
+                columns[name] = embed_array_storage(table[name], dataset.features[name]).to_pylist()
             except OSError as error:
                 raise InputError(f"a file in column {name!r} of the dataset cannot be read: {error}") from None
-        for row in zip(*read.values(), strict=True):
-            yield dict(zip(read, row, strict=True))
+        for row in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, row, strict=True))
 
 
 def _hash(content: Any) -> str:
@@ -67,7 +67,7 @@ def _hash(content: Any) -> str:
 
 
 def _without_paths(content: Any) -> Any:
-    """Content in which a file is its bytes, whatever it is called."""
+    """Replace each file by its bytes, without its path."""
     if isinstance(content, dict):
         if content.keys() == {"bytes", "path"} and content["bytes"] is not None:
             return content["bytes"]
@@ -78,5 +78,5 @@ def _without_paths(content: Any) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    """What JSON does not know: bytes, dates, decimal numbers."""
+    """Write what JSON does not know, such as bytes, dates and decimal numbers."""
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)

@@ -1,9 +1,8 @@
-"""The main job, end to end, in minutes: a race on a pool where little can be learned, then models of what it logged.
+"""Run the main job end to end in minutes: a race on a pool with few useful prompts, then models of its history.
 
-(a) Trains the embedded policy from the same start with as many rollouts each time, its prompts chosen uniformly, by
-    dynamic sampling (DAPO), by `DPS` as published, and by what is chosen here where nothing is said. (b) Compares
-    forecasters on the history that the uniform run logged, since its prompts are a fair sample of the pool. (c) Writes
-    the report.
+The demo (a) trains the embedded policy four times from the same start with the same budget of rollouts: prompts are
+chosen uniformly, by dynamic sampling (DAPO), by `DPS` as published, and by the default selector. It (b) compares
+forecasters on the history of the uniform run, whose prompts are a fair sample of the pool, and (c) writes the report.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from promptdyn.training.trl import HISTORY_FILE
 
 __all__ = ["DemoResult", "demo", "demo_race"]
 
-# Learning rates are those that did best in races/scarce.yaml on the tuning seeds.
+# The learning rates that did best in races/scarce.yaml on the tuning seeds.
 SELECTORS = {
     "uniform": {"learning_rates": 1e-4},
     "dynamic_sampling": {"learning_rates": 3e-4},
@@ -37,17 +36,25 @@ FORECASTERS = f"hierarchical:num_states=6,{KINDS},rate:{KINDS},mopps:{KINDS},mop
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo measured, and the files it wrote."""
+    """What the demo measured, and the files it wrote.
 
-    tables: dict[str, list[dict[str, str]]]  # for people, by title
-    standings: list[Standing]  # of the selectors
-    comparison: Comparison  # of the forecasters
+    Attributes:
+        tables: title -> rows of text, to print.
+        standings: results of the selectors.
+        comparison: scores of the forecasters.
+        report: path of the HTML page.
+        plot: path of the plot of accuracy against rollouts.
+    """
+
+    tables: dict[str, list[dict[str, str]]]
+    standings: list[Standing]
+    comparison: Comparison
     report: Path
-    plot: Path  # accuracy against rollouts
+    plot: Path
 
 
 def demo_race(budget: int, seed: int = 0) -> Race:
-    """The race of the demo: the pool of `races/scarce.yaml`, fewer selectors, one seed."""
+    """Declare the race of the demo: the pool of `races/scarce.yaml`, fewer selectors, one seed."""
     return Race(
         selectors=SELECTORS,
         dataset="scarce",
@@ -70,40 +77,41 @@ def demo(
     """Run the demo.
 
     Args:
-        out: folder for the runs and their histories, which are run anew, `report.html` and `curves.png`.
+        out: folder for the runs and their histories, `report.html` and `curves.png`. Earlier runs in it are replaced.
         budget: rollouts of each run.
-        seed: of the pool, sampling and selection.
-        progress: called with the run and its rollouts so far, after each step.
-        stage: called with a few words when something other than training begins.
+        seed: random seed of the pool, of sampling and of selection.
+        progress: function called after each step with the run and its rollouts so far.
+        stage: function called with a short text when a stage other than training begins.
     """
-    tell = stage or (lambda words: None)
+    announce = stage or (lambda text: None)
     declared = demo_race(budget, seed)
-    for name, entrant in declared.entrants.items():  # what is shown is measured now
+    for name, entrant in declared.entrants.items():  # the demo shows what it measures now
         (Run(name, entrant.learning_rates[0], seed).folder(out) / RESULT_FILE).unlink(missing_ok=True)
     results = race(declared, out, progress=progress)
-    found = standings(declared, results)
+    race_standings = standings(declared, results)
     histories = {run.entrant: RewardHistory.from_parquet(run.folder(out) / HISTORY_FILE) for run in results}
 
-    tell("fitting and comparing models on the history of the uniform run")
+    announce("fitting and comparing models on the history of the uniform run")
     uniform = histories["uniform"]
     models = MODELS.parse(FORECASTERS)
     comparison = compare(models, uniform, fit_steps=len(uniform.steps) // 2)
 
-    tell("drawing the report")
+    announce("drawing the report")
     figures = [
-        plots.curves(bands(found, measure), "rollouts", f"accuracy, {measure}") for measure in ("frontier", "mix")
+        plots.curves(bands(race_standings, measure), "rollouts", f"accuracy, {measure}")
+        for measure in ("frontier", "mix")
     ]
     plot = out / "curves.png"
     with atomic(plot) as part:
         figures[0].savefig(part, format="png", dpi=150)
-    shown = tables(declared, found)
-    sections = [Section(title, rows=rows) for title, rows in shown.items()]
+    titled_tables = tables(declared, race_standings)
+    sections = [Section(title, rows=rows) for title, rows in titled_tables.items()]
     sections[0].note = (
         f"Trained from the same start with {budget:,} rollouts, seed {seed}: held-out accuracy on what can be learned "
         "(frontier), on what is solved already, and on all kinds by their shares in the pool (mix)."
     )
     sections[0].figures = [svg(figure) for figure in figures]
-    # The run that is chosen for where nothing is said, through the eyes of the model that forecast best.
+    # The run of the default selector, with the beliefs of the model that forecast best.
     report = write_report(
         out / "report.html",
         histories.pop("auto"),
@@ -113,4 +121,4 @@ def demo(
         comparison=comparison,
         first=sections,
     )
-    return DemoResult(shown, found, comparison, report, plot)
+    return DemoResult(titled_tables, race_standings, comparison, report, plot)

@@ -1,6 +1,6 @@
 """Dynamic sampling (DAPO, Yu et al. 2025): groups that teach nothing are replaced by groups of further prompts.
 
-The settings of it, and how the tensors of several generations become one batch. A trainer runs the rounds.
+This module holds the settings, and joins the tensors of several generations into one batch. A trainer runs the rounds.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from trl.trainer.utils import nanstd
 
 from promptdyn.errors import InputError, check_choice
 
-__all__ = ["AtCap", "Batch", "DynamicSampling", "Keep", "batch_advantages", "gathered"]
+__all__ = ["AtCap", "Batch", "DynamicSampling", "Keep", "batch_advantages", "gather_rollouts"]
 
 AtCap = Literal["train", "drop", "raise"]
 Keep = Literal["success", "reward"]
 
-# Tensors with a row per rollout: on which side they are padded along the sequence, and with what; "pad" is the
-# tokenizer's token.
+# Tensors of (rollout, token): the side on which they are padded, and the value; "pad" is the tokenizer's token.
 SEQUENCES: dict[str, tuple[str, float | str]] = {
     "prompt_ids": ("left", "pad"),
     "prompt_mask": ("left", 0),
@@ -38,18 +37,18 @@ PER_ROLLOUT = ("advantages", "old_logps", "rewards")
 
 @dataclass(frozen=True)
 class DynamicSampling:
-    """Which groups fill a batch, and how long a generation looks for them.
+    """Settings of dynamic sampling: which groups fill a batch, and how many generations may look for them.
 
     Attributes:
-        max_rounds: generations at most, the first one included, for one batch; default 4. Each takes as many prompts
-            as the selector's forecasts say are needed, at most a batch.
-        at_cap: what is done when the batch is not full then: "train" (default) fills it with other groups of the first
-            generation, those whose rewards differ first; "drop" leaves those places without tokens; "raise" ends the
-            run.
-        keep: which groups fill it: those with both successes and failures ("success", default; by the selector's rule,
-            see `promptdyn.success`), which is what selectors forecast and what DAPO filters by; or those whose folded
-            rewards differ by more than rounding ("reward"), all that GRPO has a gradient of. While "auto" has not found
-            the rule of success yet, "success" goes by the rewards too.
+        max_rounds: most generations for one batch, including the first; default 4. Each generation takes as many
+            prompts as the selector's forecasts say are needed, at most a full batch.
+        at_cap: what happens when the batch is not full after `max_rounds`. "train" (default) fills it with the other
+            groups of the first generation, those with different rewards first. "drop" fills it with groups without
+            tokens. "raise" ends the run.
+        keep: which groups fill the batch. "success" (default) keeps groups with both successes and failures by the
+            selector's rule (see `promptdyn.success`): these are what selectors forecast and what DAPO keeps. "reward"
+            keeps groups whose folded rewards differ by more than rounding: these have a gradient in GRPO. While the
+            rule of success is "auto" and not found yet, "success" means the same as "reward".
 
     Raises:
         InputError: a setting is out of range.
@@ -67,17 +66,17 @@ class DynamicSampling:
 
 
 class Batch:
-    """A batch that is filled, generation by generation, with groups that teach.
+    """A batch that generations fill with groups that teach.
 
     Args:
-        size: groups that it has room for.
-        group_size: rollouts of each.
-        pad_token_id: what sequences of tokens are padded with.
+        size: number of groups in a full batch.
+        group_size: rollouts of each group.
+        pad_token_id: token that pads sequences.
 
     Attributes:
-        rounds: generations so far.
-        prompt_ids: of the groups that teach, in their order.
-        num_rolled_out: groups of all generations.
+        rounds: number of generations so far.
+        prompt_ids: ids of the groups that teach, in the order of the batch.
+        num_rolled_out: number of groups in all generations so far.
     """
 
     def __init__(self, size: int, group_size: int, pad_token_id: int) -> None:
@@ -91,7 +90,7 @@ class Batch:
 
     @property
     def missing(self) -> int:
-        """Groups that there is room for."""
+        """Number of groups that the batch still lacks."""
         return self.size - len(self.prompt_ids)
 
     def add(
@@ -101,35 +100,35 @@ class Batch:
         teaches: Sequence[bool],
         varies: Sequence[bool],
     ) -> None:
-        """Take a generation's groups that teach, as many as there is room for.
+        """Add the groups of a generation that teach, at most as many as the batch lacks.
 
         Args:
             prompt_ids: (group,) ids.
-            rollouts: tensors of (rollout, ...).
-            teaches: (group,) which are to fill the batch.
-            varies: (group,) which are the better ones of those that do not teach.
+            rollouts: name -> tensor of (rollout, ...).
+            teaches: (group,) whether a group may fill the batch.
+            varies: (group,) whether the rewards of a group differ: such groups come first when `joined` needs more.
         """
-        own = [i for i, flag in enumerate(teaches) if flag][: self.missing]
+        kept_groups = [i for i, flag in enumerate(teaches) if flag][: self.missing]
         if not self.rounds:
             others = sorted((i for i, flag in enumerate(teaches) if not flag), key=lambda i: not varies[i])
             self._others, self._other_ids = self._of(rollouts, others), [prompt_ids[i] for i in others]
-        self._parts.append(self._of(rollouts, own))
-        self.prompt_ids += [prompt_ids[i] for i in own]
+        self._parts.append(self._of(rollouts, kept_groups))
+        self.prompt_ids += [prompt_ids[i] for i in kept_groups]
         self.num_rolled_out += len(prompt_ids)
         self.rounds += 1
 
-    def whole(self, at_cap: AtCap) -> tuple[dict[str, torch.Tensor], list[str]]:
-        """The rollouts of the full batch, padded to the longest, and the ids of the groups that it trains on.
+    def joined(self, at_cap: AtCap) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """Return the tensors of the full batch, padded to the longest sequence, and the ids of the trained groups.
 
         Args:
-            at_cap: what is in the room that is left: groups of the first generation to train on ("train"), or such
-                groups without tokens ("drop").
+            at_cap: what fills the rest of the batch: other groups of the first generation ("train"), or the same
+                groups with no token to train on ("drop").
         """
         parts, trained = list(self._parts), list(self.prompt_ids)
         if self.missing:
             filling = self._of(self._others, list(range(self.missing)))
             if at_cap == "drop":
-                for name in ("completion_mask", "old_logps"):  # the latter is of whole completions
+                for name in ("completion_mask", "old_logps"):  # old_logps has one number per completion
                     if name in filling:
                         filling[name] = torch.zeros_like(filling[name])
             else:
@@ -146,25 +145,25 @@ class Batch:
         return joined, trained
 
     def _of(self, rollouts: Mapping[str, torch.Tensor], groups: Sequence[int]) -> dict[str, torch.Tensor]:
-        """The rollouts of some groups, in the order given."""
+        """Return the rollouts of some groups, in the order of `groups`."""
         size = self.group_size
         rows = torch.tensor([group * size + i for group in groups for i in range(size)], dtype=torch.long)
         return {name: value[rows.to(value.device)] for name, value in rollouts.items()}
 
 
 def batch_advantages(rewards: torch.Tensor) -> torch.Tensor:
-    """(rollout,) advantages of a joined batch of rewards (group, rollout) where TRL's `scale_rewards` is "batch"."""
+    """Return (rollout,) advantages for (group, rollout) rewards of a joined batch, as TRL's `scale_rewards="batch"`."""
     advantages = (rewards - torch.nanmean(rewards, dim=1, keepdim=True)) / (nanstd(rewards.flatten()) + 1e-4)
     return advantages.flatten().nan_to_num(nan=0.0)
 
 
-def gathered(outputs: Mapping[str, Any], accelerator: Accelerator, pad_token_id: int) -> dict[str, torch.Tensor]:
-    """A generation's tensors of all processes, (rollout, ...) in the order of the whole batch.
+def gather_rollouts(outputs: Mapping[str, Any], accelerator: Accelerator, pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Gather a generation's tensors from all processes: name -> (rollout, ...), in the order of the whole generation.
 
     Raises:
-        InputError: the generation holds what cannot be joined, such as images.
+        InputError: the generation holds tensors that cannot be joined, such as images.
     """
-    whole = {}
+    all_processes = {}
     for name, value in outputs.items():
         if name == "num_items_in_batch":
             continue
@@ -175,8 +174,8 @@ def gathered(outputs: Mapping[str, Any], accelerator: Accelerator, pad_token_id:
             value = accelerator.pad_across_processes(
                 value, dim=1, pad_index=_filler(filler, pad_token_id), pad_first=side == "left"
             )
-        whole[name] = accelerator.gather(value)
-    return whole
+        all_processes[name] = accelerator.gather(value)
+    return all_processes
 
 
 def _filler(filler: float | str, pad_token_id: int) -> float:

@@ -1,4 +1,4 @@
-"""How TRL's settings divide a run into generations, each of which chooses its prompts."""
+"""Work out from TRL's settings how a run is divided into generations, each of which chooses its prompts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Generations:
-    """What the generations of a run are like.
+    """The size of the generations of a run.
 
     Attributes:
-        num_prompts: prompts of one, over all processes.
+        num_prompts: prompts in one generation, over all processes.
         group_size: rollouts of each prompt.
-        per_step: the most that fall in one optimizer step; 1 where the rollouts of one serve several steps.
+        per_step: most generations in one optimizer step; 1 if the rollouts of a generation serve several steps.
     """
 
     num_prompts: int
@@ -35,14 +35,14 @@ class Generations:
     per_step: int
 
     @classmethod
-    def of(cls, args: GRPOConfig | RLOOConfig) -> Generations:
-        """Those of a trainer's settings."""
+    def from_config(cls, args: GRPOConfig | RLOOConfig) -> Generations:
+        """Read the size from a trainer's settings."""
         group_size, batch_size = cast(int, args.num_generations), cast(int, args.generation_batch_size)
         batches = cast(int, args.steps_per_generation) * args.num_iterations
         return cls(batch_size // group_size, group_size, math.ceil(args.gradient_accumulation_steps / batches))
 
     def check(self, num_prompts: int) -> None:
-        """Raise InputError where a pool has fewer prompts than one optimizer step takes."""
+        """Raise InputError if a pool has fewer prompts than one optimizer step takes."""
         needed = self.num_prompts * self.per_step
         if num_prompts < needed:
             raise InputError(
@@ -52,20 +52,20 @@ class Generations:
 
 
 def with_steps(args: Config, num_prompts: int) -> Config:
-    """Settings with `max_steps`: where it is not set, what `num_train_epochs` make of a pool, counted as TRL does."""
+    """Return settings with `max_steps` set: unless it is, `num_train_epochs` of the pool, counted as TRL counts."""
     if not args.shuffle_dataset:
-        logger.warning("shuffle_dataset=False has no effect: the selector says which prompts come when")
+        logger.warning("shuffle_dataset=False has no effect: the selector chooses the prompts of every generation")
     if args.max_steps > 0:
         return args
-    # Batches of one process, each of them a forward and a backward pass.
+    # Batches of one process; each is one forward and one backward pass.
     passes = cast(int, args.steps_per_generation) * args.num_iterations
-    batches = num_prompts // Generations.of(args).num_prompts * passes
+    batches = num_prompts // Generations.from_config(args).num_prompts * passes
     steps = math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
     args = copy(args)
     args.max_steps = steps
     logger.warning(
-        "num_train_epochs=%g: %d optimizer steps, as many as TRL takes for it with %d prompts; which prompts come, and "
-        "how often, is chosen",
+        "num_train_epochs=%g: %d optimizer steps, as many as TRL takes for %d prompts; the selector chooses which "
+        "prompts come, and how often",
         args.num_train_epochs,
         steps,
         num_prompts,
@@ -74,15 +74,17 @@ def with_steps(args: Config, num_prompts: int) -> Config:
 
 
 def check_joins(dataset: Dataset, args: GRPOConfig | RLOOConfig) -> None:
-    """Raise InputError where generations cannot be joined into one, as dynamic sampling does."""
+    """Raise InputError if generations cannot be joined into one batch, which dynamic sampling does."""
     images = [column for column in ("image", "images") if column in dataset.column_names]
     if images:
-        raise InputError(f"dynamic sampling cannot join generations with images (column {images[0]!r}): leave it out")
-    # Each of the two settings is of one trainer alone.
-    for setting, wanted in (("multi_objective_aggregation", "sum_then_normalize"), ("normalize_advantages", False)):
-        value = getattr(args, setting, wanted)
-        if value != wanted:
+        raise InputError(
+            f"dynamic sampling cannot join generations with images (column {images[0]!r}): leave dynamic sampling out"
+        )
+    # GRPO alone has the first setting, RLOO alone the second.
+    for setting, required in (("multi_objective_aggregation", "sum_then_normalize"), ("normalize_advantages", False)):
+        value = getattr(args, setting, required)
+        if value != required:
             raise InputError(
                 f"{setting}={value!r} scales advantages over a generation, and dynamic sampling joins several: set "
-                f"{wanted!r}"
+                f"{required!r}"
             )

@@ -1,4 +1,4 @@
-"""Ways in which a run is stopped from outside, and what it does then."""
+"""Let a run that is stopped from outside save what it holds."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ __all__ = ["terminable"]
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM unwind the block as Ctrl-C does, so that it can save what it holds; then the process ends by it.
+    """Let SIGTERM unwind the block as Ctrl-C does, so that the block can save what it holds; then the process ends.
 
-    Who handles the signal already, as a cluster's requeueing does, goes on to. Outside the main thread nothing is done.
+    A handler of the signal that is already there, such as that of a cluster's requeueing, stays in place. Outside the
+    main thread the signal is left alone.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    process, told = os.getpid(), False
+    process, terminated = os.getpid(), False
 
     def unwind(number: int, frame: Any) -> None:
-        nonlocal told
+        nonlocal terminated
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
-        if os.getpid() != process:  # forked from the block, which holds nothing of its own
+        if os.getpid() != process:  # a process forked from the block has nothing to save
             os.kill(os.getpid(), number)
-        told = True
+        terminated = True
         raise KeyboardInterrupt("SIGTERM")
 
     signal.signal(signal.SIGTERM, unwind)
@@ -38,5 +39,5 @@ def terminable() -> Iterator[None]:
     finally:
         if signal.getsignal(signal.SIGTERM) is unwind:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if told:
+        if terminated:
             os.kill(process, signal.SIGTERM)

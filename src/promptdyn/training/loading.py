@@ -1,4 +1,4 @@
-"""Datasets, reward functions and packages of a run, by the names that people write in a settings file."""
+"""Load datasets and reward functions by the names that people write in a settings file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from promptdyn.plugins import load_error, load_object
 from promptdyn.training import tasks
 
 RewardFunction = Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]
-"""A reward function in TRL's form, which may be async."""
+"""A reward function in TRL's form; it may be async."""
 
 __all__ = [
     "DEFAULT_REWARD",
@@ -36,7 +36,7 @@ __all__ = [
 
 DEFAULT_REWARD = "exact_answer"
 
-# Reward functions that TRL's GRPO script knows by name, as it makes them.
+# Reward functions that TRL's GRPO script knows by name, with the settings that it gives them.
 TRL_REWARDS: dict[str, Callable[..., Any]] = {
     "accuracy_reward": trl.rewards.accuracy_reward,
     "reasoning_accuracy_reward": trl.rewards.reasoning_accuracy_reward,
@@ -48,16 +48,16 @@ TRL_REWARDS: dict[str, Callable[..., Any]] = {
 def load_rows(
     name: str, num_prompts: int = 1000, seed: int = 0, *, config: str | None = None, split: str = "train"
 ) -> Dataset:
-    """Rows with "prompt": a pool of an embedded family, else a file or a Hugging Face dataset.
+    """Load the rows of a dataset, which has a column "prompt".
 
     Args:
-        name: which.
-        num_prompts, seed: of the pool, for families.
-        config: the dataset's configuration, where it has several.
-        split: which rows, in the words of `datasets`, as in "train" (default) or "train[:1000]".
+        name: an embedded family, a file, or a Hugging Face dataset.
+        num_prompts, seed: size and random seed of the pool; for families only.
+        config: the dataset's configuration, if it has several.
+        split: the rows to load, in the notation of `datasets`: "train" (default), "train[:1000]", ...
 
     Raises:
-        InputError: no such dataset, or one without prompts.
+        InputError: the dataset does not exist, cannot be loaded, or has no prompts.
     """
     if name in tasks.FAMILIES:
         return Dataset.from_list(tasks.make_pool(name, num_prompts, seed))
@@ -74,9 +74,9 @@ def load_rows(
     except InputError:
         raise
     except Exception as error:  # datasets raises errors of many kinds, each in a paragraph
-        what = f"split {split!r} of it" if split != "train" else "it"
+        subject = f"split {split!r} of it" if split != "train" else "it"
         raise InputError(
-            f"dataset {name!r} is no embedded family ({', '.join(tasks.FAMILIES)}) and {what} cannot be loaded: "
+            f"dataset {name!r} is no embedded family ({', '.join(tasks.FAMILIES)}) and {subject} cannot be loaded: "
             f"{first_line(error)}"
         ) from None
     check_column(dataset, name)
@@ -84,47 +84,47 @@ def load_rows(
 
 
 def check_column(dataset: Dataset, name: str) -> None:
-    """Raise InputError where a dataset has no prompts."""
+    """Raise InputError if a dataset has no column "prompt"."""
     if "prompt" not in dataset.column_names:
         raise InputError(f"dataset {name!r} has no column 'prompt'; it has {', '.join(dataset.column_names)}")
 
 
 def load_eval_sets(text: str, num_prompts: int, seed: int) -> Dataset | dict[str, Dataset]:
-    """One dataset to evaluate on, or several by name.
+    """Load the dataset to evaluate on, or several datasets by name.
 
     Args:
-        text: as `load_rows` takes, several with commas, each perhaps NAME=DATASET. Without a name, one of several has
-            that of its file.
-        num_prompts, seed: of pools of families.
+        text: names as `load_rows` takes them, separated by commas. NAME=DATASET names a dataset; without that, one of
+            several is named after its file.
+        num_prompts, seed: size and random seed of a family's pool.
 
     Raises:
-        InputError: as `load_rows`, or two of one name.
+        InputError: a dataset cannot be loaded (see `load_rows`), or two have the same name.
     """
     sets: dict[str, Dataset] = {}
     named = False
     for part in text.split(","):
-        name, equals, place = part.partition("=")
+        name, equals, source = part.partition("=")
         if not equals:
-            name, place = Path(part).stem, part
+            name, source = Path(part).stem, part
         named = named or bool(equals)
         if name in sets:
-            raise InputError(f"eval_dataset: two are called {name!r}: name them, as in NAME={place}")
-        sets[name] = load_rows(place, num_prompts, seed)
+            raise InputError(f"eval_dataset: two are called {name!r}: name them, as in NAME={source}")
+        sets[name] = load_rows(source, num_prompts, seed)
     return sets if named or len(sets) > 1 else next(iter(sets.values()))
 
 
 def load_reward(name: str) -> RewardFunction:
-    """The reward function that a text names. What it gives is checked.
+    """Load a reward function by its name. The returned function checks the rewards.
 
     Args:
-        name: "exact_answer" (the completion equals the column "answer"); one of those that TRL's GRPO script knows
+        name: "exact_answer" (the completion equals the column "answer"); a name that TRL's GRPO script knows
             ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward", "get_soft_overlong_punishment");
-            "FILE.py:FUNCTION", "MODULE:FUNCTION" or, as that script has it, "MODULE.FUNCTION". It may be async, a
-            partial, or an object that can be called.
+            "FILE.py:FUNCTION", "MODULE:FUNCTION", or "MODULE.FUNCTION" as in that script. The function may be async, a
+            partial, or a callable object.
 
     Raises:
-        InputError: there is no such function. Later, from the function: it fails, or its rewards are not one number or
-            None for each completion.
+        InputError: there is no such function. The returned function raises it if the reward function fails, or does
+            not return one number or None for each completion.
     """
     if name == DEFAULT_REWARD:
         return tasks.exact_answer
@@ -136,18 +136,21 @@ def load_reward(name: str) -> RewardFunction:
             f"reward {name!r} is none of {', '.join((DEFAULT_REWARD, *TRL_REWARDS))}, nor FILE.py:FUNCTION or "
             "MODULE:FUNCTION"
         )
-    found: Any = load_object(f"{dotted[1]}:{dotted[2]}" if dotted else name, "reward")
-    if isinstance(found, type) or not callable(found):
-        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
-        raise InputError(f"reward {name!r} is {what}: name a function, or an object that can be called")
-    return _checked(found, name)
+    function: Any = load_object(f"{dotted[1]}:{dotted[2]}" if dotted else name, "reward")
+    if isinstance(function, type) or not callable(function):
+        kind = f"the class {function.__name__}" if isinstance(function, type) else f"a {type(function).__name__}"
+        raise InputError(f"reward {name!r} is {kind}: name a function, or an object that can be called")
+    return _checked(function, name)
 
 
 def _checked(reward: Callable[..., Any], name: str) -> RewardFunction:
-    """The reward function, async where it is and named as TRL names it: one line tells of errors and of odd rewards."""
+    """Wrap a reward function so that its errors and odd rewards are reported in one line.
+
+    The wrapper is async if the function is, and has the name that TRL gives the function.
+    """
 
     @contextmanager
-    def told() -> Iterator[None]:
+    def one_line_errors() -> Iterator[None]:
         try:
             yield
         except (Exception, SystemExit) as error:
@@ -155,38 +158,40 @@ def _checked(reward: Callable[..., Any], name: str) -> RewardFunction:
             raise load_error(error, name, "reward", file) from error
 
     def checked(**batch: Any) -> list[float | None]:
-        with told():
+        with one_line_errors():
             rewards = reward(**batch)
         return _numbers(rewards, name, len(batch["completions"]))
 
     async def awaited(**batch: Any) -> list[float | None]:
-        with told():
+        with one_line_errors():
             rewards = await reward(**batch)
         return _numbers(rewards, name, len(batch["completions"]))
 
-    found = awaited if is_async_callable(reward) else checked
-    found.__name__ = get_callable_name(reward)
-    return found
+    wrapper = awaited if is_async_callable(reward) else checked
+    wrapper.__name__ = get_callable_name(reward)
+    return wrapper
 
 
 def _numbers(rewards: Any, name: str, num_completions: int) -> list[float | None]:
-    """What a reward function gave, in whatever lists, arrays or tensors, as a number or None for each completion."""
+    """Read rewards from lists, arrays or tensors, as a number or None for each completion."""
     try:
-        given = list(rewards)
+        values = list(rewards)
     except TypeError:
-        given = None
-    if given is None or len(given) != num_completions:
-        what = f"a {type(rewards).__name__}" if given is None else f"{len(given)} rewards"
-        raise InputError(f"reward {name!r} gave {what} for {num_completions} completions: give one for each")
-    numbers = [_scalar(value) for value in given]
+        values = None
+    if values is None or len(values) != num_completions:
+        received = f"a {type(rewards).__name__}" if values is None else f"{len(values)} rewards"
+        raise InputError(f"reward {name!r} returned {received} for {num_completions} completions: return one for each")
+    numbers = [_scalar(value) for value in values]
     for value in numbers:
         if value is not None and not isinstance(value, Real):
-            raise InputError(f"reward {name!r} gave {value!r}: a reward is a number, or None where there is no grade")
+            raise InputError(
+                f"reward {name!r} returned {value!r}: a reward is a number, or None where there is no grade"
+            )
     return numbers
 
 
 def _scalar(value: Any) -> Any:
-    """The number in an array or tensor of one."""
+    """Take the number out of an array or tensor of one element."""
     try:
         return value.item() if hasattr(value, "item") else value
     except (ValueError, RuntimeError):
@@ -194,13 +199,13 @@ def _scalar(value: Any) -> Any:
 
 
 def check_packages(settings: Mapping[str, Any], rewards: list[str]) -> None:
-    """Raise InputError where a setting needs a package that is not installed, before a model is loaded.
+    """Raise InputError if a setting needs a package that is not installed. Called before a model is loaded.
 
     Args:
-        settings: of `GRPOConfig` and `trl.ModelConfig`, by name.
+        settings: settings of `GRPOConfig` and `trl.ModelConfig` by name.
         rewards: names of reward functions.
     """
-    needed = {
+    package_of = {
         "use_vllm": "vllm",
         "use_peft": "peft",
         "load_in_4bit": "bitsandbytes",
@@ -208,15 +213,15 @@ def check_packages(settings: Mapping[str, Any], rewards: list[str]) -> None:
         "use_liger_kernel": "liger_kernel",
         "deepspeed": "deepspeed",
     }
-    asked = [(name, settings[name], package) for name, package in needed.items() if settings.get(name)]
-    asked += [("reward", name, "math_verify") for name in rewards if name in TRL_REWARDS and "accuracy" in name]
-    for name, value, package in asked:
+    requirements = [(name, settings[name], package) for name, package in package_of.items() if settings.get(name)]
+    requirements += [("reward", name, "math_verify") for name in rewards if name in TRL_REWARDS and "accuracy" in name]
+    for name, value, package in requirements:
         if find_spec(package) is None:
             extra = "'math-verify[antlr4_13_2]'" if package == "math_verify" else package.replace("_", "-")
             raise InputError(f"{name}={value!r} needs {package}, which is not installed: pip install {extra}")
     trackers = settings.get("report_to") or []
     for tracker in [trackers] if isinstance(trackers, str) else trackers:
-        # What is no tracker at all is told by the trainer.
+        # The trainer reports a name that is no tracker.
         if tracker in INTEGRATION_TO_CALLBACK and tracker not in get_available_reporting_integrations():
             raise InputError(
                 f"report_to={tracker!r}: {tracker} is not installed: pip install {tracker}, or leave it out"
@@ -224,5 +229,5 @@ def check_packages(settings: Mapping[str, Any], rewards: list[str]) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Return the first line of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[0]

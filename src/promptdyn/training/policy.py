@@ -1,8 +1,8 @@
-"""The embedded policies: tiny character-level Llamas with their tokenizer, and how to sample a policy in bulk.
+"""Load the embedded policies, which are tiny character-level Llamas, and count successes of a policy in bulk.
 
-Pre-trained by `scripts/pretrain_policy.py` so that pools of `promptdyn.training.tasks` hold unsolved, partly solved
-and solved prompts: "embedded" for arithmetic and sequences, "embedded_countdown" for the family "countdown". Knows
-nothing of selection and trainers.
+`scripts/pretrain_policy.py` pre-trained them, so that pools of `promptdyn.training.tasks` hold unsolved, partly solved
+and solved prompts: "embedded" for arithmetic and sequences, "embedded_countdown" for the family "countdown". This
+module knows nothing of selection and trainers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ EMBEDDED = {name: Path(__file__).parent / name for name in ("embedded", "embedde
 
 
 def load_policy(name: str = "embedded") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """An embedded policy in single precision, and its tokenizer (characters, left padding). Needs no network."""
+    """Load an embedded policy in single precision, and its tokenizer of characters, which pads on the left.
+
+    Needs no network.
+    """
     folder = EMBEDDED[name]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -47,32 +50,33 @@ def pass_counts(
     seed: int = 0,
     batch_size: int = 1024,
 ) -> NDArray[np.int64]:
-    """Roll every prompt out and count successes. Training that goes on around it is not disturbed.
+    """Roll out every prompt and count successes. The state of a training run around the call is left as it was.
 
     Args:
         model, tokenizer: a causal language model; the tokenizer must pad on the left.
-        rows: (prompt,) with "prompt", a text, and what the reward function needs.
-        rewards: reward functions as TRL knows them, some of which may be async; default `tasks.exact_answer`.
-        num_generations: rollouts a prompt; default 8.
-        temperature: of sampling; default 1.
-        max_completion_length: tokens a rollout; default 8.
-        success: what a success is, see `promptdyn.success`; default 0.5. A `Grader` that does not know finds it here.
-        seed: of sampling. Torch's generators are put back as they were.
+        rows: (prompt,) rows with "prompt", a text, and the columns that the reward functions need.
+        rewards: reward functions in TRL's form, which may be async; default `tasks.exact_answer`.
+        num_generations: rollouts of a prompt; default 8.
+        temperature: sampling temperature; default 1.
+        max_completion_length: most tokens of a rollout; default 8.
+        success: the rule of success, see `promptdyn.success`; default 0.5. A `Grader` without a rule yet finds it
+            from these rewards.
+        seed: random seed of sampling. Torch's generators are restored afterwards.
         batch_size: rollouts at a time.
 
     Returns:
-        (prompt,) successes, 0 to `num_generations`.
+        (prompt,) numbers of successes, 0 to `num_generations`.
     """
-    flat = [row for row in rows for _ in range(num_generations)]
-    others = [column for column in rows[0] if column != "prompt"]
-    given: list[list[float | None]] = [[] for _ in rewards]
+    row_of_rollout = [row for row in rows for _ in range(num_generations)]
+    other_columns = [column for column in rows[0] if column != "prompt"]
+    values: list[list[float | None]] = [[] for _ in rewards]
     was_training = model.training
     model.eval()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for start in range(0, len(flat), batch_size):
-            shown = flat[start : start + batch_size]
-            prompts = [row["prompt"] for row in shown]
+        for start in range(0, len(row_of_rollout), batch_size):
+            chunk = row_of_rollout[start : start + batch_size]
+            prompts = [row["prompt"] for row in chunk]
             batch = tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)
             rollouts = cast(Any, model).generate(
                 **batch,
@@ -84,13 +88,13 @@ def pass_counts(
                 pad_token_id=tokenizer.pad_token_id,
             )
             texts = tokenizer.batch_decode(rollouts[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-            columns = {column: [row[column] for row in shown] for column in others}
-            for reward, column in zip(rewards, given, strict=True):
+            columns = {column: [row[column] for row in chunk] for column in other_columns}
+            for reward, of_function in zip(rewards, values, strict=True):
                 graded = reward(prompts=prompts, completions=texts, **columns)
-                column += asyncio.run(_awaited(graded)) if isinstance(graded, Awaitable) else graded
+                of_function += asyncio.run(_awaited(graded)) if isinstance(graded, Awaitable) else graded
     model.train(was_training)
     names = tuple(getattr(reward, "__name__", type(reward).__name__) for reward in rewards)
-    rollout_rewards = Rewards(names, np.ones(len(names)), np.array(given, np.float64).T)
+    rollout_rewards = Rewards(names, np.ones(len(names)), np.array(values, np.float64).T)
     grader = success if isinstance(success, Grader) else Grader(success)
     grader.see(rollout_rewards)
     grader.settle()

@@ -1,4 +1,4 @@
-"""The prompts of a dataset: which rows they are, and what is known of each."""
+"""Find the distinct prompts of a dataset, and describe them as a pool."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ logger = logging.getLogger(__name__)
 
 
 def prompts(dataset: Dataset, id_column: str = "prompt_id") -> Prompts:
-    """The pool of a dataset: the ids of its distinct rows, and its columns, each read when it is asked for.
+    """Make the pool of a dataset: the ids of its distinct rows, and its columns, each read when it is first needed.
 
-    Columns that tell kinds of prompts are looked for among those of well-known names, such as "task" and "difficulty"
+    Label columns of the pool are the columns with well-known names, such as "task" and "difficulty"
     (`promptdyn.clusters.LABEL_COLUMNS`).
 
     Args:
         dataset: a `datasets.Dataset`.
-        id_column: the column that holds the ids, see `prompt_rows`.
+        id_column: the column of prompt ids, see `prompt_rows`.
 
     Raises:
-        InputError: as `prompt_rows`.
+        InputError: see `prompt_rows`.
     """
     return distinct(dataset, id_column)[1]
 
 
 def prompt_ids(dataset: Dataset, id_column: str = "prompt_id") -> list[str]:
-    """The ids alone of a dataset's pool, which will do for models that go by no column; raises as `prompt_rows`."""
+    """Return the ids of a dataset's pool: enough for models that use no column. Raises as `prompt_rows`."""
     return list(prompt_rows(dataset, id_column))
 
 
 def distinct(dataset: Dataset, id_column: str = "prompt_id") -> tuple[Dataset, Prompts]:
-    """The dataset with one row per prompt, and its pool in the same order; raises as `prompt_rows`."""
+    """Return the dataset with one row per prompt, and its pool in the same order. Raises as `prompt_rows`."""
     rows = prompt_rows(dataset, id_column)
     if len(rows) < len(dataset):
         dataset = dataset.select(list(rows.values()))
@@ -51,7 +51,7 @@ def distinct(dataset: Dataset, id_column: str = "prompt_id") -> tuple[Dataset, P
 
 
 class _DatasetColumns(Mapping[str, Any]):
-    """name -> (row,) values as Python's own."""
+    """Mapping from a column's name to its (row,) values as Python objects."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -67,25 +67,25 @@ class _DatasetColumns(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._dataset.column_names)
 
-    def __contains__(self, column: object) -> bool:  # the base class's would read it
+    def __contains__(self, column: object) -> bool:  # the base class would read the column
         return column in self._dataset.column_names
 
 
 def prompt_rows(dataset: Dataset, id_column: str = "prompt_id") -> dict[str, int]:
-    """The prompts of a dataset: id -> row, in row order.
+    """Find the prompts of a dataset: id -> row, in the order of the rows.
 
-    Rows that repeat another in every column are the same prompt, and the first stands for all. Rows of one prompt that
-    differ in any other column, as in the answer or a picture, are prompts of their own. Where there are such, a line is
-    logged.
+    Rows that are equal in every column are one prompt, and the first row stands for all. Rows with the same "prompt"
+    that differ in another column, such as the answer or a picture, are different prompts. A line is logged if there
+    are rows of either sort.
 
     Args:
         dataset: a `datasets.Dataset`.
-        id_column: the column that holds the ids. Where the dataset has none, an id is a hash of the row's "prompt",
-            and of the whole row for rows of one prompt that differ: the same in every run, whatever the rows' order.
+        id_column: the column of prompt ids. If the dataset lacks it, the id is a hash of the row's "prompt", or of the
+            whole row for rows with the same "prompt" that differ. It is the same in every run and every order of rows.
 
     Raises:
-        InputError: no dataset that can be indexed, no column "prompt", an empty id, an id of two rows that differ, or
-            a file, such as a picture, that is needed to tell rows apart and cannot be read.
+        InputError: the dataset cannot be indexed, it has no column "prompt", an id is empty or that of two rows that
+            differ, or a file, such as a picture, cannot be read that is needed to compare rows.
     """
     if not isinstance(dataset, Dataset):
         raise InputError(
@@ -94,37 +94,38 @@ def prompt_rows(dataset: Dataset, id_column: str = "prompt_id") -> dict[str, int
         )
     if "prompt" not in dataset.column_names:
         raise InputError(f"the dataset has no column 'prompt': it has {', '.join(dataset.column_names) or 'none'}")
-    given = id_column in dataset.column_names
-    if given:
+    has_ids = id_column in dataset.column_names
+    if has_ids:
         ids = ["" if is_missing(prompt_id) else str(prompt_id) for prompt_id in values(dataset, id_column)]
         if "" in ids:
             raise InputError(f"row {ids.index('')} of the dataset has an empty {id_column!r}: give every row an id")
     else:
         logger.warning("the dataset has no column %r: ids are hashes of the prompts", id_column)
         ids = content_ids(dataset, ["prompt"])
-    # Rows are read whole only where an id repeats.
+    # Whole rows are read only for ids that repeat.
     repeated = {prompt_id for prompt_id, count in Counter(ids).items() if count > 1}
     several = [row for row, prompt_id in enumerate(ids) if prompt_id in repeated]
     content = dict(zip(several, content_ids(dataset, dataset.column_names, several), strict=True))
-    contents: dict[str, dict[str, int]] = {}  # of an id: those of its rows, and the first row of each
+    contents: dict[str, dict[str, int]] = {}  # id -> content of a row -> first row with it
     for row in several:
         contents.setdefault(ids[row], {}).setdefault(content[row], row)
     rows: dict[str, int] = {}
-    apart = 0
+    num_told_apart = 0
     for row, prompt_id in enumerate(ids):
         if len(contents.get(prompt_id, ())) > 1:
-            if given:
+            if has_ids:
                 first, second, *_ = contents[prompt_id].values()
                 raise InputError(
                     f"prompt id {prompt_id!r} is that of rows {first} and {second}, which differ: make the ids unique"
                 )
             prompt_id = content[row]
-            apart += prompt_id not in rows
+            num_told_apart += prompt_id not in rows
         rows.setdefault(prompt_id, row)
     if len(rows) < len(ids):
         logger.warning("%d of %d rows of the dataset repeat others and are left out", len(ids) - len(rows), len(ids))
-    if apart:
+    if num_told_apart:
         logger.warning(
-            "%d rows share their prompt with others and differ in another column: each is a prompt of its own", apart
+            "%d rows share their prompt with others and differ in another column: each is a prompt of its own",
+            num_told_apart,
         )
     return rows

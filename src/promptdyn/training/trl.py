@@ -47,7 +47,7 @@ from promptdyn.selection import HistoryRecorder, Observation, Selector, Session
 from promptdyn.selection.files import model_of
 from promptdyn.success import Rewards, Success, spread
 from promptdyn.training.checkpoints import checkpoint_to_resume, is_checkpoint, last_checkpoint, locked
-from promptdyn.training.dynamic_sampling import Batch, DynamicSampling, batch_advantages, gathered
+from promptdyn.training.dynamic_sampling import Batch, DynamicSampling, batch_advantages, gather_rollouts
 from promptdyn.training.generations import Generations, check_joins, with_steps
 from promptdyn.training.interrupts import terminable
 from promptdyn.training.pool import distinct, prompt_ids, prompts
@@ -165,7 +165,7 @@ class SelectionMixin(Trainer):
             )
         train_dataset, pool = distinct(train_dataset, id_column)
         args = with_steps(args, len(pool))
-        generations = Generations.of(args)
+        generations = Generations.from_config(args)
         generations.check(len(pool))
         recipe = selector_recipe(selector) if isinstance(selector, str) else selector
         plan: Plan | None = None
@@ -328,7 +328,7 @@ class SelectionMixin(Trainer):
                 break
             outputs = self._roll_out(chosen)
             counts_tokens = "num_items_in_batch" in outputs
-            rollouts = gathered(outputs, self.accelerator, pad_token_id)
+            rollouts = gather_rollouts(outputs, self.accelerator, pad_token_id)
             folded = self._folded
             rollouts["rewards"] = torch.as_tensor(folded, dtype=torch.float32, device=rollouts["advantages"].device)
             varies = (spread(folded.reshape(len(chosen), -1)) > 0).tolist()
@@ -342,7 +342,7 @@ class SelectionMixin(Trainer):
                 f"{'have mixed outcomes' if by_success else 'vary in their reward'} after {batch.rounds} rounds of "
                 "dynamic sampling: raise max_rounds, or set at_cap='train'"
             )
-        tensors, trained = batch.whole(rule.at_cap)
+        tensors, trained = batch.joined(rule.at_cap)
         self._learn(trained)
         measures = {"rounds": batch.rounds, "groups": batch.num_rolled_out, "full": 1 - batch.missing / size}
         for name, value in measures.items():
