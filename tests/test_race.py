@@ -13,7 +13,7 @@ from scipy.stats import ttest_rel
 import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.training import tasks
-from promptdyn.training.race import Run, race, read_race, rollouts_to_come
+from promptdyn.training.race import Run, race, read_race, total_rollouts
 from promptdyn.training.recipes import ROUNDS, Recipe
 from promptdyn.training.standings import standings, tables, write_standings
 from test_cli import promptdyn_here
@@ -54,7 +54,7 @@ def test_a_race_is_read(tmp_path):
     mine = declared.entrants["mine"]
     assert mine.recipe == Recipe("dps:decay=0.5", strategy="thompson")
     assert (mine.budget, mine.learning_rates) == (128, (1e-4, 3e-4))
-    assert rollouts_to_come(declared) == 2 * 64 + 5 * 128
+    assert total_rollouts(declared) == 2 * 64 + 5 * 128
     for path in Path(promptdyn.__file__).parents[2].glob("races/*.yaml"):
         shipped = read_race(path)
         assert len(shipped.seeds) >= 5

@@ -511,14 +511,14 @@ def race(
     json_path: JsonPath = None,
 ) -> None:
     """Train from one start with each selector, several seeds, a matched budget; then compare what they reached."""
-    from promptdyn.training.race import Run, read_race, rollouts_to_come
+    from promptdyn.training.race import Run, read_race, total_rollouts
     from promptdyn.training.race import race as run_race
     from promptdyn.training.standings import standings, tables, write_standings
 
     _check_targets(json_path, out / "report.html", sources=[declared])
     read = read_race(declared)
     names = only.split(",") if only else None
-    with _RaceBar(rollouts_to_come(read, names)) as bar:
+    with _RaceBar(total_rollouts(read, names)) as bar:
 
         def progress(run: Run, spent: int) -> None:
             bar.update(f"{run.entrant}, {run.learning_rate:g}, seed {run.seed}", spent)
@@ -543,10 +543,10 @@ def demo(
     """Uniform selection, dynamic sampling, DPS and ours, live; then forecasters compared on what was logged."""
     from promptdyn.training.demo import demo as run_demo
     from promptdyn.training.demo import demo_race
-    from promptdyn.training.race import rollouts_to_come
+    from promptdyn.training.race import total_rollouts
 
     _check_targets(json_path, out / "report.html")
-    with _RaceBar(rollouts_to_come(demo_race(budget, seed))) as bar:
+    with _RaceBar(total_rollouts(demo_race(budget, seed))) as bar:
         result = run_demo(
             out, budget, seed, lambda run, spent: bar.update(f"{run.entrant}, seed {run.seed}", spent), bar.stage
         )

@@ -1,7 +1,7 @@
-"""A race: selectors train from the same start with the same budget of rollouts, on several seeds.
+"""Race selectors: each trains from the same start with the same budget of rollouts, on several seeds.
 
-A race is a YAML file (`read_race`), its runs are `race`d one by one and kept, so that it goes on where it was cut off,
-and `promptdyn.training.standings` says what came out.
+A YAML file declares a race (`read_race`). `race` makes its runs one by one and saves each result, so a race that was
+cut off continues where it stopped. `promptdyn.training.standings` compares the results.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from promptdyn.training.recipes import Recipe, selector_recipe
 from promptdyn.training.run import RunSettings, make_trainer
 from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
 
-__all__ = ["RESULT_FILE", "Entrant", "Race", "Run", "race", "read_race", "rollouts_to_come"]
+__all__ = ["RESULT_FILE", "Entrant", "Race", "Run", "race", "read_race", "total_rollouts"]
 
 RESULT_FILE = "result.json"
-# Held-out prompts are drawn, and sampled from, by a seed of their own, the same for all.
+# The seed that draws and samples the held-out prompts, the same for all runs.
 HELD_OUT_SEED = 99
 
 
@@ -53,10 +53,10 @@ class Entrant:
     """A selector in a race.
 
     Attributes:
-        name: in the race's tables.
-        recipe: how it chooses.
+        name: its name in the race's tables.
+        recipe: how it chooses prompts.
         budget: rollouts of each of its runs.
-        learning_rates: those tried on the tuning seeds, or the one it is given.
+        learning_rates: the rates to try on the tuning seeds, or the single rate to use.
     """
 
     name: str
@@ -67,26 +67,26 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Race:
-    """Who races, on what, and how far.
+    """The declaration of a race: its selectors, prompts and budget.
 
     Attributes:
-        selectors: who races: name -> what differs from the selector of that name. That may be another `selector`, parts
-            of its `Recipe` (`strategy`, `score`, `max_rounds`, ...), its `budget`, and its `learning_rates`.
+        selectors: name -> settings that differ from the selector of that name: another `selector`, parts of the
+            `Recipe` (`strategy`, `score`, `max_rounds`, ...), `budget` and `learning_rates`.
         dataset: an embedded family, or a file or Hugging Face dataset with a column "prompt".
-        held_out: prompts of each kind in the family's test split; of other datasets, a file or dataset of prompts to
-            measure on.
+        held_out: number of prompts of each kind from the family's test split; for another dataset, a file or dataset
+            of prompts to measure on.
         budget: rollouts of a run.
-        seeds: of pools, sampling and selection: one run each.
-        learning_rates: tried on `tuning_seeds`, where there are several; each falls linearly with what is left of
-            the budget. The one of the highest final accuracy on `target` is taken.
-        tuning_seeds: kept apart from `seeds`.
-        target: what is aimed at: a part of the family ("frontier"), "all" (the mean over kinds), or "mix" (weighted
-            by the shares of kinds in the pool; default).
-        baseline: name of the selector that others are compared with, pairwise by seed; default the first.
-        reference: name of the selector whose final accuracy is to be reached; default none.
-        model, reward, num_prompts, prompts_per_step, num_generations, max_completion_length: as of
+        seeds: random seeds of pool, sampling and selection; one run for each.
+        learning_rates: rates to try on `tuning_seeds` if there are several. Each rate falls linearly with the rest of
+            the budget. The rate with the highest final accuracy on `target` is used.
+        tuning_seeds: seeds for choosing learning rates; none of them is in `seeds`.
+        target: the accuracy that decides: that of a part of the family ("frontier"), of all kinds equally ("all"), or
+            of kinds weighted by their shares in the pool ("mix", default).
+        baseline: name of the selector that others are compared with, seed by seed; default the first.
+        reference: name of the selector whose final accuracy others are to reach; default none.
+        model, reward, num_prompts, prompts_per_step, num_generations, max_completion_length: see
             `promptdyn.training.run.RunSettings`.
-        evaluations: times that a run is measured, after the start.
+        evaluations: number of measurements in a run, after the one at the start.
         held_out_samples: rollouts of each held-out prompt, at temperature 1.
     """
 
@@ -121,12 +121,12 @@ class Race:
             if name and name not in entrants:
                 raise InputError(f"{role}: {name!r} is none of the selectors {', '.join(entrants)}")
         for name in ("num_prompts", "prompts_per_step", "evaluations", "held_out_samples"):
-            _whole(name, getattr(self, name), least=1)
+            _whole_number(name, getattr(self, name), least=1)
         if not self.seeds:
             raise InputError("seeds: give at least one")
-        both = set(self.seeds) & set(self.tuning_seeds)
-        if both:
-            raise InputError(f"seeds: {min(both)} is one of tuning_seeds too: keep those apart")
+        shared = set(self.seeds) & set(self.tuning_seeds)
+        if shared:
+            raise InputError(f"seeds: {min(shared)} is one of tuning_seeds too: keep those apart")
         if (isinstance(self.held_out, int)) != (self.dataset in tasks.FAMILIES):
             raise InputError(
                 f"held_out: {self.held_out!r} for dataset {self.dataset!r}: give the number of prompts of each kind "
@@ -139,26 +139,26 @@ class Race:
             )
 
     def _entrant(self, name: str, changes: Mapping[str, Any]) -> Entrant:
-        given = dict(changes or {})
-        parts = {part.name: given.pop(part.name, None) for part in fields(Recipe)}
-        recipe = selector_recipe(str(given.pop("selector", name)), **parts)
-        budget = _whole(f"selectors: {name}: budget", given.pop("budget", self.budget), least=1)
-        rates = _numbers(f"selectors: {name}: learning_rates", given.pop("learning_rates", self.learning_rates))
-        if given:
+        remaining = dict(changes or {})
+        parts = {part.name: remaining.pop(part.name, None) for part in fields(Recipe)}
+        recipe = selector_recipe(str(remaining.pop("selector", name)), **parts)
+        budget = _whole_number(f"selectors: {name}: budget", remaining.pop("budget", self.budget), least=1)
+        rates = _numbers(f"selectors: {name}: learning_rates", remaining.pop("learning_rates", self.learning_rates))
+        if remaining:
             known = ["selector", *parts, "budget", "learning_rates"]
-            raise InputError(f"selectors: {name}: {min(given)!r} is none of {', '.join(known)}")
+            raise InputError(f"selectors: {name}: {min(remaining)!r} is none of {', '.join(known)}")
         if len(rates) > 1 and not self.tuning_seeds:
             raise InputError(f"selectors: {name}: {len(rates)} learning_rates and no tuning_seeds to choose by")
         return Entrant(name, recipe, budget, rates)
 
     def settings(self, run: Run) -> dict[str, Any]:
-        """Everything that a run's result depends on, JSON-able."""
-        mine = {part.name: getattr(self, part.name) for part in fields(self) if part.name in SHARED}
+        """Return all settings that a run's result depends on, ready for JSON."""
+        shared = {part.name: getattr(self, part.name) for part in fields(self) if part.name in SHARED}
         entrant = self.entrants[run.entrant]
-        return {**mine, "recipe": asdict(entrant.recipe), "budget": entrant.budget, **asdict(run)}
+        return {**shared, "recipe": asdict(entrant.recipe), "budget": entrant.budget, **asdict(run)}
 
 
-# Settings of a race that every run of it depends on.
+# Settings of a race that all of its runs depend on.
 SHARED = (
     *("dataset", "held_out", "model", "reward", "num_prompts", "prompts_per_step", "num_generations"),
     *("max_completion_length", "evaluations", "held_out_samples"),
@@ -174,7 +174,7 @@ class Run:
     seed: int
 
     def folder(self, out: Path) -> Path:
-        """Where its result is kept."""
+        """Return the folder of its result."""
         return out / "runs" / self.entrant.replace("/", "-") / f"{self.learning_rate:g}" / f"seed-{self.seed}"
 
 
@@ -182,41 +182,41 @@ def read_race(path: str | Path) -> Race:
     """Read a race from a YAML file whose keys are those of `Race`.
 
     Raises:
-        InputError: no such file, no YAML, an unknown or missing key, or a value that cannot be used, with the file's
-            name.
+        InputError: the file cannot be read, a key is unknown or missing, or a value cannot be used. The message names
+            the file.
     """
-    given = read_yaml(path)
+    settings = read_yaml(path)
     try:
-        return _race(given)
+        return _race(settings)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def _race(given: dict[str, Any]) -> Race:
+def _race(settings: dict[str, Any]) -> Race:
     known = {part.name: part for part in fields(Race) if part.init}
-    for name in given:
+    for name in settings:
         if name not in known:
             raise InputError(f"{name!r} is none of {', '.join(known)}")
-    missing = [name for name, part in known.items() if part.default is MISSING and name not in given]
+    missing = [name for name, part in known.items() if part.default is MISSING and name not in settings]
     if missing:
         raise InputError(f"{missing[0]!r} is missing")
-    values = dict(given)
-    selectors = given["selectors"]
+    values = dict(settings)
+    selectors = settings["selectors"]
     if not isinstance(selectors, dict) or not all(isinstance(changes or {}, dict) for changes in selectors.values()):
-        raise InputError("selectors: give a mapping from names to what differs, as in 'uniform: {}'")
+        raise InputError("selectors: give a mapping from names to settings, as in 'uniform: {}'")
     values["selectors"] = {str(name): dict(changes or {}) for name, changes in selectors.items()}
     for name, part in known.items():
-        if name not in given:
+        if name not in settings:
             continue
         kind = str(part.type)
         if kind == "int":
-            values[name] = _whole(name, given[name])
+            values[name] = _whole_number(name, settings[name])
         elif kind == "str":
-            values[name] = str(given[name])
+            values[name] = str(settings[name])
         elif kind == "tuple[int, ...]":
-            values[name] = tuple(_whole(name, value) for value in _items(given[name]))
+            values[name] = tuple(_whole_number(name, value) for value in _items(settings[name]))
         elif kind == "tuple[float, ...]":
-            values[name] = _numbers(name, given[name])
+            values[name] = _numbers(name, settings[name])
     return Race(**values)
 
 
@@ -224,14 +224,14 @@ def _items(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _whole(name: str, value: Any, least: int = 0) -> int:
+def _whole_number(name: str, value: Any, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name}: {value!r} is not a whole number, {least} or more")
     return value
 
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
-    """Numbers above 0. YAML takes 1e-4, without a point, for a word."""
+    """Read numbers above 0. They may be text, since YAML reads 1e-4, without a point, as text."""
     try:
         numbers = tuple(float(value) for value in _items(values))
     except (TypeError, ValueError):
@@ -247,38 +247,40 @@ def race(
     only: list[str] | None = None,
     progress: Callable[[Run, int], None] | None = None,
 ) -> dict[Run, dict[str, Any]]:
-    """Run what has not been run yet.
+    """Make the runs of a race that have no result yet.
 
-    Each run's result is kept in `out` as soon as it is done: `runs/NAME/RATE/seed-N/result.json`, and, of the first
-    seed, the history. Where an entrant has several learning rates, those are tried on the tuning seeds first.
+    The result of each run is saved in `out` as soon as the run ends: `runs/NAME/RATE/seed-N/result.json`, and for the
+    first seed also the history. If an entrant has several learning rates, they are tried on the tuning seeds
+    first.
 
     Args:
-        declared: who races, on what.
+        declared: the race.
         out: folder of the results.
         only: names of the entrants to run now; default all.
-        progress: called with the run and its rollouts so far, after each step; with all of them once it is there.
+        progress: function called after each step with the run and its rollouts so far, and once for a run that has a
+            result already.
 
     Returns:
-        The results of the entrants' runs on `seeds`, at their learning rates, as `result.json` has them.
+        The results on `seeds`, each entrant at its learning rate, as in `result.json`.
 
     Raises:
-        InputError: an unknown entrant, or a result in `out` that was made with other settings.
+        InputError: an entrant is unknown, or a result in `out` was made with other settings.
     """
     unknown = sorted(set(only or []) - declared.entrants.keys())
     if unknown:
         raise InputError(f"{unknown[0]!r} is none of the selectors {', '.join(declared.entrants)}")
-    yardstick = Yardstick(declared)
+    held_out = HeldOut(declared)
     results: dict[Run, dict[str, Any]] = {}
     for name in only or declared.entrants:
-        tried: dict[float, list[float]] = {}
+        accuracies: dict[float, list[float]] = {}
         rates = declared.entrants[name].learning_rates
         for run in _tuning(declared, name):
-            result = _result(yardstick, run, Path(out), progress)
-            tried.setdefault(run.learning_rate, []).append(result["curve"][-1]["accuracy"][declared.target])
-        best = max(rates, key=lambda rate: float(np.mean(tried[rate]))) if tried else rates[0]
+            result = _result(held_out, run, Path(out), progress)
+            accuracies.setdefault(run.learning_rate, []).append(result["curve"][-1]["accuracy"][declared.target])
+        best = max(rates, key=lambda rate: float(np.mean(accuracies[rate]))) if accuracies else rates[0]
         for seed in declared.seeds:
             run = Run(name, best, seed)
-            results[run] = _result(yardstick, run, Path(out), progress)
+            results[run] = _result(held_out, run, Path(out), progress)
     return results
 
 
@@ -290,8 +292,8 @@ def _tuning(declared: Race, name: str) -> Iterator[Run]:
                 yield Run(name, rate, seed)
 
 
-def rollouts_to_come(declared: Race, only: list[str] | None = None) -> int:
-    """Rollouts of a race as a whole, results that are there included."""
+def total_rollouts(declared: Race, only: list[str] | None = None) -> int:
+    """Return the number of rollouts of a whole race, including runs that have a result."""
     total = 0
     for name in only or declared.entrants:
         runs = len(list(_tuning(declared, name))) + len(declared.seeds)
@@ -299,8 +301,8 @@ def rollouts_to_come(declared: Race, only: list[str] | None = None) -> int:
     return total
 
 
-class Yardstick:
-    """What all runs of a race share: the held-out prompts, and how accuracies are weighted."""
+class HeldOut:
+    """The held-out prompts of a race, their reward functions, and how accuracies are weighted."""
 
     def __init__(self, declared: Race) -> None:
         self.race = declared
@@ -318,10 +320,10 @@ class Yardstick:
         self.rewards = [load_reward(name) for name in declared.reward.split(",")]
 
     def weights(self, pool: list[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
-        """(row,) weights of the held-out prompts in each measure, for a run's pool."""
+        """Return the (row,) weights of the held-out prompts in each measure, for the pool of a run."""
         if not self.parts:
-            even = np.full(len(self.rows), 1.0 / len(self.rows))
-            return {"all": even, "mix": even}
+            equal = np.full(len(self.rows), 1.0 / len(self.rows))
+            return {"all": equal, "mix": equal}
         kinds = np.array([_kind(row) for row in self.rows])
         per_row = {kind: 1.0 / np.count_nonzero(kinds == kind) for kind in np.unique(kinds)}
         in_pool = [_kind(row) for row in pool]
@@ -330,13 +332,13 @@ class Yardstick:
             weights = np.array([share.get(kind, 0.0) * per_row[kind] for kind in kinds])
             return weights / weights.sum()
 
-        measures = {name: mean_over(dict.fromkeys(kinds_of, 1.0)) for name, kinds_of in self.parts.items()}
+        measures = {name: mean_over(dict.fromkeys(part_kinds, 1.0)) for name, part_kinds in self.parts.items()}
         measures["all"] = mean_over(dict.fromkeys(per_row, 1.0))
         measures["mix"] = mean_over({kind: in_pool.count(kind) / len(in_pool) for kind in per_row})
         return measures
 
     def rollout_shares(self, history: RewardHistory) -> dict[str, float]:
-        """Share of the rollouts that each part of the family had."""
+        """Return the share of the rollouts that each part of the family received."""
         if not self.parts:
             return {}
         columns = [history.columns[column][history.prompt] for column in ("task", "difficulty")]
@@ -349,27 +351,27 @@ def _kind(row: Mapping[str, Any]) -> str:
     return f"{row['task']}-{row['difficulty']}"
 
 
-def _result(yardstick: Yardstick, run: Run, out: Path, progress: Callable[[Run, int], None] | None) -> dict[str, Any]:
-    """The result of a run, which is made where it is not there."""
+def _result(held_out: HeldOut, run: Run, out: Path, progress: Callable[[Run, int], None] | None) -> dict[str, Any]:
+    """Read the result of a run, or make the run if there is none."""
     folder = run.folder(out)
-    settings = json.loads(json.dumps(yardstick.race.settings(run)))
+    settings = json.loads(json.dumps(held_out.race.settings(run)))
     path = folder / RESULT_FILE
     if path.is_file():
         try:
             result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            there = result["settings"]
-            # Parts of a recipe that there were not yet were as they are by default.
-            there["recipe"] = {**asdict(Recipe()), **there["recipe"]}
+            earlier = result["settings"]
+            # Parts of a recipe that an older version did not have count as their defaults.
+            earlier["recipe"] = {**asdict(Recipe()), **earlier["recipe"]}
         except (OSError, ValueError, KeyError, TypeError):
-            raise InputError(f"{path}: is no result of a race: delete it, and it is run again") from None
-        differ = [name for name in settings if there.get(name) != settings[name]]
+            raise InputError(f"{path}: is no result of a race: delete it, and the run is made again") from None
+        differ = [name for name in settings if earlier.get(name) != settings[name]]
         if differ:
             raise InputError(
-                f"{path}: was made with {differ[0]}={there.get(differ[0])!r}, the race has {settings[differ[0]]!r}: "
-                "race into another folder, or delete it"
+                f"{path}: was made with {differ[0]}={earlier.get(differ[0])!r}, the race has {settings[differ[0]]!r}: "
+                "race into another folder, or delete the file"
             )
     else:
-        result = {"settings": settings, **_run(yardstick, run, folder, progress)}
+        result = {"settings": settings, **_run(held_out, run, folder, progress)}
         with atomic(path) as part:
             part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if progress is not None:
@@ -377,36 +379,36 @@ def _result(yardstick: Yardstick, run: Run, out: Path, progress: Callable[[Run, 
     return result
 
 
-def _run(yardstick: Yardstick, run: Run, folder: Path, progress: Callable[[Run, int], None] | None) -> dict[str, Any]:
-    declared = yardstick.race
+def _run(held_out: HeldOut, run: Run, folder: Path, progress: Callable[[Run, int], None] | None) -> dict[str, Any]:
+    declared = held_out.race
     entrant = declared.entrants[run.entrant]
-    work = folder / "work"
-    shutil.rmtree(work, ignore_errors=True)  # of a run that was cut off
-    group = declared.num_generations
-    most_steps = -(-entrant.budget // (declared.prompts_per_step * group))
+    work_folder = folder / "work"
+    shutil.rmtree(work_folder, ignore_errors=True)  # left by a run that was cut off
+    group_size = declared.num_generations
+    max_steps = -(-entrant.budget // (declared.prompts_per_step * group_size))
     shared = {part.name: getattr(declared, part.name) for part in fields(RunSettings) if part.name in SHARED}
     settings = RunSettings(
-        work,
+        work_folder,
         selector=entrant.recipe,
-        max_steps=most_steps,
+        max_steps=max_steps,
         learning_rate=run.learning_rate,
         seed=run.seed,
         grpo={"logging_steps": 1, "save_strategy": "no"},
         **shared,
     )
-    trainer = make_trainer(settings, lambda *_: None, kind=Racer, budget=entrant.budget)
-    assert isinstance(trainer, Racer)
+    trainer = make_trainer(settings, lambda *_: None, kind=RaceTrainer, budget=entrant.budget)
+    assert isinstance(trainer, RaceTrainer)
     pool: Any = trainer.train_dataset
-    weights = yardstick.weights(pool.to_list())
+    weights = held_out.weights(pool.to_list())
     curve: list[dict[str, Any]] = []
-    grader = Grader(entrant.recipe.success)  # found at the start, where it is to be found, and the same from then on
+    grader = Grader(entrant.recipe.success)  # "auto" is found in the first measurement and kept
 
     def measure() -> None:
         solved = pass_counts(
             cast(PreTrainedModel, trainer.model),
             cast(PreTrainedTokenizerBase, trainer.processing_class),
-            yardstick.rows,
-            yardstick.rewards,
+            held_out.rows,
+            held_out.rewards,
             num_generations=declared.held_out_samples,
             max_completion_length=declared.max_completion_length,
             success=grader,
@@ -415,18 +417,18 @@ def _run(yardstick: Yardstick, run: Run, folder: Path, progress: Callable[[Run, 
         accuracy = {name: float(weight @ solved) / declared.held_out_samples for name, weight in weights.items()}
         curve.append({"rollouts": trainer.rollouts, "tokens": trainer.tokens, "accuracy": accuracy})
 
-    watch = Watch(
+    budget_callback = BudgetCallback(
         trainer, declared.evaluations, measure, None if progress is None else lambda spent: progress(run, spent)
     )
-    trainer.add_callback(watch)
+    trainer.add_callback(budget_callback)
     started = time.perf_counter()
     trainer.train()
-    seconds = time.perf_counter() - started - watch.seconds
-    history = RewardHistory.from_parquet(work / HISTORY_FILE)
+    seconds = time.perf_counter() - started - budget_callback.seconds
+    history = RewardHistory.from_parquet(work_folder / HISTORY_FILE)
     if run.seed == declared.seeds[0]:
-        shutil.copyfile(work / HISTORY_FILE, folder / HISTORY_FILE)
-    shutil.rmtree(work)
-    forecast, came_true = (np.concatenate(part) for part in (trainer.forecasts, trainer.outcomes))
+        shutil.copyfile(work_folder / HISTORY_FILE, folder / HISTORY_FILE)
+    shutil.rmtree(work_folder)
+    forecast, informative = (np.concatenate(part) for part in (trainer.forecasts, trainer.outcomes))
     overhead = [entry["selection/overhead"] for entry in trainer.state.log_history if "selection/overhead" in entry]
     return {
         "curve": curve,
@@ -437,19 +439,19 @@ def _run(yardstick: Yardstick, run: Run, folder: Path, progress: Callable[[Run, 
         "effective_sample_ratio": float(history.informative.mean()),
         "trained_informative": float(history.informative[history.trained].mean()),
         "coverage": history.num_prompts / len(pool),
-        "rollout_shares": yardstick.rollout_shares(history),
+        "rollout_shares": held_out.rollout_shares(history),
         "forecast": float(forecast.mean()),
-        "calibration_error": calibration_error(forecast, came_true),
-        "log_loss": log_loss(forecast, came_true),
+        "calibration_error": calibration_error(forecast, informative),
+        "log_loss": log_loss(forecast, informative),
         "overhead": float(np.mean(overhead)),
     }
 
 
-class Racer(SelectionGRPOTrainer):
-    """Counts what it spends, and keeps what was forecast for the prompts it chose; one process.
+class RaceTrainer(SelectionGRPOTrainer):
+    """The trainer of a race, for one process. It counts its rollouts and tokens, and saves the forecasts it chose by.
 
     Args:
-        budget: rollouts; the learning rate falls linearly with what is left of them.
+        budget: rollouts of the run; the learning rate falls linearly with the rest of them.
     """
 
     def __init__(self, *positional: Any, budget: int, **named: Any) -> None:
@@ -483,16 +485,23 @@ class Racer(SelectionGRPOTrainer):
         return seen
 
 
-class Watch(TrainerCallback):
-    """Measures at even shares of the budget, from the start on, and ends the run when it is spent."""
+class BudgetCallback(TrainerCallback):
+    """Measures the policy at the start and at even shares of the budget, and ends the run when the budget is spent.
+
+    Attributes:
+        seconds: time spent on measuring.
+    """
 
     def __init__(
-        self, racer: Racer, evaluations: int, measure: Callable[[], None], progress: Callable[[int], None] | None
+        self,
+        trainer: RaceTrainer,
+        evaluations: int,
+        measure: Callable[[], None],
+        progress: Callable[[int], None] | None,
     ) -> None:
-        self.racer, self.evaluations, self.measure, self.progress = racer, evaluations, measure, progress
+        self.trainer, self.evaluations, self.measure, self.progress = trainer, evaluations, measure, progress
         self.measured = 0
         self.seconds = 0.0
-        """Spent on measuring."""
 
     def _measure(self) -> None:
         started = time.perf_counter()
@@ -505,12 +514,12 @@ class Watch(TrainerCallback):
         self.measured = 1
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        spent = self.racer.rollouts
+        spent = self.trainer.rollouts
         if self.progress is not None:
-            self.progress(min(spent, self.racer.budget))
-        if spent >= self.racer.budget:
+            self.progress(min(spent, self.trainer.budget))
+        if spent >= self.trainer.budget:
             control.should_training_stop = True
-        due = min(spent * self.evaluations // self.racer.budget, self.evaluations)
+        due = min(spent * self.evaluations // self.trainer.budget, self.evaluations)
         if due >= self.measured:
             self._measure()
             self.measured = due + 1

@@ -1,7 +1,6 @@
-"""How a run chooses its prompts, before there is a pool to choose from: what forecasts, and which are taken.
+"""Declare how a run chooses its prompts, before its pool is known: a model, a strategy, and dynamic sampling.
 
-`SELECTORS` holds what is published and what is offered here, by name, each as a `Recipe`: a model, a strategy, and
-whether dynamic sampling goes with it.
+`SELECTORS` holds published selectors and those of this package by name, each as a `Recipe`.
 """
 
 from __future__ import annotations
@@ -33,35 +32,36 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Rounds of dynamic sampling in selectors that it is part of: where an eighth of the groups vary, batches get full.
+# Rounds of dynamic sampling in the selectors that use it: enough to fill batches if one group in eight is mixed.
 ROUNDS = 20
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a `Selector` is made of, for the prompts of a dataset.
+    """The parts of a `Selector`, to be made for the prompts of a dataset.
 
     Attributes:
-        dynamics: what forecasts: "auto" (default: label columns such as "task" and "difficulty" where the dataset has
-            them, else the policy's own reading of each prompt), a model as in "dps:decay=0.7", or a fit (.npz; of a
-            model of your own "FILE.py:NAME@FIT.npz").
-        strategy: which prompts are taken, as in "proportional" (default), "uniform" or "FILE.py:NAME"; see
+        dynamics: the forecaster. "auto" (default) uses label columns such as "task" and "difficulty" if the dataset
+            has them, else the policy's own reading of each prompt. Otherwise a model as in "dps:decay=0.7", or a fit
+            (.npz; for a fit of your own model, "FILE.py:NAME@FIT.npz").
+        strategy: how prompts are chosen by their scores: "proportional" (default), "uniform", "FILE.py:NAME", ...; see
             `promptdyn.selection.strategies`.
-        score: what a prompt is worth, as in "informative" (default) or "FILE.py:NAME"; see
+        score: the value of training on a prompt: "informative" (default), "FILE.py:NAME", ...; see
             `promptdyn.selection.scores`.
-        success: what a success is: a number (threshold on the folded reward), a reward function's name, "correct>=0.8",
-            a function of the rewards by name (or "FILE.py:FUNCTION"), or "auto" (default): see `promptdyn.success`.
-        refit_every: steps after which `dynamics`, a program such as "hmm:cluster=task", is fitted again on the run, in
-            the background (`promptdyn.Refitted`); 0, the default: never.
-        refresh_features: steps after which the policy reads the prompts anew, where `dynamics` goes by its reading; 0,
-            the default: never.
-        max_rounds: generations at most for a batch of groups that all teach
-            (`promptdyn.training.dynamic_sampling.DynamicSampling`); 1, the default: no dynamic sampling.
-        at_cap: what is done where the batch is not full then: "train" (default), "drop" or "raise".
+        success: the rule of success: a number (threshold on the folded reward), a reward function's name,
+            "correct>=0.8", a function of the rewards (or "FILE.py:FUNCTION"), or "auto" (default); see
+            `promptdyn.success`.
+        refit_every: number of steps between fits of `dynamics` on the run, in the background (`promptdyn.Refitted`).
+            `dynamics` is then a program such as "hmm:cluster=task". Default 0: no refits.
+        refresh_features: number of steps between readings of the prompts by the policy, if `dynamics` uses its reading.
+            Default 0: it reads them once.
+        max_rounds: most generations for a batch of groups that all teach
+            (`promptdyn.training.dynamic_sampling.DynamicSampling`). Default 1: no dynamic sampling.
+        at_cap: what happens if the batch is not full after `max_rounds`: "train" (default), "drop" or "raise".
         keep: which groups teach: those with mixed outcomes ("success", default), or whose rewards differ ("reward").
 
     Raises:
-        InputError: an unknown strategy or score, or a setting of one that is out of range.
+        InputError: a strategy or score is unknown, or one of its settings is out of range.
     """
 
     dynamics: str = AUTO
@@ -79,25 +79,24 @@ class Recipe:
         SCORES.resolve(self.score)
 
     def plan(self, prompts: Prompts, num_generations: int, seed: int) -> Plan:
-        """Check all that can be before the policy is there.
+        """Check everything that can be checked before the policy is loaded.
 
         Args:
             prompts: the pool, without the policy's reading of it.
             num_generations: rollouts per prompt.
-            seed: of the selector.
+            seed: random seed of the selector.
 
         Raises:
-            InputError: an unknown model, a setting out of range, or a column that the pool has not or that cannot be
-                used.
+            InputError: the model is unknown, a setting is out of range, or a column is absent or cannot be used.
         """
         strategy, score = STRATEGIES.resolve(self.strategy), SCORES.resolve(self.score)
         model, words, by_kinds = self._forecaster(prompts)
         features = column_names(model.features)
-        reads = POLICY in features
+        reads_policy = POLICY in features
         if self.refresh_features < 0 or (self.refresh_features and features != (POLICY,)):
             raise InputError(
-                f"refresh_features={self.refresh_features}: give 0, or, with features that the policy reads, the steps "
-                "after which it reads them anew"
+                f"refresh_features={self.refresh_features}: give 0 or, with features that the policy reads, the number "
+                "of steps between its readings"
             )
 
         def selector(prompts: Prompts) -> Selector:
@@ -110,27 +109,27 @@ class Recipe:
                 seed=seed,
             )
 
-        def like(described: Mapping[str, Any]) -> OnlineFilter | None:
-            could_be: Any = InformativeRate() if self.dynamics == AUTO else model
-            if self.dynamics == AUTO and described == FeatureRate().describe():
+        def filter_of(description: Mapping[str, Any]) -> OnlineFilter | None:
+            candidate: Any = InformativeRate() if self.dynamics == AUTO else model
+            if self.dynamics == AUTO and description == FeatureRate().describe():
                 raise InputError(
                     f"prompts were chosen by 'features' before, and 'auto' finds {words} in the dataset as it is now: "
                     "to go on as before, set selector='features'"
                 )
-            columns = described.get("cluster")
-            before = replace(could_be, cluster=tuple(columns) if isinstance(columns, list) else columns)
-            return before.online(prompts) if before.describe() == described else None
+            columns = description.get("cluster")
+            earlier = replace(candidate, cluster=tuple(columns) if isinstance(columns, list) else columns)
+            return earlier.online(prompts) if earlier.describe() == description else None
 
-        keeps = by_kinds and not self.refit_every
+        may_differ = by_kinds and not self.refit_every
         return Plan(
             strategy.rule or f"by {words}",
-            reads,
-            selector if reads else _given(selector(prompts)),
-            like if keeps else None,
+            reads_policy,
+            selector if reads_policy else _always(selector(prompts)),
+            filter_of if may_differ else None,
         )
 
     def _forecaster(self, prompts: Prompts) -> tuple[Forecaster, str, bool]:
-        """What forecasts, what it goes by in words, and whether those are the pool's own kinds or the lack of them."""
+        """Return the forecaster, its basis in words, and whether that basis depends on the pool's label columns."""
         if self.dynamics == AUTO:
             if prompts.auto_columns:
                 size = len(set(prompts.labels(prompts.auto_columns)))
@@ -151,44 +150,44 @@ class Plan:
 
     Attributes:
         choice: how prompts are chosen, in words: "by dps", "uniformly, ...".
-        reads_policy: whether it needs the policy's reading of the prompts.
-        selector: makes the selector, given the pool, with the policy's reading of it where that is needed.
-        like: makes a fresh filter with a model that `describe` gave, where a run goes on that began when the dataset
-            had other columns to go by; it gives None for a model that the recipe never makes. None where the recipe
-            says which columns.
+        reads_policy: whether the forecaster needs the policy's reading of the prompts.
+        selector: function that makes the selector for a pool, which holds the policy's reading if that is needed.
+        filter_of: function that makes a fresh filter with the model of a description (`describe`), or returns None for
+            a model that the recipe never makes. For runs that resume after the dataset's label columns changed. None
+            if the recipe names the columns itself.
     """
 
     choice: str
     reads_policy: bool
     selector: Callable[[Prompts], Selector]
-    like: Callable[[Mapping[str, Any]], OnlineFilter | None] | None
+    filter_of: Callable[[Mapping[str, Any]], OnlineFilter | None] | None
 
-    def go_on(self, selector: Selector, model: Mapping[str, Any]) -> None:
-        """Let a selector go by the model that a run went by before, where the dataset as it is now suggests another.
+    def keep_model(self, selector: Selector, model: Mapping[str, Any]) -> None:
+        """Give a selector the model that its run used before, if the dataset now suggests another.
 
         Args:
-            selector: one that this plan made, and that will load that run's state.
-            model: what `describe` gave, see `promptdyn.selection.files.model_of`.
+            selector: selector that this plan made, and that will load the run's state.
+            model: description of the earlier model, see `promptdyn.selection.files.model_of`.
 
         Raises:
-            InputError: it went by the policy's reading of the prompts, and does no more.
+            InputError: the earlier model used the policy's reading of the prompts, and the present one does not.
         """
-        if self.like is None or model == selector.online.model.describe():
+        if self.filter_of is None or model == selector.online.model.describe():
             return
-        online = self.like(model)
+        online = self.filter_of(model)
         if online is not None:
             selector.online = online
             logger.warning("prompts are chosen by %s, as before: the dataset would suggest others now", model)
 
 
-def _given(selector: Selector) -> Callable[[Prompts], Selector]:
+def _always(selector: Selector) -> Callable[[Prompts], Selector]:
     return lambda prompts: selector
 
 
 SELECTORS: dict[str, Recipe] = {
     "auto": Recipe(),
-    # Published. What goes by no forecast has the rate of the whole pool, which tells how many prompts a round of
-    # dynamic sampling needs.
+    # Published selectors. Those that choose without a forecast still have the rate of the whole pool, from which
+    # dynamic sampling works out how many prompts a round needs.
     "uniform": Recipe("rate", strategy="uniform"),
     "dynamic_sampling": Recipe("rate", strategy="uniform", max_rounds=ROUNDS),
     "history_resampling": Recipe("rate", strategy="history_resampling"),
@@ -196,7 +195,7 @@ SELECTORS: dict[str, Recipe] = {
     "mopps": Recipe("mopps", strategy="thompson", score="half_solved"),
     "dps": Recipe("dps", strategy="top"),
     "kgps": Recipe("kgps", strategy="top"),
-    # Ours: what one prompt shows tells of others.
+    # Selectors of this package: outcomes of one prompt inform the forecasts of others.
     "pooled": Recipe("mopps:cluster=auto,step_decay=0.95", strategy="thompson"),
     "rate": Recipe("rate:cluster=auto"),
     "features": Recipe("features"),
@@ -206,23 +205,23 @@ SELECTORS: dict[str, Recipe] = {
 
 
 def selector_recipe(text: str, **changes: object) -> Recipe:
-    """The recipe that a text names.
+    """Read a recipe from text.
 
     Args:
-        text: one of `SELECTORS`, with settings of its model or strategy where that has the same name ("dps:decay=0.5",
-            "greso:change=0.02"), or a model, which is chosen from as the default recipe does: "hmm:cluster=task",
-            "FILE.py:NAME", a fit (.npz).
-        **changes: parts of the recipe that are to be others; those that are None stay.
+        text: one of `SELECTORS`, with settings of its model or strategy if that has the same name ("dps:decay=0.5",
+            "greso:change=0.02"). Or a model, used with the default strategy: "hmm:cluster=task", "FILE.py:NAME", a fit
+            (.npz).
+        **changes: parts of the recipe to replace; None leaves a part as it is.
 
     Raises:
-        InputError: settings for a selector that takes none, or a name that is neither a selector nor a model.
+        InputError: the name is neither a selector nor a model, or the selector takes no settings.
     """
     name, settings, _ = text.partition(":")
-    # A name of one's own is fine where `changes` say what forecasts.
+    # Any name will do if `changes` name the forecaster.
     known = name in SELECTORS or name in MODELS or changes.get("dynamics") is not None
     if not known and re.fullmatch(r"[\w+-]+(:\w+=.*)?", text):
-        near = get_close_matches(name, [*SELECTORS, *MODELS], n=3, cutoff=0.5)
-        mend = f": did you mean {' or '.join(map(repr, near))}? It" if near else ": it"
+        similar = get_close_matches(name, [*SELECTORS, *MODELS], n=3, cutoff=0.5)
+        mend = f": did you mean {' or '.join(map(repr, similar))}? It" if similar else ": it"
         raise InputError(
             f"no selector is called {text!r}{mend} may be {', '.join(SELECTORS)}, a model ({', '.join(MODELS)}), "
             "FILE.py:NAME or a fit (.npz)"

@@ -1,4 +1,4 @@
-"""What came out of a race: accuracies against rollouts, compared pairwise by seed, as tables, curves and a page."""
+"""Compare the results of a race, seed by seed, and show them as tables, curves and an HTML page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Difference", "Standing", "bands", "standings", "tables", "write_stan
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
-# Measures of a run that are shown as they are, with the format of their mean over seeds.
+# Quantity of a run -> format of its mean over seeds in the tables.
 CHOICES = {
     "effective_sample_ratio": "{:.2f}",
     "coverage": "{:.2f}",
@@ -36,7 +36,7 @@ CHOICES = {
 
 
 class Difference(NamedTuple):
-    """A mean difference by seed from the baseline, and its 95 % interval; NaN where there is one seed only."""
+    """The mean difference from the baseline, paired by seed, and its 95 % interval, which is NaN for a single seed."""
 
     mean: float
     low: float
@@ -50,23 +50,23 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Standing:
-    """One entrant's runs.
+    """What the runs of one entrant reached.
 
     Attributes:
-        name: of the entrant.
-        learning_rate: the one it raced with.
-        seeds: (seed,) of its runs.
-        rollouts: (point,) at which it is measured, evenly over its budget.
+        name: name of the entrant.
+        learning_rate: learning rate of its runs.
+        seeds: (seed,) seeds of its runs.
+        rollouts: (point,) numbers of rollouts at which accuracies are given, evenly over the budget.
         curves: measure -> (seed, point) accuracies, interpolated between measurements.
         final: measure -> (seed,) accuracy at the end.
         choices: quantity -> mean over seeds: effective-sample ratio (share of the groups rolled out with 0 < k < n),
-            coverage, mean and calibration error of what was forecast for the prompts taken, steps, rollouts, generated
-            tokens, seconds of training, and the share of it that selection takes.
+            coverage, mean and calibration error of the forecasts for the chosen prompts, steps, rollouts, generated
+            tokens, seconds of training, and selection's share of those seconds.
         from_baseline: measure -> difference of the final accuracy from the baseline's, paired by seed (Student's t).
-        area_from_baseline: measure -> that of the mean accuracy over the run, where the budgets are the same (bootstrap
-            of seeds).
-        to_reference: measure -> rollouts after which the mean curve reaches the reference's final accuracy; None where
-            it does not, or where there is no reference.
+        area_from_baseline: measure -> difference of the mean accuracy over the run from the baseline's, if the budgets
+            are equal (bootstrap of seeds).
+        to_reference: measure -> rollouts after which the mean curve reaches the reference's final accuracy; None if it
+            does not. Empty if there is no reference.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Standing:
     to_reference: dict[str, float | None]
 
     def record(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return the attributes as a dict ready for JSON."""
         return {
             "selector": self.name,
             "learning_rate": self.learning_rate,
@@ -97,9 +97,9 @@ class Standing:
 
 
 def standings(declared: Race, results: Mapping[Run, Mapping[str, Any]]) -> list[Standing]:
-    """Entrants and what they reached, in the order of the race; those of `results` only.
+    """Return a standing for each entrant that has results, in the order of the race.
 
-    Comparisons are left empty where the baseline or the reference has no results yet.
+    Comparisons are empty as long as the baseline or the reference has no results.
     """
     by_name = {
         name: [(run, results[run]) for run in runs] for name, runs in groupby(results, key=lambda run: run.entrant)
@@ -112,35 +112,37 @@ def standings(declared: Race, results: Mapping[Run, Mapping[str, Any]]) -> list[
         }
         for name, runs in by_name.items()
     }
-    found = []
+    entrants = []
     for name, runs in by_name.items():
-        grid, mine = curves[name]
-        from_baseline, area, reached = {}, {}, {}
+        grid, own_curves = curves[name]
+        from_baseline, area_from_baseline, to_reference = {}, {}, {}
         if declared.baseline in by_name and name != declared.baseline:
             base_grid, base = curves[declared.baseline]
-            for measure in mine:
+            for measure in own_curves:
                 from_baseline[measure] = _paired(final[name][measure] - final[declared.baseline][measure])
                 if np.array_equal(grid, base_grid):
-                    area[measure] = _resampled(_mean_over(grid, mine[measure]) - _mean_over(grid, base[measure]))
+                    area_from_baseline[measure] = _resampled(
+                        _mean_over(grid, own_curves[measure]) - _mean_over(grid, base[measure])
+                    )
         if declared.reference in by_name:
-            for measure in mine:
+            for measure in own_curves:
                 level = float(final[declared.reference][measure].mean())
-                reached[measure] = _first_at(grid, mine[measure].mean(axis=0), level)
-        found.append(
+                to_reference[measure] = _first_at(grid, own_curves[measure].mean(axis=0), level)
+        entrants.append(
             Standing(
                 name,
                 runs[0][0].learning_rate,
                 tuple(run.seed for run, _ in runs),
                 grid,
-                mine,
+                own_curves,
                 final[name],
                 {quantity: float(np.mean([result[quantity] for _, result in runs])) for quantity in CHOICES},
                 from_baseline,
-                area,
-                reached,
+                area_from_baseline,
+                to_reference,
             )
         )
-    return found
+    return entrants
 
 
 def _curves(
@@ -157,12 +159,12 @@ def _curves(
 
 
 def _mean_over(grid: NDArray[np.float64], curves: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(seed,) area under each curve over its width."""
+    """Return the (seed,) means of the curves over the run: area under a curve divided by its width."""
     return np.trapezoid(curves, grid, axis=1) / (grid[-1] - grid[0])
 
 
 def _first_at(grid: NDArray[np.float64], curve: NDArray[np.float64], level: float) -> float | None:
-    """Where a curve first is at a level, straight between its points."""
+    """Return the rollouts at which a curve first reaches a level, interpolated linearly; None if it never does."""
     for i in np.flatnonzero(curve >= level)[:1]:
         if i == 0:
             return float(grid[0])
@@ -193,12 +195,12 @@ def _resampled(differences: NDArray[np.float64]) -> Difference:
     return Difference(mean, float(interval.low), float(interval.high))
 
 
-def tables(declared: Race, found: list[Standing]) -> dict[str, list[dict[str, str]]]:
-    """Three tables for people, by title: accuracy at the end, how soon it is reached, and what was chosen."""
-    measures = list(found[0].final)
+def tables(declared: Race, entrants: list[Standing]) -> dict[str, list[dict[str, str]]]:
+    """Return three tables of text by title: final accuracy, speed, and the choices with their cost."""
+    measures = list(entrants[0].final)
     main = list(dict.fromkeys([declared.target, *(name for name in ("solved", "mix") if name in measures)]))
     accuracy, speed, choices = [], [], []
-    for standing in found:
+    for standing in entrants:
         rate = f"{standing.learning_rate:g}"
         row = {"selector": standing.name, "learning rate": rate}
         for measure in main:
@@ -207,48 +209,50 @@ def tables(declared: Race, found: list[Standing]) -> dict[str, list[dict[str, st
         for measure in main:
             row[f"{measure}, from {declared.baseline}"] = str(standing.from_baseline.get(measure, "–"))
         accuracy.append(row)
-        soon = {"selector": standing.name}
+        speed_row = {"selector": standing.name}
         for measure in main:
-            soon[f"mean {measure}, from {declared.baseline}"] = str(standing.area_from_baseline.get(measure, "–"))
+            speed_row[f"mean {measure}, from {declared.baseline}"] = str(standing.area_from_baseline.get(measure, "–"))
         if declared.reference:
             for measure in main:
-                there = standing.to_reference.get(measure)
-                soon[f"rollouts to its {measure}"] = "–" if there is None else f"{there:,.0f}"
-        speed.append(soon)
-        shown = {
+                reached_at = standing.to_reference.get(measure)
+                speed_row[f"rollouts to its {measure}"] = "–" if reached_at is None else f"{reached_at:,.0f}"
+        speed.append(speed_row)
+        cells = {
             quantity.replace("_", " "): text.format(standing.choices[quantity]) for quantity, text in CHOICES.items()
         }
-        choices.append({"selector": standing.name, **shown})
-    soon_title = "Over the run" + (f", and until {declared.reference} is reached" if declared.reference else "")
-    return {"At the end": accuracy, soon_title: speed, "What was chosen, and its cost": choices}
+        choices.append({"selector": standing.name, **cells})
+    speed_title = "Over the run" + (f", and until {declared.reference} is reached" if declared.reference else "")
+    return {"At the end": accuracy, speed_title: speed, "What was chosen, and its cost": choices}
 
 
-def write_standings(out: str | Path, title: str, declared: Race, found: list[Standing]) -> Path:
+def write_standings(out: str | Path, title: str, declared: Race, entrants: list[Standing]) -> Path:
     """Write `report.html` and `curves.png` into a folder.
 
     Returns:
-        The page's path.
+        The path of the page.
     """
     folder = Path(out)
-    measures = list(found[0].final)
-    same = [standing for standing in found if np.array_equal(standing.rollouts, found[0].rollouts)]
-    figures = {measure: plots.curves(bands(same, measure), "rollouts", f"accuracy, {measure}") for measure in measures}
+    measures = list(entrants[0].final)
+    comparable = [standing for standing in entrants if np.array_equal(standing.rollouts, entrants[0].rollouts)]
+    figures = {
+        measure: plots.curves(bands(comparable, measure), "rollouts", f"accuracy, {measure}") for measure in measures
+    }
     with atomic(folder / "curves.png") as part:
-        plots.curves(bands(same, declared.target), "rollouts", f"accuracy, {declared.target}").savefig(
+        plots.curves(bands(comparable, declared.target), "rollouts", f"accuracy, {declared.target}").savefig(
             part, format="png", dpi=150
         )
     notes = {
         "At the end": "Mean accuracy over seeds with its standard error, and paired differences with 95 % intervals "
         "(Student's t).",
         "What was chosen, and its cost": "Effective-sample ratio: share of the groups rolled out with 0 < k < n. "
-        "Calibration error: of what was forecast for the prompts taken. Tokens: generated. Overhead: selection's share "
-        "of a step.",
+        "Calibration error: of the forecasts for the chosen prompts. Tokens: generated. Overhead: selection's share of "
+        "the time of a step.",
     }
     sections = [
         Section(
             name, notes.get(name, "Mean accuracy over the run: area under the curve, with bootstrap intervals."), rows
         )
-        for name, rows in tables(declared, found).items()
+        for name, rows in tables(declared, entrants).items()
     ]
     sections += [
         Section(measure, "Means over seeds; bands are one standard error.", figures=[svg(figure)])
@@ -261,11 +265,11 @@ def write_standings(out: str | Path, title: str, declared: Race, found: list[Sta
     return write_page(folder / "report.html", title, subtitle, sections)
 
 
-def bands(found: list[Standing], measure: str) -> dict[str, tuple[NDArray[np.float64], ...]]:
-    """Rollouts, mean accuracy and its standard error, each (point,), by entrant: for `plots.curves`."""
-    shown: dict[str, tuple[NDArray[np.float64], ...]] = {}
-    for standing in found:
+def bands(entrants: list[Standing], measure: str) -> dict[str, tuple[NDArray[np.float64], ...]]:
+    """Return rollouts, mean accuracy and its standard error, each (point,), by entrant: input of `plots.curves`."""
+    band_of: dict[str, tuple[NDArray[np.float64], ...]] = {}
+    for standing in entrants:
         curves = standing.curves[measure]
         error = stats.sem(curves, axis=0) if len(curves) > 1 else np.zeros(curves.shape[1])
-        shown[standing.name] = (standing.rollouts, curves.mean(axis=0), error)
-    return shown
+        band_of[standing.name] = (standing.rollouts, curves.mean(axis=0), error)
+    return band_of

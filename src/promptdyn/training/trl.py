@@ -481,7 +481,7 @@ class SelectionMixin(Trainer):
             logger.warning("%s is not there: the selector starts from what it knows now", path)
             return
         if self._plan is not None:
-            self._plan.go_on(self.selector, model_of(path))
+            self._plan.keep_model(self.selector, model_of(path))
         self.session.load(path)
 
 
