@@ -1,7 +1,7 @@
-"""One GRPO run with selection, from settings to a trained policy and its history: what `promptdyn train` does.
+"""Make one GRPO run with selection, from settings to a trained policy and its history, as `promptdyn train` does.
 
-Puts together a model, a dataset, reward functions, a selector and `SelectionGRPOTrainer`. Knows of the embedded
-task and policy, and of any Hugging Face model and dataset.
+This module puts together a model, a dataset, reward functions, a selector and `SelectionGRPOTrainer`. Models and
+datasets may be the embedded ones, or any of Hugging Face.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ from promptdyn.training.trl import HISTORY_FILE, SelectionGRPOTrainer
 __all__ = ["RunResult", "RunSettings", "make_trainer", "run"]
 
 FINAL_FOLDER = "final"
-# What a checkpoint holds besides the model and the log.
+# Files of a checkpoint that are not part of the trained model.
 ONLY_TO_RESUME = shutil.ignore_patterns("optimizer*", "scheduler*", "rng_state*", "selector.npz", "global_step*")
 EMBEDDED = "embedded"  # the default of `policy.EMBEDDED`
 EMBEDDED_DATASET = "arithmetic"
-# What transformers calls it from 5.23 on, and before.
+# The name that transformers uses since 5.23, and the one before.
 CHECKPOINTING = next(
     name for name in ("activation_checkpointing", "gradient_checkpointing") if name in GRPOConfig.__dataclass_fields__
 )
-# Fit for the embedded policies, which are tiny; TRL's own defaults are made for language models.
+# Defaults for the embedded policies, which are tiny; TRL's own defaults are made for language models.
 EMBEDDED_DEFAULTS: dict[str, Any] = {
     "max_steps": 200,
     "max_completion_length": 8,
@@ -83,38 +83,38 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What to train, on what, and how prompts are chosen.
+    """The settings of a run: the model, its dataset, its rewards, and how prompts are chosen.
 
     Attributes:
-        output_dir: folder of checkpoints, the history file and the trained model.
+        output_dir: folder of the checkpoints, the history file and the trained model.
         model: "embedded" or "embedded_countdown" (tiny policies of this package), or a Hugging Face model name or
             folder.
         dataset: an embedded task family ("arithmetic", the default, ...), a .parquet, .json, .jsonl or .csv file, or
-            the name of a Hugging Face dataset; rows hold "prompt", and what the reward function needs.
-        eval_dataset: as `dataset`, of a family other prompts; several with commas, each perhaps NAME=DATASET. Evaluated
-            ten times a run unless `grpo` says otherwise. Default: none; the dataset's `dataset_test_split` where `grpo`
-            has an `eval_strategy`.
-        reward: a reward function as TRL knows them, see `promptdyn.training.loading.load_reward`; several with commas,
-            summed by their weights. Default: "exact_answer" (completion equals the column "answer"), or none where
-            `script` has a reward model.
+            the name of a Hugging Face dataset. Its columns are "prompt" and those that the reward functions need.
+        eval_dataset: dataset to evaluate on, named as `dataset` is; from a family, other prompts are drawn. Several are
+            separated by commas, and NAME=DATASET names one. It is evaluated ten times a run unless `grpo` sets
+            something else. Default: none, or the split `dataset_test_split` if `grpo` sets an `eval_strategy`.
+        reward: name of a reward function, see `promptdyn.training.loading.load_reward`. Several are separated by
+            commas, and their rewards are summed with TRL's `reward_weights`. Default: "exact_answer" (the completion
+            equals the column "answer"), or none if `script` names a reward model.
         selector: how prompts are chosen: the name of a selector, a model, or a `Recipe`; default "auto". See
             `promptdyn.training.recipes`.
-        num_prompts: pool size, for embedded tasks.
-        prompts_per_step: groups an optimizer step, over all devices. What is not given of
-            `per_device_train_batch_size` and `gradient_accumulation_steps` follows from it. Default: 32 for the
-            embedded policies; for others what those two make.
-        max_steps: optimizer steps. Default: 200 for the embedded policies; for others, and where `grpo` has
-            `num_train_epochs`, what the epochs make.
-        num_generations, max_completion_length, learning_rate, lr_scheduler_type: as of `trl.GRPOConfig`. Default:
-            TRL's; for the embedded policies 8 tokens and 3e-5.
-        save_steps: steps between checkpoints, or a share of all steps; 0 for none but the last. Default: 0 for the
-            embedded policies, TRL's for others.
-        seed: of the policy's sampling, the pool and the selector; default 0.
-        resume: continue from the newest whole checkpoint in `output_dir`; start where there is none yet; where all
-            steps are done, change nothing. `resume_from_checkpoint` in `grpo` says the same, or names the checkpoint.
-        grpo: settings of `trl.GRPOConfig` by name, which win over the above.
-        script: settings of `ScriptArguments`, `ModelConfig` and `DatasetMixtureConfig` of TRL by name, as TRL's own
-            GRPO script reads them: `dataset_config`, `dataset_train_split`, `model_revision`, `dtype`, `use_peft`, ...
+        num_prompts: pool size, for embedded task families.
+        prompts_per_step: groups in an optimizer step, over all devices. It sets `per_device_train_batch_size` and
+            `gradient_accumulation_steps`, or the one of them that is not set. Default: 32 for the embedded policies;
+            for others the number that follows from those two.
+        max_steps: optimizer steps. Default: 200 for the embedded policies; for others, or if `grpo` sets
+            `num_train_epochs`, the number that follows from the epochs.
+        num_generations, max_completion_length, learning_rate, lr_scheduler_type: see `trl.GRPOConfig`. Default: TRL's;
+            for the embedded policies 8 tokens and 3e-5.
+        save_steps: steps between checkpoints, or their share of all steps; 0 saves only the final model. Default: 0 for
+            the embedded policies, TRL's for others.
+        seed: random seed of the policy's sampling, the pool and the selector; default 0.
+        resume: continue from the newest complete checkpoint in `output_dir`, or start if there is none; change nothing
+            if all steps are done. `resume_from_checkpoint` in `grpo` does the same, or names a checkpoint.
+        grpo: settings of `trl.GRPOConfig` by name; they override the settings above.
+        script: settings of TRL's `ScriptArguments`, `ModelConfig` and `DatasetMixtureConfig` by name, as its own GRPO
+            script reads them: `dataset_config`, `dataset_train_split`, `model_revision`, `dtype`, `use_peft`, ...
     """
 
     output_dir: Path
@@ -139,17 +139,26 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run."""
+    """A finished run.
 
-    history: RewardHistory | None  # None where the reward functions gave None for every rollout
-    model: PreTrainedModel  # the trained policy
+    Attributes:
+        history: outcomes of the run; None if the reward functions returned None for every rollout.
+        model: the trained policy.
+        tokenizer: its tokenizer.
+        log: TRL's log, one entry every `logging_steps`.
+        steps: optimizer steps done.
+        seconds: wall-clock seconds of training.
+    """
+
+    history: RewardHistory | None
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    log: list[dict[str, float]]  # TRL's log, one entry every `logging_steps`
-    steps: int  # optimizer steps
-    seconds: float  # wall-clock time of training
+    log: list[dict[str, float]]
+    steps: int
+    seconds: float
 
     def mean(self, metric: str) -> float:
-        """Mean of a logged metric over the run; NaN where it was never known."""
+        """Return the mean of a logged metric over the run; NaN if it was never logged."""
         values = [value for entry in self.log if (value := entry.get(metric)) is not None]
         return sum(values) / len(values) if values else float("nan")
 
@@ -158,31 +167,31 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 
 def run(settings: RunSettings, progress: Progress | None = None) -> RunResult:
-    """Train as the settings say.
+    """Train with the given settings.
 
     Args:
-        settings: see `RunSettings`.
-        progress: called after each step with the step, how many there are, and what was logged last. Default: TRL's own
-            progress bar.
+        settings: settings of the run.
+        progress: function called after each step with the step, the number of steps, and the latest log entry. Default:
+            TRL's own progress bar.
 
     Raises:
-        InputError: a model, dataset, reward function, dynamics or strategy that cannot be used, and what
-            `SelectionGRPOTrainer` refuses.
+        InputError: the model, the dataset, a reward function, the dynamics or the strategy cannot be used, or
+            `SelectionGRPOTrainer` refuses the settings.
     """
     output = Path(settings.output_dir)
     final = output / FINAL_FOLDER
-    given = _given(settings)
+    grpo = _grpo_settings(settings)
     trainer = None
-    resume: str | bool = settings.resume or wants_resume(given.pop("resume_from_checkpoint", None))
+    resume: str | bool = settings.resume or wants_resume(grpo.pop("resume_from_checkpoint", None))
     if resume is True:
         checkpoint = last_checkpoint(output)
         resume = False if checkpoint is None else str(checkpoint)
-        if (steps := given.get("max_steps", -1)) <= 0:  # what the epochs make, the trainer knows
+        if (steps := grpo.get("max_steps", -1)) <= 0:  # only the trainer knows how many steps the epochs make
             trainer = make_trainer(settings, progress)
             steps = trainer.args.max_steps
         in_final, in_checkpoint = (steps_done(folder) or 0 if folder else 0 for folder in (final, checkpoint))
         if max(in_final, in_checkpoint) >= steps:
-            if in_final < steps:  # died before it was written
+            if in_final < steps:  # the run died before it wrote the final model
                 assert checkpoint is not None
                 _publish(final, lambda part: shutil.copytree(checkpoint, part, ignore=ONLY_TO_RESUME))
             done = max(in_final, in_checkpoint)
@@ -216,7 +225,7 @@ def run(settings: RunSettings, progress: Progress | None = None) -> RunResult:
 
 
 def _history(output: Path) -> RewardHistory | None:
-    """What a run recorded; None, with a word, where it recorded nothing."""
+    """Read the history of a run. If it recorded nothing, log a warning and return None."""
     path = output / HISTORY_FILE
     if path.exists():
         return RewardHistory.from_parquet(path)
@@ -233,7 +242,7 @@ def _rewards_of(state: TrainerState) -> list[dict[str, float]]:
 
 
 def _publish(final: Path, write: Callable[[Path], Any]) -> None:
-    """Put a folder in its place once it is whole."""
+    """Write a folder under another name, and rename it once it is complete."""
     part, old = (final.with_name(f".{final.name}.{word}") for word in ("part", "old"))
     for left_over in (part, old):
         shutil.rmtree(left_over, ignore_errors=True)
@@ -245,7 +254,7 @@ def _publish(final: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _finished(output: Path) -> RunResult:
-    """What a finished run left."""
+    """Read the result of a run that is finished already."""
     final = output / FINAL_FOLDER
     state = TrainerState.load_from_json(str(final / TRAINER_STATE_NAME))
     try:
@@ -256,20 +265,20 @@ def _finished(output: Path) -> RunResult:
     return RunResult(_history(output), model, tokenizer, log=_rewards_of(state), steps=state.global_step, seconds=0.0)
 
 
-def _given(settings: RunSettings) -> dict[str, Any]:
-    """Settings of GRPOConfig, where none is a default of TRL's."""
+def _grpo_settings(settings: RunSettings) -> dict[str, Any]:
+    """Collect the settings of GRPOConfig; TRL's defaults hold for all others."""
     names = {part.name for part in fields(GRPOConfig)} & {part.name for part in fields(settings)}
-    ours = {name: value for name in names if (value := getattr(settings, name)) is not None}
-    given = {**ours, **settings.grpo, "output_dir": str(settings.output_dir)}
+    shared = {name: value for name in names if (value := getattr(settings, name)) is not None}
+    grpo = {**shared, **settings.grpo, "output_dir": str(settings.output_dir)}
     if settings.model in policy.EMBEDDED:
-        epochs = {"max_steps": -1} if "num_train_epochs" in given else {}
-        given = {**EMBEDDED_DEFAULTS, **epochs, **given}
-    if given.get("save_steps") == 0:
-        given |= {"save_strategy": "no"}
-        del given["save_steps"]
-    elif "save_steps" in given and "save_strategy" not in settings.grpo:
-        given["save_strategy"] = "steps"
-    return given
+        epochs = {"max_steps": -1} if "num_train_epochs" in grpo else {}
+        grpo = {**EMBEDDED_DEFAULTS, **epochs, **grpo}
+    if grpo.get("save_steps") == 0:
+        grpo |= {"save_strategy": "no"}
+        del grpo["save_steps"]
+    elif "save_steps" in grpo and "save_strategy" not in settings.grpo:
+        grpo["save_strategy"] = "steps"
+    return grpo
 
 
 def make_trainer(
@@ -278,32 +287,32 @@ def make_trainer(
     kind: type[SelectionGRPOTrainer] = SelectionGRPOTrainer,
     **named: Any,
 ) -> SelectionGRPOTrainer:
-    """The trainer of a run, ready to train.
+    """Make the trainer of a run, ready to train.
 
     Args:
-        settings, progress: as of `run`.
-        kind: its class.
-        **named: further arguments of that.
+        settings, progress: see `run`.
+        kind: class of the trainer.
+        **named: further arguments of that class.
 
     Raises:
-        InputError: as `run`.
+        InputError: see `run`.
     """
-    given = _given(settings)
-    _check(settings, given)
+    grpo = _grpo_settings(settings)
+    _check(settings, grpo)
     script, model_args, mixture = script_settings(settings.script)
     default = [] if script.reward_model_name_or_path else [DEFAULT_REWARD]
     names = settings.reward.split(",") if settings.reward else default
     rewards: list[Any] = [load_reward(name) for name in names]
     if script.reward_model_name_or_path:
         rewards.insert(0, script.reward_model_name_or_path)
-    check_packages({**settings.script, **given}, names)
-    dataset, evaluated = _datasets(settings, given, script, mixture)
+    check_packages({**settings.script, **grpo}, names)
+    dataset, evaluated = _datasets(settings, grpo, script, mixture)
     if DEFAULT_REWARD in names and "answer" not in dataset.column_names:
         raise InputError(
             f"dataset {settings.dataset!r} has no column 'answer', which reward {DEFAULT_REWARD!r} compares with: name "
             "another reward, as in FILE.py:FUNCTION"
         )
-    args = _trl_config(given, settings, model_args, evaluated is not None, progress is not None)
+    args = _trl_config(grpo, settings, model_args, evaluated is not None, progress is not None)
     model = str(policy.EMBEDDED.get(settings.model, settings.model))
     try:
         # As TRL loads it.
@@ -341,19 +350,19 @@ def make_trainer(
     return trainer
 
 
-def _datasets(settings: RunSettings, given: dict[str, Any], script: Any, mixture: Any) -> tuple[Dataset, Any]:
-    """What is trained on and what is evaluated on: a dataset, several by name, or None."""
+def _datasets(settings: RunSettings, grpo: dict[str, Any], script: Any, mixture: Any) -> tuple[Dataset, Any]:
+    """Load the training dataset, and what to evaluate on: a dataset, several by name, or None."""
     if script.dataset_streaming or mixture.streaming:
         raise InputError("dataset_streaming: prompts that are chosen cannot be streamed: leave it out")
-    tested = given.get("eval_strategy", "no") != "no" and not settings.eval_dataset
+    tested = grpo.get("eval_strategy", "no") != "no" and not settings.eval_dataset
     evaluated = None
     name = settings.dataset or EMBEDDED_DATASET
     if mixture.datasets:
         if settings.dataset:
-            raise InputError(f"dataset {settings.dataset!r} and datasets are both given: give one of the two")
+            raise InputError(f"dataset {settings.dataset!r} and datasets are both set: give one of the two")
         try:
             parts = get_dataset(mixture)
-        except Exception as error:  # of many kinds, as in `load_rows`
+        except Exception as error:  # errors of many kinds, as in `load_rows`
             raise InputError(f"datasets: cannot be loaded: {first_line(error)}") from None
         dataset, test_split = parts[script.dataset_train_split], script.dataset_test_split
         check_column(dataset, "datasets")
@@ -362,32 +371,32 @@ def _datasets(settings: RunSettings, given: dict[str, Any], script: Any, mixture
         evaluated = parts[test_split] if tested else None
     else:
         split = {"config": script.dataset_config, "split": script.dataset_train_split}
-        dataset = load_rows(name, settings.num_prompts, given["seed"], **split)
+        dataset = load_rows(name, settings.num_prompts, grpo["seed"], **split)
         if tested and name in tasks.FAMILIES:
             raise InputError("eval_strategy: there is nothing to evaluate on: give eval_dataset")
         if tested:
             evaluated = load_rows(name, **{**split, "split": script.dataset_test_split})
     if settings.eval_dataset:
-        evaluated = load_eval_sets(settings.eval_dataset, settings.num_prompts, given["seed"] + 1)
+        evaluated = load_eval_sets(settings.eval_dataset, settings.num_prompts, grpo["seed"] + 1)
     return dataset, evaluated
 
 
 def _trl_config(
-    given: dict[str, Any], settings: RunSettings, model_args: Any, evaluates: bool, reports: bool
+    grpo: dict[str, Any], settings: RunSettings, model_args: Any, evaluates: bool, reports: bool
 ) -> GRPOConfig:
-    """`GRPOConfig` of a run."""
-    batches = _batches(settings, given)
-    train_batch = batches.get("per_device_train_batch_size", given.get("per_device_train_batch_size", 8))
+    """Make the `GRPOConfig` of a run."""
+    batches = _batches(settings, grpo)
+    train_batch = batches.get("per_device_train_batch_size", grpo.get("per_device_train_batch_size", 8))
     evaluation = {
         "eval_strategy": "steps",
         "eval_steps": 0.1,
-        "per_device_eval_batch_size": math.lcm(train_batch, given.get("num_generations", 8)),
+        "per_device_eval_batch_size": math.lcm(train_batch, grpo.get("num_generations", 8)),
     }
     init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
-        **(given.get("model_init_kwargs") or {}),
+        **(grpo.get("model_init_kwargs") or {}),
     }
     defaults = {
         "use_cpu": not torch.accelerator.is_available(),
@@ -395,26 +404,26 @@ def _trl_config(
         **(evaluation if evaluates else {}),
     }
     try:
-        return GRPOConfig(**{**defaults, **given, **batches, "model_init_kwargs": init_kwargs})
+        return GRPOConfig(**{**defaults, **grpo, **batches, "model_init_kwargs": init_kwargs})
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"trl.GRPOConfig: {' '.join(str(error).split())}") from None
 
 
-def _batches(settings: RunSettings, given: dict[str, Any]) -> dict[str, int]:
-    """A device's batch and gradient accumulation that make `prompts_per_step` groups an optimizer step."""
-    batch, accumulation = (given.get(name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps"))
+def _batches(settings: RunSettings, grpo: dict[str, Any]) -> dict[str, int]:
+    """Find a device's batch size and the gradient accumulation that make `prompts_per_step` groups in a step."""
+    batch, accumulation = (grpo.get(name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps"))
     groups = settings.prompts_per_step
     if groups is None and settings.model in policy.EMBEDDED and batch is None:
         groups = EMBEDDED_PROMPTS_PER_STEP
     if groups is None:
         return {}
     devices = int(os.environ.get("WORLD_SIZE", 1))
-    rollouts = groups * given.get("num_generations", 8)
-    given_batch, given_accumulation = batch, accumulation
+    rollouts = groups * grpo.get("num_generations", 8)
+    requested_batch, requested_accumulation = batch, accumulation
     batch = batch or rollouts // (devices * (accumulation or 1))
     accumulation = accumulation or rollouts // (devices * max(batch, 1))
     if batch * accumulation * devices != rollouts:
-        parts = {"per_device_train_batch_size": given_batch, "gradient_accumulation_steps": given_accumulation}
+        parts = {"per_device_train_batch_size": requested_batch, "gradient_accumulation_steps": requested_accumulation}
         by = [f"{name}={value}" for name, value in parts.items() if value] + [f"{devices} devices"] * (devices > 1)
         raise InputError(
             f"prompts_per_step={groups} makes {rollouts} rollouts a step, which {' and '.join(by)} cannot make: change "
@@ -423,14 +432,16 @@ def _batches(settings: RunSettings, given: dict[str, Any]) -> dict[str, int]:
     return {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
 
 
-def _check(settings: RunSettings, given: dict[str, Any]) -> None:
-    """Raise InputError where a setting is out of range, or the folder cannot be written."""
+def _check(settings: RunSettings, grpo: dict[str, Any]) -> None:
+    """Raise InputError if a setting is out of range, or the output folder cannot be written."""
     least = {"num_prompts": 1, "prompts_per_step": 1, "max_completion_length": 1, "num_generations": 2, "save_steps": 0}
     for name, bound in {**least, "seed": 0, "max_steps": 1}.items():
-        value = given.get(name, getattr(settings, name, None))
-        if value is not None and value < bound and (name, value) != ("max_steps", -1):  # TRL's "as the epochs say"
+        value = grpo.get(name, getattr(settings, name, None))
+        if (
+            value is not None and value < bound and (name, value) != ("max_steps", -1)
+        ):  # -1 is TRL's way to let the epochs decide
             raise InputError(f"{name}={value}: give at least {bound}")
-    rate, schedule = given.get("learning_rate", 1.0), given.get("lr_scheduler_type", "linear")
+    rate, schedule = grpo.get("learning_rate", 1.0), grpo.get("lr_scheduler_type", "linear")
     if not 0 < rate < math.inf:
         raise InputError(f"learning_rate={rate}: give a finite number above 0")
     schedules = [kind.value for kind in SchedulerType]
@@ -440,7 +451,7 @@ def _check(settings: RunSettings, given: dict[str, Any]) -> None:
 
 
 def _check_prompts(dataset: Dataset, name: str, tokenizer: Any) -> None:
-    """Raise InputError unless every prompt is a text, or messages that the tokenizer has a template for."""
+    """Raise InputError unless every prompt is a text, or messages for which the tokenizer has a template."""
     for row, prompt in enumerate(dataset["prompt"]):
         if isinstance(prompt, str):
             continue
@@ -454,7 +465,7 @@ def _check_prompts(dataset: Dataset, name: str, tokenizer: Any) -> None:
                 f"dataset {name!r} row {row}: the prompt is messages, and the model's tokenizer has no chat template: "
                 "give texts, or an instruction-tuned model"
             )
-        return  # all are of one kind in a column
+        return  # a column holds prompts of one type
 
 
 class _Progress(TrainerCallback):

@@ -1,11 +1,11 @@
 """Procedural arithmetic and sequence tasks: short prompts and exact answers, within reach of the embedded policy.
 
-A *kind* is a task at one difficulty (`add-2` is addition of 2-digit numbers); a *family* is kinds in parts, each with
-its share of a pool. Where reasoning-gym has a fitting task, its items are drawn and their questions rendered shortly. A
-content belongs to the train split or to the test split for good, so a held-out pool shares no prompt with any training
-pool.
+A *kind* is a task at one difficulty: `add-2` is addition of 2-digit numbers. A *family* is made of parts, each with its
+kinds and its share of a pool. Items come from reasoning-gym if it has the task, with their questions written shortly. A
+prompt belongs either to the train split or to the test split in every pool, so a held-out pool shares no prompt with
+any training pool.
 
-Knows nothing of policies and trainers.
+This module knows nothing of policies and trainers.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ __all__ = [
 ]
 
 SPLITS = ("train", "test")
-TEST_SHARE = 5  # one content in five is held out
-PATIENCE = 2000  # draws without a new content after which a kind counts as exhausted
+TEST_SHARE = 5  # one prompt in five is in the test split
+PATIENCE = 2000  # draws without a new prompt after which a kind counts as exhausted
 
-Draw = Callable[[int], tuple[str, str] | None]  # index -> (prompt, answer), or None to pass on to the next index
+Draw = Callable[[int], tuple[str, str] | None]  # index -> (prompt, answer), or None to skip the index
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Kind:
     Attributes:
         task: name of the task, such as "add".
         difficulty: 1 is easiest; comparable within a task only.
-        source: from a seed to a function that draws the (prompt, answer) of an index.
-        longest_prompt: characters; longer ones are passed over. Default 17.
-        longest_answer: characters; default 7, with the end-of-sequence token 8 tokens.
+        source: function of a seed that returns the function which draws the (prompt, answer) of an index.
+        longest_prompt: most characters of a prompt; items with longer ones are skipped. Default 17.
+        longest_answer: most characters of an answer; default 7, which with the end-of-sequence token makes 8 tokens.
     """
 
     task: str
@@ -66,12 +66,12 @@ class Kind:
 
 @dataclass(frozen=True)
 class Part:
-    """Kinds that share a part of a family's pools.
+    """A part of a family: some kinds and their common share of a pool.
 
     Attributes:
-        name: what they have in common.
-        share: of a pool's prompts; the parts of a family add up to 1.
-        kinds: in equal shares, as far as they have enough contents.
+        name: name of the part, such as "frontier".
+        share: share of a pool's prompts; the shares of a family add up to 1.
+        kinds: kinds with equal shares, as far as each has enough prompts.
     """
 
     name: str
@@ -82,68 +82,69 @@ class Part:
 def make_pool(
     name: str = "arithmetic", num_prompts: int = 1000, seed: int = 0, split: str = "train"
 ) -> list[dict[str, Any]]:
-    """A pool of distinct prompts, the family's parts in their shares.
+    """Draw a pool of distinct prompts, with each part of a family in its share.
 
     Args:
         name: family, one of `FAMILIES`.
         num_prompts: prompts in the pool, at least 1.
-        seed: of the draw; the same arguments give the same pool, on every machine.
-        split: "train" or "test"; the two share no content, whatever the other arguments.
+        seed: random seed; the same arguments give the same pool on every machine.
+        split: "train" or "test"; they share no prompt, whatever the other arguments.
 
     Returns:
-        One row per prompt, a part's kinds interleaved, with columns `prompt_id` (such as "add-2/47+85=", made of the
-        content and so the same in every pool), `prompt` (at most 17 characters), `answer` (at most 7), `task`,
-        `difficulty` (int).
+        One row per prompt, with the kinds of a part interleaved. Columns: `prompt_id` (such as "add-2/47+85=", the same
+        in every pool), `prompt` (at most 17 characters), `answer` (at most 7), `task`, `difficulty` (int).
 
     Raises:
-        InputError: an unknown family or split, fewer than 1 prompt, or more than the family has.
+        InputError: the family or split is unknown, or `num_prompts` is below 1 or more than the family has.
     """
     parts = _parts(name)
     if num_prompts < 1:
         raise InputError(f"num_prompts is {num_prompts}: ask for at least 1")
-    pool: dict[str, dict[str, Any]] = {}  # by prompt, since two kinds may draw the same one
+    pool: dict[str, dict[str, Any]] = {}  # by prompt, since two kinds may draw the same prompt
     share = 0.0
     for part in parts:
         share += part.share
-        wanted = round(num_prompts * share)
+        target_size = round(num_prompts * share)
         streams = [stream(kind, seed, split) for kind in part.kinds]
-        while len(pool) < wanted:
+        while len(pool) < target_size:
             if not streams:
-                where = f"family {name!r}" + (f", part {part.name!r}," if len(parts) > 1 else "")
-                raise InputError(f"{where} has {len(pool)} prompts in split {split!r}: ask for no more, not {wanted}")
+                source = f"family {name!r}" + (f", part {part.name!r}," if len(parts) > 1 else "")
+                raise InputError(
+                    f"{source} has {len(pool)} prompts in split {split!r}: ask for no more, not {target_size}"
+                )
             for rows in list(streams):
                 row = _fresh(rows, pool)
                 if row is None:
                     streams.remove(rows)
-                elif len(pool) < wanted:
+                elif len(pool) < target_size:
                     pool[row["prompt"]] = row
     return list(pool.values())
 
 
 def held_out(name: str, prompts_per_kind: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Distinct prompts of the test split, as many of each kind of a family: to measure kind by kind.
+    """Draw distinct prompts of the test split, equally many of each kind of a family, to measure accuracy by kind.
 
     Args:
         name: family, one of `FAMILIES`.
-        prompts_per_kind: at least 1; kinds that have fewer contents give what they have.
-        seed: of the draw.
+        prompts_per_kind: at least 1; a kind with fewer prompts gives all it has.
+        seed: random seed.
 
     Returns:
-        Rows as of `make_pool`, kind by kind.
+        Rows as those of `make_pool`, kind after kind.
 
     Raises:
-        InputError: an unknown family, or fewer than 1 prompt of a kind.
+        InputError: the family is unknown, or `prompts_per_kind` is below 1.
     """
     parts = _parts(name)
     if prompts_per_kind < 1:
         raise InputError(f"prompts_per_kind is {prompts_per_kind}: ask for at least 1")
-    drawn: dict[str, dict[str, Any]] = {}
+    rows_by_prompt: dict[str, dict[str, Any]] = {}
     for kind in (kind for part in parts for kind in part.kinds):
-        rows, left = stream(kind, seed, "test"), prompts_per_kind
-        while left and (row := _fresh(rows, drawn)):
-            drawn[row["prompt"]] = row
-            left -= 1
-    return list(drawn.values())
+        rows, missing = stream(kind, seed, "test"), prompts_per_kind
+        while missing and (row := _fresh(rows, rows_by_prompt)):
+            rows_by_prompt[row["prompt"]] = row
+            missing -= 1
+    return list(rows_by_prompt.values())
 
 
 def _parts(name: str) -> tuple[Part, ...]:
@@ -153,24 +154,24 @@ def _parts(name: str) -> tuple[Part, ...]:
 
 
 def _fresh(rows: Iterator[dict[str, Any]], pool: dict[str, Any]) -> dict[str, Any] | None:
-    """The next row whose prompt is not in the pool; None where a kind has no more."""
+    """Return the next row whose prompt is not in the pool; None if the kind is exhausted."""
     return next((row for row in islice(rows, PATIENCE) if row["prompt"] not in pool), None)
 
 
 def stream(kind: Kind, seed: int = 0, split: str = "train") -> Iterator[dict[str, Any]]:
-    """Endless draws of one kind, repeats included, as rows of `make_pool`.
+    """Draw rows of one kind without end, as rows of `make_pool`; they may repeat.
 
     Args:
-        kind: what to draw.
-        seed: of the draw.
+        kind: kind to draw.
+        seed: random seed.
         split: "train" or "test".
 
     Raises:
-        InputError: an unknown split.
+        InputError: the split is unknown.
     """
     if split not in SPLITS:
         raise InputError(f"no split {split!r}: choose one of {', '.join(SPLITS)}")
-    # an item's own seed is the source's seed + index: sources far apart do not repeat each other's items
+    # The seed of an item is the source's seed + index, so sources with seeds far apart draw different items.
     draw = kind.source(random.Random(f"{kind.name}/{seed}").getrandbits(48))
     return (
         {
@@ -186,10 +187,10 @@ def stream(kind: Kind, seed: int = 0, split: str = "train") -> Iterator[dict[str
 
 
 def exact_answer(completions: list[Any], answer: list[Any], **_: Any) -> list[float]:
-    """Reward function in TRL's form: 1.0 where the first line of a completion is the answer, else 0.0.
+    """Reward 1.0 if the first line of a completion is the answer, else 0.0: a reward function in TRL's form.
 
     Args:
-        completions: (rollout,) texts without special tokens, or message lists, of which the last message counts.
+        completions: (rollout,) texts without special tokens, or lists of messages, whose last message counts.
         answer: (rollout,) right answers; blanks around answer and completion are ignored.
 
     Returns:
@@ -202,7 +203,7 @@ def exact_answer(completions: list[Any], answer: list[Any], **_: Any) -> list[fl
 
 
 def makes_target(completions: list[Any], prompts: list[Any], **_: Any) -> list[float]:
-    """Reward function of "countdown": 1.0 where a completion makes the target of all the numbers, each once, else 0.0.
+    """Reward 1.0 if a completion makes the target from all the numbers, each once, else 0.0: for "countdown".
 
     Args:
         completions: (rollout,) texts without special tokens: sums, differences and products, with brackets.
@@ -230,7 +231,7 @@ def _makes(expression: str, target: int, numbers: list[int]) -> bool:
 
 
 def _value(node: ast.expr) -> int:
-    """The value of an expression of numbers; ValueError where it holds anything but +, - and *."""
+    """Return the value of an expression of numbers with +, - and *; raise ValueError for any other."""
     match node:
         case ast.Constant(value=int(number)):
             return number
@@ -252,7 +253,7 @@ def _split(prompt: str) -> str:
 
 
 def _countdown(**config: Any) -> Callable[[int], Draw]:
-    """Numbers, of which an expression of all is to make a target; the answer is one of those that do."""
+    """Draw numbers and a target that an expression of all of them makes; the answer is such an expression."""
 
     def source(seed: int) -> Draw:
         import reasoning_gym
@@ -260,9 +261,9 @@ def _countdown(**config: Any) -> Callable[[int], Draw]:
         items = reasoning_gym.create_dataset("countdown", seed=seed, **config)
 
         def draw(index: int) -> tuple[str, str]:
-            made = items[index]["metadata"]
-            numbers = ",".join(map(str, made["numbers"]))
-            return f"{made['target']}?{numbers}=", made["expression"].replace(" ", "")
+            metadata = items[index]["metadata"]
+            numbers = ",".join(map(str, metadata["numbers"]))
+            return f"{metadata['target']}?{numbers}=", metadata["expression"].replace(" ", "")
 
         return draw
 
@@ -270,10 +271,10 @@ def _countdown(**config: Any) -> Callable[[int], Draw]:
 
 
 def _gym(dataset: str, render: Callable[[dict[str, Any]], str | None], **config: Any) -> Callable[[int], Draw]:
-    """Items of a reasoning-gym dataset; `render` writes the prompt from an item's metadata, or passes on the item."""
+    """Draw items of a reasoning-gym dataset; `render` writes the prompt from an item's metadata, or skips the item."""
 
     def source(seed: int) -> Draw:
-        import reasoning_gym  # takes a second, and the reward function does not need it
+        import reasoning_gym  # the import takes a second, and the reward function does not need it
 
         items = reasoning_gym.create_dataset(dataset, seed=seed, **config)
 
@@ -297,7 +298,7 @@ def _sum(num_terms: int, num_digits: int, signs: str = "+-") -> Callable[[int], 
 
 
 def _product(first_digits: int, second_digits: int) -> Callable[[int], Draw]:
-    """Products of numbers of different length, which reasoning-gym's `products` does not draw."""
+    """Draw products of numbers of different length, which reasoning-gym's `products` does not offer."""
 
     def source(seed: int) -> Draw:
         def draw(index: int) -> tuple[str, str]:
@@ -318,17 +319,17 @@ def _of_two(function: str, **config: Any) -> Callable[[int], Draw]:
 
 
 def _next_number(num_operations: int) -> Callable[[int], Draw]:
-    """Sequences made by a rule of `num_operations` operations, four numbers shown."""
+    """Draw sequences that follow a rule of `num_operations` operations, with three of the numbers shown."""
 
     def render(metadata: dict[str, Any]) -> str | None:
-        shown = ",".join(map(str, metadata["sequence"][:-1]))
-        return f"{shown},?" if metadata["rule"].count(" then ") == num_operations - 1 else None
+        terms = ",".join(map(str, metadata["sequence"][:-1]))
+        return f"{terms},?" if metadata["rule"].count(" then ") == num_operations - 1 else None
 
     return _gym("number_sequence", render, min_terms=4, max_terms=4, max_complexity=num_operations)
 
 
 def _digits(function: str, solve: Callable[[str], str], length: int) -> Callable[[int], Draw]:
-    """Strings of `length` digits, answered by `solve`."""
+    """Draw strings of `length` digits, which `solve` answers."""
 
     def source(seed: int) -> Draw:
         def draw(index: int) -> tuple[str, str]:
@@ -382,10 +383,10 @@ FAMILIES: dict[str, tuple[Part, ...]] = {
     "arithmetic": (Part("all", 1.0, _ARITHMETIC),),
     "sequences": (Part("all", 1.0, _SEQUENCES),),
     "mixed": (Part("all", 1.0, (*_ARITHMETIC, *_SEQUENCES)),),
-    # A search, of one kind: nothing but the prompt itself tells which are within reach. The embedded policy has seen
-    # none of five numbers; answers are up to 16 tokens.
+    # A search task of one kind: only the prompt itself tells whether it is within reach. The embedded policy was
+    # trained on none with five numbers; answers have up to 16 tokens.
     "countdown": (Part("all", 1.0, (Kind("countdown", 1, _COUNTDOWN, longest_prompt=19, longest_answer=15),)),),
-    # What the embedded policy solves, what is out of its reach, and what it can learn, which is scarce.
+    # Prompts that the embedded policy solves, that are out of its reach, and that it can learn, which are scarce.
     "scarce": (
         _part("solved", 0.45, "add-1", "subtract-1", "reverse-1", "sort-1"),
         _part("out of reach", 0.43, "add-4", "subtract-4", "chain-3", "chain-4", "multiply-4", "multiply-5"),
