@@ -191,7 +191,7 @@ def test_trl_has_what_is_relied_on(kind: type[SelectionMixin], tmp_path: Path) -
 
 def test_a_version_of_trl_that_lacks_something_is_told(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(adapter, "RELIED_ON", (*RELIED_ON, "_of_another_version"))
-    message = f"relies on _of_another_version of WatchedTrainer, which TRL {trl.__version__} has not: install"
+    message = f"relies on _of_another_version of WatchedTrainer, which TRL {trl.__version__} lacks: install"
     with pytest.raises(InputError, match=message):
         trainer(tmp_path)
 

@@ -356,7 +356,7 @@ def test_checkpoint_of_another_pool_or_without_a_selector(
     (tmp_path / "run" / "history.parquet").unlink()
     resumed = grpo_run.trainer(tmp_path / "run", max_steps=5)
     resumed.train(str(checkpoint))
-    assert "selector.npz is not there" in caplog.text
+    assert "selector.npz does not exist" in caplog.text
     assert "the history begins at step 4" in caplog.text
     assert [row[0] for row in rows(history_of(tmp_path / "run"))] == [4, 4]
     assert history_of(tmp_path / "run").pool_size == len(POOL)

@@ -477,12 +477,12 @@ class RaceTrainer(SelectionGRPOTrainer):
         return outputs
 
     def _learn(self, trained: Collection[str]) -> Observation | None:
-        seen = super()._learn(trained)
-        assert seen is not None
-        self.forecasts.append(np.array([self._forecast[prompt_id] for prompt_id in seen.prompt_ids]))
-        self.outcomes.append(seen.informative)
+        observation = super()._learn(trained)
+        assert observation is not None
+        self.forecasts.append(np.array([self._forecast[prompt_id] for prompt_id in observation.prompt_ids]))
+        self.outcomes.append(observation.informative)
         self._forecast = {}
-        return seen
+        return observation
 
 
 class BudgetCallback(TrainerCallback):

@@ -1,18 +1,18 @@
 """TRL's trainers, with the prompts of every generation chosen by a `Selector`.
 
-A GRPO script changes in two lines, the import and the trainer's class:
+Two lines of a GRPO script change, the import and the trainer's class:
 
     from promptdyn.training.trl import SelectionGRPOTrainer
 
     trainer = SelectionGRPOTrainer(model, reward_funcs, args=GRPOConfig(..., max_steps=500), train_dataset=dataset)
     trainer.train()
 
-The choice is bound late: a generation asks the selector for its prompts at the moment it starts, so it knows
-the rewards of the generation just before. A sampler could not do that, because dataloaders read ahead. TRL's own
-sampler and dataloader stay as the clock of when to generate; the rows that they bring are replaced.
+A generation asks the selector for its prompts at the moment it starts, so the choice uses the rewards of the generation
+just before. A sampler could not do that, because dataloaders read ahead. TRL's own sampler and dataloader stay, and
+tell when to generate; the trainer replaces the rows that they bring.
 
-The main process alone asks and teaches its `Session`; the others receive the choice. The rest (generation, vLLM,
-losses, evaluation, checkpoints) is TRL's, untouched.
+Only the main process uses the `Session`; the others receive its choice. The rest (generation, vLLM, losses, evaluation,
+checkpoints) is TRL's, unchanged.
 """
 
 from __future__ import annotations
@@ -58,24 +58,24 @@ __all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "SelectionMixin", "SelectionR
 SELECTOR_FILE = "selector.npz"
 FEATURES_FILE = "features.npz"
 HISTORY_FILE = "history.parquet"
-# What TRL's trainers have and do not promise to keep: all that is used here of theirs.
+# Attributes of TRL's trainers that this module uses and that TRL does not promise to keep.
 RELIED_ON = (
-    "_buffered_inputs",  # the rollouts that a trainer reuses
+    "_buffered_inputs",  # rollouts that the trainer reuses
     "_calculate_rewards",
     "_generate_and_score_completions",
-    "_load_optimizer_and_scheduler",  # of transformers, as the next
-    "_remove_unused_columns",
+    "_load_optimizer_and_scheduler",  # from transformers
+    "_remove_unused_columns",  # from transformers
     "_metrics",
     "_pending_extra_logs",
     "_pending_metrics",
-    "_step",  # the clock of generations
+    "_step",  # counts steps, and so decides when to generate
     "_tokenizer",
     "reward_func_names",
     "reward_weights",
 )
 
 logger = logging.getLogger(__name__)
-logger.addFilter(lambda _: os.environ.get("RANK", "0") == "0")  # one process speaks for all
+logger.addFilter(lambda _: os.environ.get("RANK", "0") == "0")  # only one process logs
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -83,64 +83,62 @@ if TYPE_CHECKING:
     from promptdyn.training.loading import RewardFunction
 
     Reward = str | PreTrainedModel | RewardFunction
-    Trainer = GRPOTrainer  # for what RLOOTrainer has as well
+    Trainer = GRPOTrainer  # RLOOTrainer has the same methods
 else:
     Trainer = object
 
 
 class SelectionMixin(Trainer):
-    """Lets a selector choose the prompts of a trainer of TRL's that rolls out groups, generation by generation.
+    """Mix-in that lets a selector choose the prompts of a TRL trainer that rolls out groups.
 
-    Stands before the trainer's class, as in `class SelectionGRPOTrainer(SelectionMixin, GRPOTrainer)`. Takes every
+    It comes before the trainer's class, as in `class SelectionGRPOTrainer(SelectionMixin, GRPOTrainer)`. It takes every
     argument of that trainer, and:
 
     Args:
-        args: as TRL's. Where `max_steps` is not set, it becomes what `num_train_epochs` make, said in a line.
-        selector: chooses the prompts and learns from their rewards: "auto" (default), another of
-            `promptdyn.training.recipes.SELECTORS`, a model as in "hmm:cluster=task", a `Recipe`, or a `Selector`, whose
-            pool must be `prompts(train_dataset)`, its `num_generations` that of `args`. A line is logged that says
-            what "auto" goes by.
-        success: what a success is, see `promptdyn.success`: a number (threshold on the reward folded by
-            `args.reward_weights`), the name of a reward function, "correct>=0.8", a function of the rewards by name, or
-            "auto". Default: what the recipe says ("auto"); a `Selector` has its own.
-        dynamic_sampling: replaces groups that teach nothing by groups of further prompts, in further generations:
-            True, or a `DynamicSampling` with other settings than the default ones; False for none. All that is rolled
-            out is observed and recorded, what is left out of the batch as not trained. Default: what the recipe says,
-            and none where there is no recipe.
-        history_path: Parquet file that receives one row per group: (step, prompt, n, k, trained). Default
-            `history.parquet` in `args.output_dir`. A file of an earlier run is set aside, not overwritten.
+        args: TRL's settings. If `max_steps` is not set, it is worked out from `num_train_epochs`, and a line is logged.
+        selector: the selector: "auto" (default), another of `promptdyn.training.recipes.SELECTORS`, a model as in
+            "hmm:cluster=task", a `Recipe`, or a `Selector` whose pool is `prompts(train_dataset)` and whose
+            `num_generations` is that of `args`. A logged line tells how prompts are chosen.
+        success: the rule of success, see `promptdyn.success`: a number (threshold on the reward folded by
+            `args.reward_weights`), the name of a reward function, "correct>=0.8", a function of the rewards, or "auto".
+            Default: the recipe's rule ("auto"). A `Selector` has its own.
+        dynamic_sampling: whether further generations replace groups that teach nothing: True, False, or a
+            `DynamicSampling` with other settings than the defaults. All groups are observed and recorded; those left
+            out of the batch count as not trained. Default: the recipe's setting; False for a `Selector`.
+        history_path: Parquet file that receives one row per group (see `RewardHistory`). Default
+            `history.parquet` in `args.output_dir`. A file of an earlier run is renamed, not overwritten.
         id_column: the dataset's column of prompt ids. Default "prompt_id".
-        label_columns: dataset columns recorded as label columns of the history. Default: label columns by their
+        label_columns: dataset columns to record as label columns of the history. Default: columns with well-known
             names, such as "task" and "difficulty".
 
-    The step of a row is the optimizer step at which its generation took place. Where one optimizer step holds
-    several generations (`steps_per_generation * num_iterations` below `gradient_accumulation_steps`), they choose
-    different prompts, so that (prompt, step) is unique in the history.
+    The step of a row is the optimizer step of its generation. If an optimizer step holds several generations
+    (`steps_per_generation * num_iterations` is below `gradient_accumulation_steps`), they choose different prompts, so
+    that (prompt, step) is unique in the history.
 
-    Checkpoints also hold the selector. A run resumed from one continues as if it had not stopped, provided the
-    checkpoint lies between two generations: TRL does not save rollouts that it is in the middle of reusing. From
-    there a resumed run generates afresh, knowing what was observed so far. The dataset may have changed meanwhile: its
-    order is no matter, prompts that are new join the pool, those that are gone are not chosen any more; a line says so.
+    Checkpoints also hold the selector. A run that resumes from a checkpoint continues as if it had not stopped, if the
+    checkpoint lies between two generations. Otherwise it generates afresh with what was observed so far, because TRL
+    does not save rollouts that it is in the middle of reusing. The dataset may have changed meanwhile: the order of its
+    rows does not matter, new prompts join the pool, and prompts that are gone are no longer chosen; a line tells this.
 
-    Where the choice goes by the policy's reading of the prompts, the start policy reads them once, in one forward pass
-    on every process, and `features.npz` in `args.output_dir` keeps what it read.
+    If the forecaster uses the policy's reading of the prompts, the policy at the start reads them once, in one forward
+    pass on every process, and `features.npz` in `args.output_dir` keeps the result.
 
-    Logged: everything of `session.metrics()`; per optimizer step `selection/time_s` (seconds to
-    choose, fetch rows, learn and record) and `selection/overhead` (their share of the step's time); with dynamic
-    sampling `selection/rounds`, `selection/groups` (rolled out for a batch), `selection/full` (the batch's share that
-    is such as `keep` says).
+    Logged metrics: those of `session.metrics()`; for each optimizer step `selection/time_s` (seconds to choose, fetch
+    rows, learn and record) and `selection/overhead` (share of the step's time); with dynamic sampling
+    `selection/rounds`, `selection/groups` (rolled out for a batch) and `selection/full` (share of the batch filled by
+    the rule `keep`).
 
     Attributes:
-        selector: chooses the prompts.
-        session: what goes between the trainer and it; used on the main process alone.
-        dynamic_sampling: its settings, or None.
+        selector: the selector.
+        session: the session between trainer and selector; used on the main process only.
+        dynamic_sampling: settings of dynamic sampling, or None.
 
     Raises:
-        InputError: no `args`; a version of TRL that lacks what this relies on; training data that cannot be indexed,
-            with an id empty or of two rows that differ, or with fewer prompts than an optimizer step takes; a selector
-            made for other prompts or another group size; a recipe that cannot be followed; a `success` that is no rule,
-            or names no reward function of the run; a label column that is absent; when resuming, a checkpoint of
-            another pool or model.
+        InputError: `args` is missing; TRL's version lacks an attribute that this class uses; the training data cannot
+            be indexed, has an empty id or one id for two rows that differ, or has fewer prompts than an optimizer step
+            takes; the selector was made for other prompts or another group size; the recipe cannot be followed;
+            `success` is not a rule or names no reward function of the run; a label column is absent; a run resumes
+            from a checkpoint of another pool or model.
     """
 
     def __init__(
@@ -158,7 +156,7 @@ class SelectionMixin(Trainer):
         label_columns: Sequence[str] | None = None,
         **named: Any,
     ) -> None:
-        # All is checked before TRL loads a model, which may take minutes.
+        # Everything is checked before TRL loads a model, which may take minutes.
         if args is None:
             raise InputError(
                 "args is not given: pass TRL's GRPOConfig or RLOOConfig, with max_steps or num_train_epochs"
@@ -187,11 +185,11 @@ class SelectionMixin(Trainer):
             {column: dict(zip(pool.ids, pool.labels(column), strict=True)) for column in columns or ()},
         )
 
-        own: Any = super().__init__
+        init: Any = super().__init__
         if positional:
-            own(model, reward_funcs, args, train_dataset, *positional, **named)
-        else:  # by name, since some trainers of TRL's take them no other way
-            own(model, reward_funcs, args=args, train_dataset=train_dataset, **named)
+            init(model, reward_funcs, args, train_dataset, *positional, **named)
+        else:  # by name, because some of TRL's trainers accept only that
+            init(model, reward_funcs, args=args, train_dataset=train_dataset, **named)
         _check_trainer(self)
         if isinstance(recipe, Selector):
             self.selector = recipe
@@ -204,18 +202,18 @@ class SelectionMixin(Trainer):
         self.dynamic_sampling = dynamic_sampling
         self._plan = plan
         self._generations = generations
-        # Prompts that a generation can have, so that its rollouts are shared out evenly.
+        # The number of prompts in a generation is a multiple of this, so that each process has as many rollouts.
         processes = self.accelerator.num_processes
         self._multiple = processes // math.gcd(processes, generations.group_size)
-        self._generations_to_come = generations.per_step - 1  # in this optimizer step, at most
+        self._generations_to_come = generations.per_step - 1  # most further generations in this optimizer step
         self._rows = self._remove_unused_columns(self.train_dataset, description="selection")
         self._row_of = {prompt_id: row for row, prompt_id in enumerate(pool.ids)}
-        self._rolling: list[str] | None = None  # prompts of the generation under way
-        self._graded: Rewards | None = None  # of the last generation
+        self._rolling: list[str] | None = None  # prompts of the generation in progress
+        self._graded: Rewards | None = None  # rewards of the last generation
         self._selection_time = self._step_time = 0.0
 
     def _read(self, pool: Prompts, refresh_every: int) -> Prompts:
-        """The pool with the policy's reading of it; a callback reads it anew where that is asked for."""
+        """Return the pool with the policy's reading of it; a callback reads it again every `refresh_every` steps."""
         if is_deepspeed_zero3_enabled() or (self.is_fsdp_enabled and refresh_every):
             raise InputError(
                 "the policy cannot read prompts while its weights are sharded: let the dataset have label columns "
@@ -235,7 +233,7 @@ class SelectionMixin(Trainer):
             return pool.with_column(POLICY, reader.read(texts))
 
         if refresh_every:
-            self.add_callback(_Refreshing(self, read, refresh_every))
+            self.add_callback(_RefreshCallback(self, read, refresh_every))
         return read()
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -251,16 +249,16 @@ class SelectionMixin(Trainer):
         return outputs
 
     def _choose(self, k: int, enough: float | None = None, leave: int | None = None) -> list[str]:
-        """Ids of the next generation's prompts, the same on every process.
+        """Choose the prompts of the next generation: ids, the same on every process.
 
         Args:
-            k: how many prompts.
-            enough: as that of `Selector.select`.
-            leave: prompts that must be left for later generations of this optimizer step; there may be fewer than k
-                then, or none. Default: k are chosen.
+            k: number of prompts.
+            enough: see `Selector.select`.
+            leave: number of prompts to leave for later generations of this optimizer step; fewer than k, or none, may
+                be chosen then. Default: k are chosen.
         """
 
-        def take() -> list[str]:
+        def choose() -> list[str]:
             self.session.begin(self.state.global_step)
             size = k
             if leave is not None:
@@ -268,12 +266,12 @@ class SelectionMixin(Trainer):
             return self.session.take(size, enough, self._multiple) if size > 0 or leave is None else []
 
         with self._selecting():
-            return self._of_main(take)
+            return self._from_main_process(choose)
 
     def _roll_out(self, chosen: list[str]) -> dict[str, Any]:
-        """TRL's generation for some prompts: this process's share of it."""
+        """Let TRL generate for some prompts; returns this process's share of the tensors."""
         with self._selecting():
-            # The same flat order as TRL's sampler: groups in a row, cut into one contiguous share per process.
+            # The order of TRL's sampler: group after group, cut into one contiguous share per process.
             flat = [self._row_of[prompt_id] for prompt_id in chosen for _ in range(self._generations.group_size)]
             inputs = _fetch(self._rows, flat[self._share(len(flat))])
         self._rolling = chosen
@@ -287,9 +285,9 @@ class SelectionMixin(Trainer):
         return slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
 
     def _calculate_rewards(self, *positional: Any, **named: Any) -> torch.Tensor:
-        # The one place where TRL holds the rewards of every process: (rollout reward_func), NaN for None.
+        # Only here does TRL hold the rewards of every process: (rollout, reward_func), NaN for None.
         rewards: torch.Tensor = super()._calculate_rewards(*positional, **named)
-        if self._rolling is not None:  # not of an evaluation
+        if self._rolling is not None:  # an evaluation has no generation in progress
             weights = self.reward_weights.double().cpu().numpy()
             self._graded = Rewards(tuple(self._functions), weights, rewards.double().cpu().numpy())
             if self.accelerator.is_main_process:
@@ -298,30 +296,30 @@ class SelectionMixin(Trainer):
         return rewards
 
     def _end(self, chosen: list[str], graded: Rewards) -> None:
-        """Tell the session of a generation's groups; none is trained on until `_learn` says so."""
+        """Hand the groups of a generation to the session as not trained; `_learn` tells which are trained on."""
         self.session.weights = graded.weights.tolist()
         groups = {name: graded.of(name).reshape(len(chosen), -1) for name in graded.functions}
         for i, prompt_id in enumerate(chosen):
             self.session.end(prompt_id, {name: rows[i] for name, rows in groups.items()}, trained=False)
 
     def _learn(self, trained: Collection[str]) -> Observation | None:
-        """Teach the selector what the groups that were graded show; gives what it made of them, on the main process."""
+        """Let the selector learn from the graded groups; returns the observation on the main process, else None."""
         self._generations_to_come = max(self._generations_to_come - 1, 0)
         if not self.accelerator.is_main_process:
             return None
         with self._selecting():
-            seen = self.session.step(trained)
+            observation = self.session.step(trained)
             for name, value in self.session.metrics().items():
                 self._metrics["train"][name].append(value)
-        return seen
+        return observation
 
     def _sample_dynamically(self, rule: DynamicSampling) -> dict[str, Any]:
-        """Roll out until a batch is full of groups that teach, or for as many rounds as there may be."""
+        """Generate until the batch is full of groups that teach, or `max_rounds` times."""
         size, pad_token_id = self._generations.num_prompts, self._tokenizer.pad_token_id
         batch = Batch(size, self._generations.group_size, pad_token_id)
         by_success, counts_tokens = False, False
         while batch.missing and batch.rounds < rule.max_rounds:
-            # Prompts that later generations of this optimizer step need stay there for them.
+            # Later generations of this optimizer step need prompts of their own.
             leave = size * self._generations_to_come
             chosen = self._choose(size, enough=batch.missing if batch.rounds else None, leave=leave)
             if not chosen:
@@ -332,7 +330,7 @@ class SelectionMixin(Trainer):
             folded = self._folded
             rollouts["rewards"] = torch.as_tensor(folded, dtype=torch.float32, device=rollouts["advantages"].device)
             varies = (spread(folded.reshape(len(chosen), -1)) > 0).tolist()
-            mixed = self._of_main(self.session.mixed) if rule.keep == "success" else None
+            mixed = self._from_main_process(self.session.mixed) if rule.keep == "success" else None
             by_success = mixed is not None
             batch.add(chosen, rollouts, varies if mixed is None else [mixed[i] for i in chosen], varies)
 
@@ -347,42 +345,42 @@ class SelectionMixin(Trainer):
         measures = {"rounds": batch.rounds, "groups": batch.num_rolled_out, "full": 1 - batch.missing / size}
         for name, value in measures.items():
             self._metrics["train"][f"selection/{name}"].append(float(value))
-        return self._own(tensors, counts_tokens)
+        return self._process_share(tensors, counts_tokens)
 
-    def _own(self, tensors: dict[str, torch.Tensor], counts_tokens: bool) -> dict[str, Any]:
-        """This process's share of a batch, as TRL's own generation would give it."""
+    def _process_share(self, tensors: dict[str, torch.Tensor], counts_tokens: bool) -> dict[str, Any]:
+        """Return this process's share of a batch, in the form of TRL's own generation."""
         rewards = tensors.pop("rewards").view(-1, self._generations.group_size)
         if getattr(self, "scale_rewards", None) == "batch":  # RLOO does not scale them
             tensors["advantages"] = batch_advantages(rewards)
         share = self._share(len(tensors["advantages"]))
-        own: dict[str, Any] = {name: value[share] for name, value in tensors.items()}
+        outputs: dict[str, Any] = {name: value[share] for name, value in tensors.items()}
         if counts_tokens:
-            tokens = own["completion_mask"] * own.get("tool_mask", 1)
-            own["num_items_in_batch"] = self.accelerator.gather(tokens.sum()).sum()
-        return own
+            tokens = outputs["completion_mask"] * outputs.get("tool_mask", 1)
+            outputs["num_items_in_batch"] = self.accelerator.gather(tokens.sum()).sum()
+        return outputs
 
     @property
     def _folded(self) -> NDArray[np.float64]:
-        """(rollout,) rewards of the last generation as the loss goes by them."""
+        """(rollout,) folded rewards of the last generation, as the loss uses them."""
         assert self._graded is not None
         return self._graded.folded
 
     @property
     def _functions(self) -> list[str]:
-        """Names of the reward functions as TRL has them; what repeats gets a number."""
+        """TRL's names of the reward functions; a name that repeats gets a number."""
         names: list[str] = []
         for name in self.reward_func_names:
             names.append(name if name not in names else f"{name}_{len(names)}")
         return names
 
-    def _of_main(self, ask: Callable[[], Any]) -> Any:
-        """What the main process answers, on every process."""
-        answer = [ask() if self.accelerator.is_main_process else None]
+    def _from_main_process(self, compute: Callable[[], Any]) -> Any:
+        """Compute something on the main process, and return it on every process."""
+        answer = [compute() if self.accelerator.is_main_process else None]
         return broadcast_object_list(answer)[0]
 
     @contextmanager
     def _selecting(self) -> Iterator[None]:
-        """Count the time as that of selection."""
+        """Add the time of the block to that of selection."""
         started = time.perf_counter()
         yield
         self._selection_time += time.perf_counter() - started
@@ -404,21 +402,24 @@ class SelectionMixin(Trainer):
     def train(
         self, resume_from_checkpoint: str | Path | bool | None = None, *positional: Any, **named: Any
     ) -> TrainOutput:
-        """As TRL's. `resume_from_checkpoint=True` takes the newest whole checkpoint of `args.output_dir`.
+        """Train, as TRL does.
 
-        Default: what `args.resume_from_checkpoint` says.
+        If training is stopped (by Ctrl-C, SIGTERM or a reward function that fails), the history holds every group that
+        was graded; groups that no step was trained on count as not trained. `train` can then be called again: all that
+        remains of the aborted step is what the model, its optimizer and the selector have learned.
 
-        Where training is stopped (Ctrl-C, SIGTERM, a reward function that fails), all that was rolled out and graded is
-        in the history, what no step was trained on as not trained. It can then be called again: an aborted step leaves
-        nothing but what the model, its optimizer and the selector have learned.
+        Args:
+            resume_from_checkpoint: a checkpoint's folder, True for the newest complete one in `args.output_dir`, or
+                False. Default: `args.resume_from_checkpoint`.
+            *positional, **named: further arguments of TRL's `train`.
 
         Raises:
-            InputError: no checkpoint to resume from, one that is not whole, or of `max_steps` or more, or another run
-                that is training into the folder.
+            InputError: the checkpoint is absent or incomplete, or has `max_steps` or more; or another run trains into
+                the folder.
         """
         output = Path(str(self.args.output_dir))
-        asked = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        checkpoint = checkpoint_to_resume(asked, output, self.args.max_steps)
+        requested = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+        checkpoint = checkpoint_to_resume(requested, output, self.args.max_steps)
         self._forget_aborted_step()
         with locked(output) if self.accelerator.is_main_process else nullcontext(), terminable():
             try:
@@ -431,10 +432,10 @@ class SelectionMixin(Trainer):
             return result
 
     def _forget_aborted_step(self) -> None:
-        """Begin between two steps, whatever was under way when training stopped."""
+        """Drop what an aborted step left, so that training starts between two steps."""
         self._step, self._buffered_inputs = 0, None
-        for noted in (self._metrics["train"], self._pending_metrics, self._pending_extra_logs):
-            noted.clear()
+        for entries in (self._metrics["train"], self._pending_metrics, self._pending_extra_logs):
+            entries.clear()
         self._begin_step()
 
     def _close_stopped_run(self, error: BaseException) -> None:
@@ -445,7 +446,7 @@ class SelectionMixin(Trainer):
         assert recorder is not None
         try:
             self.session.close()
-        except Exception as failure:  # which must not hide why it stopped
+        except Exception as failure:  # must not hide why training stopped
             logger.warning("%s could not be completed: %s", recorder.path, failure)
         if isinstance(error, KeyboardInterrupt):
             last = last_checkpoint(Path(str(self.args.output_dir)))
@@ -457,7 +458,7 @@ class SelectionMixin(Trainer):
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # TRL calls rewards of several evaluation sets by one name.
+        # TRL logs the rewards of all evaluation sets under one name.
         sets: Any = self.eval_dataset if isinstance(self.eval_dataset, dict) else ()
         name = next((name for name in sets if f"eval_{name}_runtime" in logs), None)
         if name is not None:
@@ -468,7 +469,7 @@ class SelectionMixin(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
-        # Before the trainer's state, which comes last and makes a checkpoint whole.
+        # This comes before the trainer's state, which is written last and makes a checkpoint complete.
         if output_dir is not None and is_checkpoint(Path(output_dir)) and self.accelerator.is_main_process:
             self.session.save(Path(output_dir, SELECTOR_FILE))
 
@@ -478,7 +479,7 @@ class SelectionMixin(Trainer):
             return
         path = Path(checkpoint, SELECTOR_FILE)
         if not path.is_file():
-            logger.warning("%s is not there: the selector starts from what it knows now", path)
+            logger.warning("%s does not exist: the selector starts from what it knows now", path)
             return
         if self._plan is not None:
             self._plan.keep_model(self.selector, model_of(path))
@@ -486,13 +487,13 @@ class SelectionMixin(Trainer):
 
 
 class SelectionGRPOTrainer(SelectionMixin, GRPOTrainer):
-    """TRL's `GRPOTrainer`, whose prompts are chosen by a selector; arguments as of `SelectionMixin`."""
+    """TRL's `GRPOTrainer` with prompts chosen by a selector. For the arguments see `SelectionMixin`."""
 
     args: GRPOConfig
 
 
-class SelectionRLOOTrainer(SelectionMixin, RLOOTrainer):  # type: ignore[misc]  # checkers take the mixin for GRPO's
-    """TRL's `RLOOTrainer`, whose prompts are chosen by a selector; arguments as of `SelectionMixin`."""
+class SelectionRLOOTrainer(SelectionMixin, RLOOTrainer):  # type: ignore[misc]  # type checkers see the mix-in as GRPO's
+    """TRL's `RLOOTrainer` with prompts chosen by a selector. For the arguments see `SelectionMixin`."""
 
     @property
     def _folded(self) -> NDArray[np.float64]:
@@ -500,8 +501,8 @@ class SelectionRLOOTrainer(SelectionMixin, RLOOTrainer):  # type: ignore[misc]  
         return folded if self.reward_clip_range is None else folded.clip(*self.reward_clip_range)
 
 
-class _Refreshing(TrainerCallback):
-    """Has the policy read the prompts anew, at the end of a step and before its checkpoint."""
+class _RefreshCallback(TrainerCallback):
+    """Lets the policy read the prompts again, at the end of a step and before its checkpoint."""
 
     def __init__(self, trainer: SelectionMixin, read: Callable[[], Prompts], every: int) -> None:
         self.trainer, self.read, self.every = trainer, read, every
@@ -514,25 +515,25 @@ class _Refreshing(TrainerCallback):
 
 
 def _fetch(dataset: Dataset, rows: list[int]) -> list[dict[str, Any]]:
-    """The examples at `rows`, each an object of its own: what repeats is read once and copied, which is far cheaper."""
-    distinct = list(dict.fromkeys(rows))
-    example = dict(zip(distinct, dataset.__getitems__(distinct), strict=True))
+    """Return the examples at `rows`, each an object of its own. Repeats are read once and copied, which is cheaper."""
+    distinct_rows = list(dict.fromkeys(rows))
+    example_of = dict(zip(distinct_rows, dataset.__getitems__(distinct_rows), strict=True))
     return [
         {
             name: value if isinstance(value, str | int | float) else deepcopy(value)
-            for name, value in example[row].items()
+            for name, value in example_of[row].items()
         }
         for row in rows
     ]
 
 
 def _check_trainer(trainer: SelectionMixin) -> None:
-    """Raise InputError where TRL has changed what is relied on here."""
+    """Raise InputError if TRL's trainer lacks an attribute that this module uses."""
     missing = [name for name in RELIED_ON if not hasattr(trainer, name)]
     if missing:
         raise InputError(
-            f"selection relies on {', '.join(missing)} of {type(trainer).__name__}, which TRL {trl.__version__} has "
-            "not: install the version that promptdyn is made for, pip install 'promptdyn[train]'"
+            f"selection relies on {', '.join(missing)} of {type(trainer).__name__}, which TRL {trl.__version__} "
+            "lacks: install the version that promptdyn is made for, pip install 'promptdyn[train]'"
         )
 
 
@@ -547,8 +548,8 @@ def _check_selector(ids: Sequence[str], selector: Selector, group_size: int, suc
     known = set(selector.prompt_ids)
     if known != set(ids):
         example = min(known.symmetric_difference(ids))
-        where = "not in the dataset" if example in known else "not in the selector's pool"
+        location = "not in the dataset" if example in known else "not in the selector's pool"
         raise InputError(
-            f"prompt {example!r} is {where} ({len(known)} prompts in the pool, {len(ids)} in the dataset): "
+            f"prompt {example!r} is {location} ({len(known)} prompts in the pool, {len(ids)} in the dataset): "
             "build the selector from prompts(train_dataset)"
         )
