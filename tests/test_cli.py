@@ -201,13 +201,13 @@ def test_bad_input_is_one_line_exit_code_2_and_no_file(history_path, tmp_path, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit", "h.parquet", "--out", "h.parquet"], "h.parquet: is what is read"),
+        (["fit", "h.parquet", "--out", "h.parquet"], "h.parquet: is the source, too"),
         (["fit", "h.parquet", "--out", "a.npz", "--json", "./a.npz"], "a.npz: is to be written twice"),
-        (["import", "h.parquet", "./h.parquet"], "h.parquet: is what is read"),
-        (["report", "h.parquet", "--out", "h.parquet"], "h.parquet: is what is read"),
-        (["report", "h.parquet", "--baseline", "other=link.parquet", "--out", "link.parquet"], "is what is read"),
-        (["compare", "h.parquet", "--json", "h.parquet"], "h.parquet: is what is read"),
-        (["simulate", "hmm", "h.parquet", "--like", "h.parquet"], "h.parquet: is what is read"),
+        (["import", "h.parquet", "./h.parquet"], "h.parquet: is the source, too"),
+        (["report", "h.parquet", "--out", "h.parquet"], "h.parquet: is the source, too"),
+        (["report", "h.parquet", "--baseline", "other=link.parquet", "--out", "link.parquet"], "is the source, too"),
+        (["compare", "h.parquet", "--json", "h.parquet"], "h.parquet: is the source, too"),
+        (["simulate", "hmm", "h.parquet", "--like", "h.parquet"], "h.parquet: is the source, too"),
     ],
 )
 def test_nothing_is_written_over_what_is_read(history_path, tmp_path, monkeypatch, capsys, arguments, message):

@@ -1,4 +1,7 @@
-"""What people type: `promptdyn import | fit | simulate | compare | report | train | race | demo`. No logic."""
+"""The command line: `promptdyn import | fit | simulate | compare | report | train | race | demo`.
+
+It reads options, calls the library and prints results.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +47,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Model prompt learning dynamics: forecast which prompts will teach, before rolling them out.",
 )
-# Progress and words for people go to stderr; tables and JSON, which may be piped, to stdout.
-# What is shown comes from data and file names, where "[...]" is no markup.
+# Progress and messages go to stderr; tables and JSON, which may be piped, go to stdout. Markup is off, because names of
+# files and prompts may hold "[...]".
 console = Console(stderr=True, markup=False)
-# Packages that come with an extra: what to tell someone who lacks one.
+# Package -> the extra that installs it, for the message to someone who lacks the package.
 EXTRA_OF = {
     **dict.fromkeys(("jax", "jaxtyping", "numpyro", "arviz"), "fit"),
     **dict.fromkeys(("pyro", "array_api_compat"), "pyro"),
@@ -57,11 +60,10 @@ PLOT_SUFFIXES = (".svg", ".png", ".pdf")
 
 HistoryPath = Annotated[Path, typer.Argument(help="Reward history: a run's folder, Parquet, CSV or JSONL.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON ('-' for stdout).")]
-AllowSeen = Annotated[bool, typer.Option("--allow-seen", help="Score fits also on steps that they were fitted on.")]
-# Options that are one of a few words are read as plain text (`parser=str`): whoever takes them tells of another in one
-# line.
+AllowSeen = Annotated[bool, typer.Option("--allow-seen", help="Score fits also on the steps that they were fitted on.")]
+# Options with a few choices are read as plain text (`parser=str`): the library reports another value in one line.
 ObservedOption = Annotated[
-    Observed, typer.Option(parser=str, help="Rows a model sees: 'trained' (as live training does) or 'all'.")
+    Observed, typer.Option(parser=str, help="Rows that models observe: 'trained' (as in live training) or 'all'.")
 ]
 
 
@@ -71,29 +73,27 @@ def import_(
         list[str],
         typer.Argument(
             help="A run's folder, TRL's completions, a table of groups or of rollouts (Parquet, CSV, JSONL, JSON; .gz, "
-            ".zst), a folder of them, a glob, or several."
+            ".zst), a folder of such files, or a glob; several are allowed."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="History file to write (Parquet).")],
     reader: Annotated[
         str | None,
         typer.Option(
-            help="Format: run, trl, rollouts or groups, with options (rollouts:reward=score), or yours, FILE.py:NAME; "
-            "default what recognizes the sources."
+            help="Format: run, trl, rollouts or groups, with options (rollouts:reward=score), or your own, "
+            "FILE.py:NAME; default the one that recognizes the sources."
         ),
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(help="Tables of groups: columns named otherwise, as in step=global_step,prompt_id=uid."),
+        typer.Option(help="Tables of groups: columns with other names, as in step=global_step,prompt_id=uid."),
     ] = None,
     drop: Annotated[str | None, typer.Option(help="Tables of groups: columns to leave out, comma-separated.")] = None,
     label_columns: Annotated[
         str | None,
         typer.Option(
-            "--label-columns",
-            "--label-columns",
-            help="Columns of labels to keep, comma-separated; default all of a table that are the same in all rows of "
-            "a prompt, and none of rollouts.",
+            help="Label columns to keep, comma-separated; default, in a table of groups: all columns that are the same "
+            "in all rows of a prompt; in rollouts: none.",
         ),
     ] = None,
     repeated: Annotated[
@@ -107,7 +107,7 @@ def import_(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad rows, and say how many.")] = False,
     reward: Annotated[
         str | None,
-        typer.Option(help="Rollouts: column(s) of the reward functions, comma-separated; default as the format tells."),
+        typer.Option(help="Rollouts: column(s) of the reward functions, comma-separated; default those of the format."),
     ] = None,
     reward_weights: Annotated[
         str | None, typer.Option(help="Rollouts: their weights, as in 1,0.2; default 1 each.")
@@ -115,17 +115,17 @@ def import_(
     success: Annotated[
         str | None,
         typer.Option(
-            help="Rollouts: what a success is: 0.5 (of the folded reward), correct, 'correct>=0.8', FILE.py:FUNCTION; "
-            "default what the first rewards tell (auto)."
+            help="Rollouts: rule of success: 0.5 (threshold on the folded reward), correct, 'correct>=0.8', "
+            "FILE.py:FUNCTION; default found from the first rewards (auto)."
         ),
     ] = None,
-    prompt_key: Annotated[str | None, typer.Option(help="Rollouts: column that tells prompts apart.")] = None,
+    prompt_key: Annotated[str | None, typer.Option(help="Rollouts: column that identifies the prompt.")] = None,
     step_key: Annotated[
         str | None, typer.Option(help="Rollouts: column of the step; default 'step', or the number in a file's name.")
     ] = None,
     keep_superseded: Annotated[
         bool,
-        typer.Option("--keep-superseded", help="Rollouts: keep files of a run before this one in the same folder."),
+        typer.Option("--keep-superseded", help="Rollouts: keep files that an earlier run left in the same folder."),
     ] = False,
     json_path: JsonPath = None,
 ) -> None:
@@ -144,8 +144,8 @@ def import_(
         "step_key": step_key,
         "keep_superseded": keep_superseded or None,
     }
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    history = read_history(sources[0] if len(sources) == 1 else sources, reader, **given)
+    reader_options: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    history = read_history(sources[0] if len(sources) == 1 else sources, reader, **reader_options)
     history.to_parquet(out)
     summary = history.summary()
     _show([{"history": name.replace("_", " "), "": fact} for name, fact in summary.items()], json_path, summary)
@@ -157,21 +157,21 @@ def fit(
     history_path: HistoryPath,
     out: Annotated[Path, typer.Option(help="Where to write the fit (.npz).")],
     model: Annotated[
-        str, typer.Option(help="Model and settings: hmm:num_states=6,cluster=task; yours: FILE.py:NAME.")
+        str, typer.Option(help="Model and settings: hmm:num_states=6,cluster=task; your own: FILE.py:NAME.")
     ] = "hmm",
-    fit_steps: Annotated[int | None, typer.Option(help="Fit on this many first steps only; default all.")] = None,
+    fit_steps: Annotated[int | None, typer.Option(help="Fit on the first steps only, this many; default all.")] = None,
     observed: ObservedOption = "trained",
     method: Annotated[
         str | None,
         typer.Option(
-            help="em, map, svi or nuts, with settings (svi:num_steps=5000), or yours, FILE.py:NAME; default what suits "
-            "the model."
+            help="em, map, svi or nuts, with settings (svi:num_steps=5000), or your own, FILE.py:NAME; default the one "
+            "that suits the model."
         ),
     ] = None,
     backend: Annotated[
-        Backend, typer.Option(parser=str, help="What evaluates the program: numpyro or pyro.")
+        Backend, typer.Option(parser=str, help="Library that evaluates the program: numpyro or pyro.")
     ] = "numpyro",
-    seed: Annotated[int, typer.Option(help="Of svi and nuts.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of svi and nuts.")] = 0,
     json_path: JsonPath = None,
 ) -> None:
     """Fit a model to a history and save it."""
@@ -186,7 +186,7 @@ def fit(
     if fit_steps is not None:
         history = history.before(split(history, fit_steps))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # said below
+        warnings.simplefilter("ignore", ConvergenceWarning)  # printed below
         result = fit_model(declared, history, method, backend=backend, seed=seed, observed=observed, progress=True)
     result.save(out)
     row = {
@@ -205,15 +205,18 @@ def fit(
 
 @app.command()
 def simulate(
-    source: Annotated[str, typer.Argument(help="A fit (.npz), or a model and its settings, drawn from its prior.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A fit (.npz), or a model and its settings, whose parameters are drawn from the prior."),
+    ],
     out: Annotated[Path, typer.Argument(help="History file to write (Parquet).")],
-    like: Annotated[Path | None, typer.Option(help="History whose prompts, steps and groups are taken.")] = None,
+    like: Annotated[Path | None, typer.Option(help="History whose prompts, steps and group sizes to copy.")] = None,
     num_prompts: Annotated[int, typer.Option(help="Pool size.")] = 500,
     num_steps: Annotated[int, typer.Option(help="Training steps.")] = 100,
-    prompts_per_step: Annotated[int | None, typer.Option(help="Groups a step; default the whole pool.")] = None,
-    num_generations: Annotated[int, typer.Option(help="Rollouts a group.")] = 8,
+    prompts_per_step: Annotated[int | None, typer.Option(help="Groups in a step; default the whole pool.")] = None,
+    num_generations: Annotated[int, typer.Option(help="Rollouts in a group.")] = 8,
     truth: Annotated[Path | None, typer.Option(help="Also write the parameters, as a fit (.npz).")] = None,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     json_path: JsonPath = None,
 ) -> None:
     """Draw a history from a model run forward."""
@@ -244,7 +247,7 @@ def simulate(
 def compare(
     history_path: HistoryPath,
     models: Annotated[
-        str, typer.Option(help="Models, settings after a colon; FILE.py:NAME for yours; fits (.npz).")
+        str, typer.Option(help="Models, with settings after a colon; FILE.py:NAME for your own; fits (.npz).")
     ] = "dps,mopps,hmm",
     fit_steps: Annotated[int | None, typer.Option(help="First steps, for fitting only; default half.")] = None,
     observed: ObservedOption = "trained",
@@ -283,7 +286,7 @@ def report(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Whose beliefs to show: a model that learns online, or a fit; default that of the least log loss."
+            help="Forecaster whose beliefs to show: a model or a fit; default the one with the least log loss."
         ),
     ] = None,
     models: Annotated[str, typer.Option(help="Models whose forecasts to compare.")] = "dps,mopps,hmm",
@@ -291,9 +294,12 @@ def report(
     observed: ObservedOption = "trained",
     allow_seen: AllowSeen = False,
     pool_size: Annotated[
-        int | None, typer.Option(help="Prompts that the run could choose from; default what the history says.")
+        int | None,
+        typer.Option(
+            help="Number of prompts that the run could choose from; default the number in the history's file."
+        ),
     ] = None,
-    baseline: Annotated[list[str] | None, typer.Option(help="Another run to set beside it, NAME=HISTORY.")] = None,
+    baseline: Annotated[list[str] | None, typer.Option(help="Another run to compare with, NAME=HISTORY.")] = None,
 ) -> None:
     """Write one self-contained HTML page of plots and scores."""
     from promptdyn.evaluation import compare as compare_models
@@ -304,9 +310,9 @@ def report(
     sources = [history_path, Path(model or ""), *(Path(text.partition("=")[2]) for text in baseline or [])]
     _check_targets(out, sources=sources)
     history = read_history(history_path)
-    shown = None
+    forecaster = None
     if model is not None:
-        shown = check_forecaster(MODELS.parse_one(model, load=Fit.load))
+        forecaster = check_forecaster(MODELS.parse_one(model, load=Fit.load))
     declared = MODELS.parse(models, load=Fit.load)
     baselines: dict[str, RewardHistory] = {}
     for text in baseline or []:
@@ -322,7 +328,7 @@ def report(
         write_report(
             out,
             history,
-            shown,
+            forecaster,
             title=f"Prompt learning dynamics: {history_path}",
             baselines=baselines,
             comparison=comparison,
@@ -335,7 +341,7 @@ def report(
 
 
 def _take_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Have a file's settings as defaults of the command's options, and keep those of TRL."""
+    """Make a file's settings the defaults of the command's options, and store those of TRL in the context."""
     if path is not None and not context.resilient_parsing:
         from promptdyn.training.config import read_config
 
@@ -354,7 +360,7 @@ def train(
         typer.Option(
             is_eager=True,
             callback=_take_config,
-            help="YAML file as TRL's GRPO script reads it, with any of these options too. What is typed wins.",
+            help="YAML file as TRL's GRPO script reads it; it may also set these options. The command line wins.",
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="'embedded', or a Hugging Face model name or folder.")] = "embedded",
@@ -365,7 +371,10 @@ def train(
         ),
     ] = None,
     eval_dataset: Annotated[
-        str | None, typer.Option(help="As --dataset, to evaluate on; several with commas, NAME=DATASET; default none.")
+        str | None,
+        typer.Option(
+            help="Dataset to evaluate on, named as --dataset is; several with commas, NAME=DATASET; default none."
+        ),
     ] = None,
     reward: Annotated[
         str | None,
@@ -377,8 +386,6 @@ def train(
     selector: Annotated[
         str,
         typer.Option(
-            "--selector",
-            "--dynamics",
             help="auto (label columns, else the policy's reading), uniform, dynamic_sampling, greso, mopps, dps, kgps, "
             "rate:cluster=task, features, ..., a model (hmm:cluster=task, FILE.py:NAME), or a fit (.npz).",
         ),
@@ -386,114 +393,121 @@ def train(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="Which prompts are taken: proportional, top, thompson, gumbel, top_entropy, uniform, greso, "
-            "history_resampling, or FILE.py:NAME; default the selector's own."
+            help="How prompts are chosen by their scores: proportional, top, thompson, gumbel, top_entropy, uniform, "
+            "greso, history_resampling, or FILE.py:NAME; default the selector's own."
         ),
     ] = None,
     score: Annotated[
         str | None,
         typer.Option(
-            help="What a prompt is worth: informative, reward_variance, half_solved, or FILE.py:NAME; default the "
-            "selector's own."
+            help="Value of training on a prompt: informative, reward_variance, half_solved, or FILE.py:NAME; "
+            "default the selector's own."
         ),
     ] = None,
     refit_every: Annotated[
         int | None,
-        typer.Option(help="Steps after which a program (hmm:cluster=task) is fitted again on the run; 0: never."),
+        typer.Option(help="Steps between fits of a program (hmm:cluster=task) on the run; 0: no fits."),
     ] = None,
     refresh_features: Annotated[
-        int | None, typer.Option(help="Steps after which the policy reads the prompts anew; 0: it reads them once.")
+        int | None, typer.Option(help="Steps between readings of the prompts by the policy; 0: it reads them once.")
     ] = None,
     max_rounds: Annotated[
         int | None,
-        typer.Option(help="Dynamic sampling: generations at most for a batch of groups that all teach; 1: none."),
+        typer.Option(
+            help="Dynamic sampling: most generations for a batch of groups that all teach; 1: no dynamic sampling."
+        ),
     ] = None,
     at_cap: Annotated[
         Literal["train", "drop", "raise"] | None,
-        typer.Option(parser=str, help="What is done where the batch is not full then: train, drop or raise."),
+        typer.Option(parser=str, help="If the batch is not full after max_rounds: train, drop or raise."),
     ] = None,
     keep: Annotated[
         Literal["success", "reward"] | None,
         typer.Option(
             parser=str,
-            help="Which groups teach: of mixed outcomes (success, default), or whose rewards differ (reward).",
+            help="Groups that teach: with mixed outcomes (success, default), or with different rewards (reward).",
         ),
     ] = None,
     success: Annotated[
         str | None,
         typer.Option(
-            help="What a success is: 1.5 (of the folded reward), correct, 'correct>=0.8', FILE.py:FUNCTION; default "
-            "what the first rewards tell (auto)."
+            help="Rule of success: 1.5 (threshold on the folded reward), correct, 'correct>=0.8', FILE.py:FUNCTION; "
+            "default found from the first rewards (auto)."
         ),
     ] = None,
     num_prompts: Annotated[int, typer.Option(help="Pool size, for embedded tasks.")] = 1000,
     max_steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps; default 200 (embedded), else as the epochs say.")
+        int | None, typer.Option(help="Optimizer steps; default 200 (embedded), else worked out from the epochs.")
     ] = None,
     num_train_epochs: Annotated[
-        float | None, typer.Option(help="Steps as TRL takes for so many epochs of the pool; default 3.")
+        float | None, typer.Option(help="Epochs of the pool, from which TRL works out the steps; default 3.")
     ] = None,
     prompts_per_step: Annotated[
-        int | None, typer.Option(help="Prompts an optimizer step, over all devices; default 32 (embedded), or TRL's.")
+        int | None,
+        typer.Option(help="Prompts in an optimizer step, over all devices; default 32 (embedded), or TRL's."),
     ] = None,
-    num_generations: Annotated[int | None, typer.Option(help="Rollouts a prompt; default TRL's, 8.")] = None,
+    num_generations: Annotated[int | None, typer.Option(help="Rollouts of a prompt; default TRL's, 8.")] = None,
     max_completion_length: Annotated[
-        int | None, typer.Option(help="Tokens a rollout; default 8 (embedded), or TRL's.")
+        int | None, typer.Option(help="Most tokens of a rollout; default 8 (embedded), or TRL's.")
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Learning rate at the start; default 3e-5 (embedded), or TRL's.")
     ] = None,
     lr_scheduler_type: Annotated[
-        str | None, typer.Option(help="How it goes on: linear (default), constant, cosine, ...")
+        str | None, typer.Option(help="Schedule of the learning rate: linear (default), constant, cosine, ...")
     ] = None,
     save_steps: Annotated[
         float | None,
-        typer.Option(help="Steps between checkpoints, or a share of all; 0 for none; default 0 (embedded), or TRL's."),
+        typer.Option(
+            help="Steps between checkpoints, or their share of all steps; 0: none; default 0 (embedded), or TRL's."
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of sampling, pool and selection; default 0.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed of sampling, pool and selection; default 0.")] = None,
     resume: Annotated[
-        bool, typer.Option(help="Continue from the newest whole checkpoint in the output folder, or start.")
+        bool, typer.Option(help="Continue from the newest complete checkpoint in the output folder, or start.")
     ] = False,
     json_path: JsonPath = None,
 ) -> None:
-    """Train with GRPO, prompts chosen by a dynamics model."""
+    """Train with GRPO on prompts chosen by a dynamics model."""
     from promptdyn.training.recipes import Recipe, selector_recipe
     from promptdyn.training.run import RunSettings, run
 
-    given = {name: value for name, value in locals().items() if value is not None}
+    options = {name: value for name, value in locals().items() if value is not None}
     _check_targets(json_path)
-    parts = {name: value for name, value in given.items() if name in Recipe.__dataclass_fields__}
-    chosen = {name: value for name, value in given.items() if name in RunSettings.__dataclass_fields__}
+    recipe_changes = {name: value for name, value in options.items() if name in Recipe.__dataclass_fields__}
+    run_settings = {name: value for name, value in options.items() if name in RunSettings.__dataclass_fields__}
     grpo, script = context.meta.get("grpo", {}), context.meta.get("script", {})
     if num_train_epochs is not None:
         grpo = {**grpo, "num_train_epochs": num_train_epochs}
         if max_steps is None:
             grpo.pop("max_steps", None)
-    grpo = {name: value for name, value in grpo.items() if name not in chosen}
-    settings = RunSettings(**{**chosen, "selector": selector_recipe(selector, **parts), "grpo": grpo, "script": script})
+    grpo = {name: value for name, value in grpo.items() if name not in run_settings}
+    recipe = selector_recipe(selector, **recipe_changes)
+    settings = RunSettings(**{**run_settings, "selector": recipe, "grpo": grpo, "script": script})
     _quiet()
     with bars() as tell:
 
         def progress(step: int, steps: int, log: dict[str, float]) -> None:
-            watch = {"reward": log.get("reward", math.nan), "informative": log.get("selection/informative", math.nan)}
-            tell("training", step, steps, watch)
+            metrics = {"reward": log.get("reward", math.nan), "informative": log.get("selection/informative", math.nan)}
+            tell("training", step, steps, metrics)
 
         result = run(settings, progress)
-    whole: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     first, last = None, None
     if (history := result.history) is not None:
-        whole = history.summary()
+        summary = history.summary()
         first, last = (
-            history.select(history.step == whole[step]).summary()["reward_mean"] for step in ("first_step", "last_step")
+            history.select(history.step == summary[step]).summary()["reward_mean"]
+            for step in ("first_step", "last_step")
         )
     row = {
         "steps": result.steps,
-        "rollouts": whole.get("rollouts", 0),
-        "trained": whole.get("trained"),
-        "effective_sample_ratio": whole.get("partial"),
+        "rollouts": summary.get("rollouts", 0),
+        "trained": summary.get("trained"),
+        "effective_sample_ratio": summary.get("partial"),
         "mean_reward_first": first,
         "mean_reward_last": last,
-        "prompts_seen": whole.get("prompts", 0),
+        "prompts_seen": summary.get("prompts", 0),
         "selection_overhead": result.mean("selection/overhead"),
         "seconds": result.seconds,
     }
@@ -505,31 +519,31 @@ def train(
 
 @app.command()
 def race(
-    declared: Annotated[Path, typer.Argument(metavar="RACE", help="YAML file: who races, on what, how far.")],
-    out: Annotated[Path, typer.Option(help="Folder of results; what is there already is not run again.")],
+    race_file: Annotated[Path, typer.Argument(metavar="RACE", help="YAML file that declares the race.")],
+    out: Annotated[Path, typer.Option(help="Folder of results; runs that have a result are not made again.")],
     only: Annotated[str | None, typer.Option(help="Selectors to run now, comma-separated; default all.")] = None,
     json_path: JsonPath = None,
 ) -> None:
-    """Train from one start with each selector, several seeds, a matched budget; then compare what they reached."""
+    """Train with each selector from the same start, on several seeds, with one budget; then compare the results."""
     from promptdyn.training.race import Run, read_race, total_rollouts
     from promptdyn.training.race import race as run_race
     from promptdyn.training.standings import standings, tables, write_standings
 
-    _check_targets(json_path, out / "report.html", sources=[declared])
-    read = read_race(declared)
+    _check_targets(json_path, out / "report.html", sources=[race_file])
+    declared = read_race(race_file)
     names = only.split(",") if only else None
-    with _RaceBar(total_rollouts(read, names)) as bar:
+    with _RaceBar(total_rollouts(declared, names)) as bar:
 
         def progress(run: Run, spent: int) -> None:
             bar.update(f"{run.entrant}, {run.learning_rate:g}, seed {run.seed}", spent)
 
-        found = standings(read, run_race(read, out, names, progress))
-    page = write_standings(out, f"Race: {declared.stem}", read, found)
-    shown = _tables(json_path)
-    for title, rows in tables(read, found).items():
-        shown.print(title)
-        _print_table(shown, rows)
-    _write_json(json_path, [standing.record() for standing in found])
+        entrants = standings(declared, run_race(declared, out, names, progress))
+    page = write_standings(out, f"Race: {race_file.stem}", declared, entrants)
+    console_of_tables = _table_console(json_path)
+    for title, rows in tables(declared, entrants).items():
+        console_of_tables.print(title)
+        _print_table(console_of_tables, rows)
+    _write_json(json_path, [standing.record() for standing in entrants])
     console.print(f"report {page}")
 
 
@@ -537,10 +551,10 @@ def race(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for runs and report.")] = Path("runs/demo"),
     budget: Annotated[int, typer.Option(help="Rollouts of each run.")] = 19_200,
-    seed: Annotated[int, typer.Option(help="Of pool, sampling and selection.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of pool, sampling and selection.")] = 0,
     json_path: JsonPath = None,
 ) -> None:
-    """Uniform selection, dynamic sampling, DPS and ours, live; then forecasters compared on what was logged."""
+    """Train with four selectors (uniform, dynamic sampling, DPS, auto), then compare forecasters on the history."""
     from promptdyn.training.demo import demo as run_demo
     from promptdyn.training.demo import demo_race
     from promptdyn.training.race import total_rollouts
@@ -552,17 +566,17 @@ def demo(
         )
     runs = [standing.record() for standing in result.standings]
     _write_json(json_path, {"budget": budget, "seed": seed, "runs": runs, "forecasts": result.comparison.to_records()})
-    shown = _tables(json_path)
+    console_of_tables = _table_console(json_path)
     for title, rows in result.tables.items():
-        shown.print(title)
-        _print_table(shown, rows)
-    shown.print("One-step-ahead forecasts of the second half of the uniform run")
-    _print_table(shown, result.comparison.table())
+        console_of_tables.print(title)
+        _print_table(console_of_tables, rows)
+    console_of_tables.print("One-step-ahead forecasts of the second half of the uniform run")
+    _print_table(console_of_tables, result.comparison.table())
     console.print(f"report: {result.report}, plot: {result.plot}")
 
 
 class _RaceBar:
-    """One bar over all the rollouts of a race, with the time that is left."""
+    """A progress bar over all the rollouts of a race, with the time left."""
 
     def __init__(self, rollouts: int) -> None:
         _quiet()
@@ -580,7 +594,7 @@ class _RaceBar:
         self.task = self.progress.add_task("", total=rollouts)
 
     def __enter__(self) -> _RaceBar:
-        self.logger.setLevel(logging.ERROR)  # else each run says what it goes by
+        self.logger.setLevel(logging.ERROR)  # else each run logs how its prompts are chosen
         self.progress.start()
         return self
 
@@ -594,32 +608,32 @@ class _RaceBar:
         self.spent = spent
         self.progress.update(self.task, completed=self.done + spent, description=name)
 
-    def stage(self, words: str) -> None:
-        self.progress.console.print(words)
+    def stage(self, text: str) -> None:
+        self.progress.console.print(text)
 
 
 def _quiet() -> None:
-    """Leave the bars and warnings of transformers away."""
+    """Turn off the progress bars of transformers."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
 
 
 def _check_targets(*paths: Path | None, sources: Sequence[Path | None] = ()) -> None:
-    """Raise InputError unless each file can be written, and none of them is read from or written twice."""
-    named = [path for path in paths if path is not None and str(path) != "-"]
-    for i, path in enumerate(named):
+    """Raise InputError unless each file can be written, is not a source, and is named once."""
+    targets = [path for path in paths if path is not None and str(path) != "-"]
+    for i, path in enumerate(targets):
         check_target(path)
         if any(
             source is not None and source.exists() and path.exists() and path.samefile(source) for source in sources
         ):
-            raise InputError(f"{path}: is what is read: name another file to write")
-        if path.resolve() in [other.resolve() for other in named[:i]]:
+            raise InputError(f"{path}: is the source, too: name another file to write")
+        if path.resolve() in [other.resolve() for other in targets[:i]]:
             raise InputError(f"{path}: is to be written twice: name another file for one of the two")
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """{"step": "global_step", ...} of "step=global_step,..."; InputError where it is not that."""
+    """Read "step=global_step,..." as {"step": "global_step", ...}; raise InputError for other text."""
     pairs = [part.partition("=") for part in text.split(",")]
     for name, _, value in pairs:
         if not name or not value or [part[0] for part in pairs].count(name) > 1:
@@ -631,33 +645,30 @@ def _names(text: str | None) -> list[str] | None:
     return text.split(",") if text else None
 
 
-def _fit_steps(history: RewardHistory, given: int | None) -> int:
-    return len(history.steps) // 2 if given is None else given
+def _fit_steps(history: RewardHistory, fit_steps: int | None) -> int:
+    return len(history.steps) // 2 if fit_steps is None else fit_steps
 
 
 def _show(records: list[dict[str, Any]], json_path: Path | None, value: Any = None) -> None:
-    """Print records as a table, and write `value` (default: the records) as JSON where asked.
-
-    With "--json -" stdout is the program's alone, and the table goes to stderr.
-    """
-    _print_table(_tables(json_path), records)
+    """Print records as a table, and write `value` (default: the records) as JSON if `json_path` is set."""
+    _print_table(_table_console(json_path), records)
     _write_json(json_path, records if value is None else value)
 
 
-def _tables(json_path: Path | None) -> Console:
-    """Where tables go: stdout, or stderr where that is JSON's."""
+def _table_console(json_path: Path | None) -> Console:
+    """Return the console for tables: stdout, or stderr with "--json -", where stdout holds the JSON alone."""
     return Console(stderr=str(json_path) == "-", markup=False)
 
 
 def _as_table(records: list[dict[str, Any]]) -> Table:
-    """A row a record; of a single record, a row a fact."""
+    """Make a table with a row for each record; a single record has a row for each of its fields."""
     cells = [{name.replace("_", " "): _cell(cell) for name, cell in record.items()} for record in records]
     if len(cells) == 1:
         table = Table.grid(padding=(0, 2))
         for fact in cells[0].items():
             table.add_row(*fact)
         return table
-    # Headers may break between words; nothing else does, and nothing is left out.
+    # Only headers may break, between words; no cell is cut.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in cells[0]:
         parts = [*name.split(), *(record[name] for record in cells)]
@@ -667,11 +678,11 @@ def _as_table(records: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _print_table(to: Console, records: list[dict[str, Any]]) -> None:
-    """Print records as a table, wider than the terminal where they are."""
+def _print_table(target: Console, records: list[dict[str, Any]]) -> None:
+    """Print records as a table, wider than the terminal if necessary."""
     table = _as_table(records)
-    least = to.measure(table, options=to.options.update(width=10_000)).minimum
-    to.print(table, width=max(to.width, least), crop=False)
+    least_width = target.measure(table, options=target.options.update(width=10_000)).minimum
+    target.print(table, width=max(target.width, least_width), crop=False)
 
 
 def _cell(value: Any) -> str:
@@ -683,7 +694,7 @@ def _cell(value: Any) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """The value with None for NaN and infinities, which JSON does not have."""
+    """Replace NaN and infinities, which JSON does not have, by None."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -704,7 +715,7 @@ def _write_json(path: Path | None, value: Any) -> None:
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """Exit code 2 and one line on stderr for input that cannot be used, and for a missing extra."""
+    """Exit with code 2 and one line on stderr if input cannot be used or an extra is missing."""
     try:
         yield
     except InputError as error:
@@ -721,8 +732,9 @@ def _one_line_errors() -> Iterator[None]:
 
 @contextmanager
 def _own_warnings() -> Iterator[None]:
-    """Our warnings and log as one line on stderr each, warnings of other packages not at all; `python -W` has the last
-    word.
+    """Print each warning and log entry of this package as one line on stderr, and no warnings of other packages.
+
+    `python -W` overrides this.
     """
     log = logging.StreamHandler()
     log.setFormatter(logging.Formatter("promptdyn: %(message)s"))
@@ -739,6 +751,6 @@ def _own_warnings() -> Iterator[None]:
 
 
 def main() -> None:
-    """Entry point of the `promptdyn` command."""
+    """Run the `promptdyn` command."""
     with _one_line_errors(), _own_warnings():
         app()
