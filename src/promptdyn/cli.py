@@ -226,7 +226,7 @@ def simulate(
 
     _check_targets(out, truth, json_path, sources=[like, Path(source)])
     declared = MODELS.parse_one(source, load=Fit.load)
-    drawn = run_forward(
+    simulated = run_forward(
         declared if isinstance(declared, Fit) else check_dynamics(declared),
         num_prompts=num_prompts,
         num_steps=num_steps,
@@ -235,10 +235,10 @@ def simulate(
         like=None if like is None else read_history(like),
         seed=seed,
     )
-    drawn.history.to_parquet(out)
+    simulated.history.to_parquet(out)
     if truth is not None:
-        drawn.truth.save(truth)
-    summary = drawn.history.summary()
+        simulated.truth.save(truth)
+    summary = simulated.history.summary()
     _show([{"history": name.replace("_", " "), "": fact} for name, fact in summary.items()], json_path, summary)
     console.print(f"wrote {out}" + (f" and {truth}" if truth else ""))
 
@@ -264,9 +264,9 @@ def compare(
         raise InputError(f"{plot}: a plot is one of {', '.join(PLOT_SUFFIXES)}: name the file so")
     declared = MODELS.parse(models, load=Fit.load)
     history = read_history(history_path)
-    with bars() as tell:
+    with bars() as show_progress:
         result = compare_models(
-            declared, history, _fit_steps(history, fit_steps), observed, tell, allow_seen=allow_seen
+            declared, history, _fit_steps(history, fit_steps), observed, show_progress, allow_seen=allow_seen
         )
     _show(result.table(), json_path, result.to_records())
     console.print(f"{result.scores[0].num_scored:,} rows forecast one step ahead, of {history.num_prompts:,} prompts")
@@ -321,9 +321,9 @@ def report(
             raise InputError(f"baseline {text!r} is not NAME=HISTORY, with a name of its own")
         baselines[name] = read_history(path)
     pool_size_of(all_runs(RUN, history, baselines), pool_size)  # before the long work
-    with bars() as tell:
+    with bars() as show_progress:
         comparison = compare_models(
-            declared, history, _fit_steps(history, fit_steps), observed, tell, allow_seen=allow_seen
+            declared, history, _fit_steps(history, fit_steps), observed, show_progress, allow_seen=allow_seen
         )
         write_report(
             out,
@@ -334,7 +334,7 @@ def report(
             comparison=comparison,
             observed=observed,
             pool_size=pool_size,
-            progress=tell,
+            progress=show_progress,
         )
     console.print(findings(RUN, {RUN: history, **baselines}, comparison, pool_size))
     console.print(f"wrote {out}")
@@ -485,11 +485,11 @@ def train(
     recipe = selector_recipe(selector, **recipe_changes)
     settings = RunSettings(**{**run_settings, "selector": recipe, "grpo": grpo, "script": script})
     _quiet()
-    with bars() as tell:
+    with bars() as show_progress:
 
         def progress(step: int, steps: int, log: dict[str, float]) -> None:
             metrics = {"reward": log.get("reward", math.nan), "informative": log.get("selection/informative", math.nan)}
-            tell("training", step, steps, metrics)
+            show_progress("training", step, steps, metrics)
 
         result = run(settings, progress)
     summary: dict[str, Any] = {}

@@ -43,24 +43,24 @@ def load_object(text: str, kind: str) -> Any:
     return getattr(module, name)
 
 
-def object_reference(thing: Any) -> str:
+def object_reference(loaded: Any) -> str:
     """Return the text by which `load_object` finds a class or function."""
-    module = sys.modules.get(thing.__module__)
+    module = sys.modules.get(loaded.__module__)
     file = getattr(module, "__file__", None)
-    home = thing.__module__
+    home = loaded.__module__
     if file and (home.startswith(PREFIX) or home == "__main__"):
         home = file
-    return f"{home}:{thing.__qualname__}"
+    return f"{home}:{loaded.__qualname__}"
 
 
-def same_source(one: Any, other: Any) -> bool:
+def same_source(first: Any, second: Any) -> bool:
     """Whether two classes or functions come from the same source: a cell run again, a file run under two names."""
 
-    def source(thing: Any) -> tuple[str, str]:
-        module = sys.modules.get(thing.__module__)
-        return getattr(module, "__file__", None) or thing.__module__, thing.__qualname__
+    def source(loaded: Any) -> tuple[str, str]:
+        module = sys.modules.get(loaded.__module__)
+        return getattr(module, "__file__", None) or loaded.__module__, loaded.__qualname__
 
-    return source(one) == source(other)
+    return source(first) == source(second)
 
 
 def _load_file(file: str, text: str, kind: str) -> ModuleType:

@@ -39,13 +39,13 @@ def bars() -> Iterator[Tell]:
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True)) as progress:
 
-        def tell(work: str, done: int, total: int, watch: Mapping[str, float]) -> None:
+        def show(work: str, done: int, total: int, watch: Mapping[str, float]) -> None:
             if work not in tasks:
                 tasks[work] = progress.add_task(work, total=total, numbers="")
             numbers = "  ".join(f"{name} {_short(value)}" for name, value in watch.items())
             progress.update(tasks[work], completed=done, total=total, numbers=numbers)
 
-        yield tell
+        yield show
 
 
 def _short(value: float | None) -> str:

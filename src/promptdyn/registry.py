@@ -150,8 +150,8 @@ class Registry(Mapping[str, Entry], Generic[Entry, Instance]):
         if is_function and not self._functions:
             raise InputError(f"{label} is a function: register a class")
         if not is_function and not isinstance(entry, type):
-            what = "the class, not what it makes" + (", or a function" if self._functions else "")
-            raise InputError(f"{label} is a {type(entry).__name__}: register {what}")
+            expected = "the class, not what it makes" + (", or a function" if self._functions else "")
+            raise InputError(f"{label} is a {type(entry).__name__}: register {expected}")
         if not is_function and not is_dataclass(entry):
             raise InputError(f"{label} is no dataclass: put @dataclass(frozen=True) above it")
         name = _name_of(entry)

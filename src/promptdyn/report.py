@@ -114,9 +114,9 @@ def write_report(
     follow = [str(history.prompt_ids[i]) for i in (*most, *spread)]
     online = model.online(history.prompts)
     forecaster = online.model.name
-    tell = progress or (lambda work, done, total, watch: None)
+    report_progress = progress or (lambda work, done, total, watch: None)
     beliefs = track(
-        online, history, follow, num_generations, observed, partial(tell, f"drawing beliefs of {forecaster}")
+        online, history, follow, num_generations, observed, partial(report_progress, f"drawing beliefs of {forecaster}")
     )
     pool_size = pool_size_of(runs, pool_size)
     pool = "prompts in the log" if pool_size is None else f"pool of {pool_size:,} prompts"
@@ -228,7 +228,7 @@ def findings(
     tenth = max(1, len(steps) // 10)
     early, late = trained.step < steps[min(tenth, len(steps) - 1)], trained.step >= steps[-tenth]
     num_touched = len(np.unique(trained.prompt))
-    words = (
+    text = (
         f"In {len(steps):,} steps {len(trained):,} groups of rollouts were trained on, of {num_touched:,} prompts "
         + (
             "(of how many, the log does not say)"
@@ -239,25 +239,25 @@ def findings(
         "some failed."
     )
     if runs[name].survivors_only:
-        words += (
+        text += (
             " All groups in the log do: it seems to keep only what dynamic sampling keeps. Then every share here is "
             "that of survivors, and the other groups are not known."
         )
     if trained.success is not None:
-        words += f" A rollout succeeded by the rule {trained.success!r}."
+        text += f" A rollout succeeded by the rule {trained.success!r}."
     if len(steps) >= 10:
         solved = [trained.num_successes[part].sum() / trained.num_rollouts[part].sum() for part in (early, late)]
-        words += (
+        text += (
             f" In the first tenth of the steps it was {trained.informative[early].mean():.0%}, in the last "
             f"{trained.informative[late].mean():.0%}; {solved[0]:.0%} of the rollouts succeeded in the first, "
             f"{solved[1]:.0%} in the last."
         )
     others = [f"{other} {run.informative[run.trained].mean():.0%}" for other, run in runs.items() if other != name]
     if others:
-        words += f" The share that taught in the other runs: {', '.join(others)}."
+        text += f" The share that taught in the other runs: {', '.join(others)}."
     if comparison is not None:
-        words += f" {comparison.verdict}"
-    return words
+        text += f" {comparison.verdict}"
+    return text
 
 
 def pool_size_of(runs: Mapping[str, RewardHistory], pool_size: int | None = None) -> int | None:
@@ -276,12 +276,12 @@ def pool_size_of(runs: Mapping[str, RewardHistory], pool_size: int | None = None
 
 def _fitted_on(model: Forecaster, history: RewardHistory) -> str:
     """Say in words which of a history's steps the fit was made on; "" if none."""
-    seen = history.steps[model.was_fitted_on(history) if isinstance(model, Fit) else []]
-    if len(seen) == 0:
+    fitted_steps = history.steps[model.was_fitted_on(history) if isinstance(model, Fit) else []]
+    if len(fitted_steps) == 0:
         return ""
     return (
-        f" {model.name} was fitted on {len(seen):,} of these {len(history.steps):,} steps, {seen[0]} to "
-        f"{seen[-1]}: for these its beliefs are no forecasts."
+        f" {model.name} was fitted on {len(fitted_steps):,} of these {len(history.steps):,} steps, "
+        f"{fitted_steps[0]} to {fitted_steps[-1]}: for these its beliefs are no forecasts."
     )
 
 

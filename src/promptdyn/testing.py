@@ -85,14 +85,18 @@ def check_model(
     _check_prior(plain, expect)
     start = plain.unconstrain(plain.program.start)
     rng = np.random.default_rng(seed)
-    near, apart = (
+    first_point, second_point = (
         {name: value + 0.5 * rng.standard_normal(value.shape) for name, value in start.items()} for _ in range(2)
     )
-    for point, values in {"its start": start, "a point near its start": near, "another such point": apart}.items():
+    for point, values in {
+        "its start": start,
+        "a point near its start": first_point,
+        "another such point": second_point,
+    }.items():
         params = plain.constrain(values)
         _check_density(densities, params, history, point, expect)
         _check_m_step(plain, params, point, expect)
-    _check_gradients(densities, near, rng, expect)
+    _check_gradients(densities, first_point, rng, expect)
     _check_odd_histories(model, history, backends[-1], expect)
     result = EM(max_iterations=3).run(plain, seed, lambda done, total, watch: None)
     fit = replace(
@@ -404,14 +408,14 @@ def _check_odd_histories(model: DynamicsLike, history: RewardHistory, backend: B
         columns={name: labels[first] for name, labels in columns.items()},
     )
     ones, many = np.ones_like(history.num_rollouts), np.full_like(history.num_rollouts, 64)
-    odd = {
+    edge_cases = {
         "of one prompt": alone,
         "of one step": history.select(history.step == history.steps[0]),
         "of single rollouts": replace(history, num_rollouts=ones, num_successes=np.minimum(history.num_successes, 1)),
         "of groups of 64, all failed": replace(history, num_rollouts=many, num_successes=0 * many),
         "with a prompt that was never seen": history.select(~first),
     }
-    for description, part in odd.items():
+    for description, part in edge_cases.items():
         density = load_density(backend)(model, part.dense(cluster_of(model)))
         values = density.log_marginals(density.program.start)
         expect(

@@ -62,11 +62,11 @@ def rename_columns(
             f"{', '.join(REQUIRED)}, or say which they are (columns, as in {missing[0]}=NAME)"
         )
     if label_columns is None:
-        return {name: there for name, there in source_names.items() if not ROW_NUMBERS.fullmatch(str(name))}
+        return {name: source_name for name, source_name in source_names.items() if not ROW_NUMBERS.fullmatch(str(name))}
     for name in label_columns:
         if name not in source_names or name in OWN:
             raise InputError(f"{source}: no column {name!r} of labels (label_columns) among {available}")
-    return {name: there for name, there in source_names.items() if name in OWN or name in label_columns}
+    return {name: source_name for name, source_name in source_names.items() if name in OWN or name in label_columns}
 
 
 def check_lengths(source: str, columns: Mapping[str, NDArray]) -> None:

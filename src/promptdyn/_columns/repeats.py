@@ -43,20 +43,20 @@ def without_repeats(source: str, columns: Mapping[str, NDArray], repeated: Repea
     """
     step = columns["step"]
     first, earlier = first_of_each(columns["prompt"], step)
-    kept, group = np.unique(first, return_inverse=True)
-    repeats = len(step) - len(kept)
+    kept_rows, group = np.unique(first, return_inverse=True)
+    repeats = len(step) - len(kept_rows)
     if not repeats:
         return dict(columns)
     if repeated == "apart":
         result, added = _apart(source, columns, earlier)
-        done = f"made steps of their own for them ({added:,} more), and gave later ones new numbers where needed"
+        action = f"made steps of their own for them ({added:,} more), and gave later ones new numbers where needed"
     elif repeated == "last":
-        last = np.empty(len(kept), np.intp)
+        last = np.empty(len(kept_rows), np.intp)
         last[group] = np.arange(len(step))  # of equal groups the last assignment stays
-        result, done = {name: values[last] for name, values in columns.items()}, "kept the last of each"
+        result, action = {name: values[last] for name, values in columns.items()}, "kept the last of each"
     else:
-        result, done = _merged(source, columns, kept, group), "added their rollouts and successes up"
-    message = f"{source}: {repeats:,} of {len(step):,} rows repeat the prompt and step of a row before them: {done}"
+        result, action = _merged(source, columns, kept_rows, group), "added their rollouts and successes up"
+    message = f"{source}: {repeats:,} of {len(step):,} rows repeat the prompt and step of a row before them: {action}"
     warnings.warn(message, PromptdynWarning, stacklevel=4)
     return result
 
@@ -67,26 +67,26 @@ def _apart(source: str, columns: Mapping[str, NDArray], earlier: NDArray[np.intp
     rows = np.lexsort((earlier, step))
     begins = (np.diff(step[rows], prepend=-1) != 0) | (np.diff(earlier[rows], prepend=-1) != 0)
     # A step keeps its number, or takes the next free one if earlier steps have used its own.
-    old, places = step[rows][begins].astype(np.int64), np.arange(begins.sum())
-    number = np.maximum.accumulate(old - places) + places
+    number_before, rank = step[rows][begins].astype(np.int64), np.arange(begins.sum())
+    number = np.maximum.accumulate(number_before - rank) + rank
     if number[-1] > np.iinfo(np.int32).max:
         raise InputError(f"{source}: no numbers are left for steps of repeated rows: merge them, or keep the last")
     apart = {name: values[rows] for name, values in columns.items()}
     apart["step"] = number[np.cumsum(begins) - 1].astype(np.int32)
-    return apart, len(number) - len(np.unique(old))
+    return apart, len(number) - len(np.unique(number_before))
 
 
 def _merged(
-    source: str, columns: Mapping[str, NDArray], kept: NDArray[np.intp], group: NDArray[np.intp]
+    source: str, columns: Mapping[str, NDArray], kept_rows: NDArray[np.intp], group: NDArray[np.intp]
 ) -> dict[str, NDArray]:
     """Return columns with one row for each row in `kept`, which adds up all rows of its `group`."""
 
     def total(values: NDArray) -> NDArray[np.float64]:
-        return np.bincount(group, values.astype(np.float64), len(kept)).astype(np.float64)
+        return np.bincount(group, values.astype(np.float64), len(kept_rows)).astype(np.float64)
 
-    merged = {name: values[kept] for name, values in columns.items()}
+    merged = {name: values[kept_rows] for name, values in columns.items()}
     n = columns["num_rollouts"].astype(np.float64)
-    for row in kept[total(n) > MAX_ROLLOUTS][:1]:
+    for row in kept_rows[total(n) > MAX_ROLLOUTS][:1]:
         raise InputError(
             f"{source}: rows of step {columns['step'][row]} add up to more than {MAX_ROLLOUTS:,} rollouts of a prompt: "
             "keep the last, or set them apart"

@@ -39,10 +39,10 @@ def error_for(source: str, faults: Sequence[Fault], bad: int, rows: int) -> Inpu
             f"{source}: {bad:,} of {rows:,} rows are bad: {kinds}: mend them, or leave them out (skip_bad)"
         )
     fault = faults[0]
-    told = f"{fault.first_row}{fault.cell}: {fault.problem}"
+    problem = f"{fault.first_row}{fault.cell}: {fault.problem}"
     if fault.num_rows == 1:
-        return InputError(f"{told}: {fault.mend}")
-    return InputError(f"{told} ({fault.num_rows:,} such rows): {fault.mend}, or leave bad rows out (skip_bad)")
+        return InputError(f"{problem}: {fault.mend}")
+    return InputError(f"{problem} ({fault.num_rows:,} such rows): {fault.mend}, or leave bad rows out (skip_bad)")
 
 
 def error_for_no_rows(source: str, faults: Sequence[Fault]) -> InputError:
@@ -178,8 +178,8 @@ class Rows:
         try:
             "".join(labels).encode()
         except UnicodeEncodeError:
-            odd = [code for code, value in enumerate(distinct) if not is_text(str(value))]
-            rows = self.order[np.isin(raw_codes, odd)]
+            invalid_codes = [code for code, value in enumerate(distinct) if not is_text(str(value))]
+            rows = self.order[np.isin(raw_codes, invalid_codes)]
             self._note(name, values, rows, "is no valid text", "give text that UTF-8 can hold")
         return codes[raw_codes], np.fromiter(labels, object, len(labels))
 

@@ -107,30 +107,31 @@ class Comparison:
     def verdict(self) -> str:
         """The result in words: the best model and those not clearly behind it, or that none beats the base rate."""
         share, base = self.informative.mean(), self.base_log_loss
-        seen = [f"{score.model} ({score.steps_seen:,} of them)" for score in self.scores if score.steps_seen]
-        words = ""
-        if seen:
-            words = f"Fitted on steps that are scored here, so that its score is no forecast's: {', '.join(seen)}. "
+        on_fitted_steps = [f"{score.model} ({score.steps_seen:,} of them)" for score in self.scores if score.steps_seen]
+        caution = ""
+        if on_fitted_steps:
+            names = ", ".join(on_fitted_steps)
+            caution = f"Fitted on steps that are scored here, so that its score is no forecast's: {names}. "
         if share in (0, 1):
-            return f"{words}{'Every' if share else 'No'} group that was scored taught: there was nothing to forecast."
+            return f"{caution}{'Every' if share else 'No'} group that was scored taught: there was nothing to forecast."
         best, others = self._first, [score for score in self.scores if not score.steps_seen][1:]
         if best.steps_seen:
-            return words.strip()
+            return caution.strip()
         if best.ahead <= 0:
             order = max((score for score in self.scores if not score.steps_seen), key=lambda score: score.auroc)
             return (
-                f"{words}No model forecast which groups would teach better than the base rate: {share:.0%} for every "
+                f"{caution}No model forecast which groups would teach better than the base rate: {share:.0%} for every "
                 f"group has log loss {base:.3f}; the best model, {best.model}, has {best.log_loss:.3f}. The order of "
                 f"its forecasts may tell more: {order.model} has AUROC {order.auroc:.3f}."
             )
-        words += (
-            f"{best.model} forecast best which groups would teach: log loss {best.log_loss:.3f}, where the base rate "
-            f"({share:.0%} for every group) has {base:.3f}."
+        text = (
+            f"{caution}{best.model} forecast best which groups would teach: log loss {best.log_loss:.3f}, where the "
+            f"base rate ({share:.0%} for every group) has {base:.3f}."
         )
         if best.ahead_interval[0] <= 0:
-            words += " That is not clearly better."
+            text += " That is not clearly better."
         close = [score.model for score in others if score.behind_interval[0] <= 0]
-        return words + (f" Not clearly behind it: {', '.join(close)}." if close else "")
+        return text + (f" Not clearly behind it: {', '.join(close)}." if close else "")
 
     @property
     def best(self) -> Forecaster:
@@ -224,16 +225,20 @@ def compare(
                 "--allow-seen)"
             )
 
-    tell = progress or (lambda work, done, total, watch: None)
+    report_progress = progress or (lambda work, done, total, watch: None)
     used: dict[str, Forecaster] = {}
     forecasts: dict[str, Forecast] = {}
     for name, model in models.items():
         if isinstance(model, DynamicsLike):
-            used[name] = fits[name] = fit(model, to_fit, observed=observed, progress=partial(tell, f"fitting {name}"))
+            used[name] = fits[name] = fit(
+                model, to_fit, observed=observed, progress=partial(report_progress, f"fitting {name}")
+            )
         else:
             used[name] = model
         online = used[name].online(history.prompts)
-        forecasts[name] = forecast(online, history, fit_steps, observed, partial(tell, f"forecasting by {name}"))
+        forecasts[name] = forecast(
+            online, history, fit_steps, observed, partial(report_progress, f"forecasting by {name}")
+        )
     names = list(forecasts)
     losses = np.stack([log_losses(rows.probability, rows.informative) for rows in forecasts.values()], axis=1)
     ranked = np.argsort(losses.mean(axis=0), kind="stable")

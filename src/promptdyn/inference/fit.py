@@ -94,13 +94,13 @@ class Fit:
     @classmethod
     def from_parameters(cls, program: Program, params: Params, pool: DenseHistory) -> Fit:
         """Return a fit of a program at known parameters, for the clusters, and chains, of a history's prompts."""
-        own = program.axis == "prompt"
+        per_prompt = program.axis == "prompt"
         return cls(
             model=program.model,
             params=params,
             cluster_names=pool.cluster_names,
-            prompt_ids=tuple(map(str, pool.prompt_ids)) if own else (),
-            prompt_clusters=pool.cluster if own else np.zeros(0, np.int32),
+            prompt_ids=tuple(map(str, pool.prompt_ids)) if per_prompt else (),
+            prompt_clusters=pool.cluster if per_prompt else np.zeros(0, np.int32),
         )
 
     def __repr__(self) -> str:
@@ -160,10 +160,10 @@ class Fit:
                 PromptdynWarning,
                 stacklevel=2,
             )
-        seen = np.zeros(len(history.steps), bool)
+        fitted = np.zeros(len(history.steps), bool)
         for rows in (history,) if history.trained.all() else (history, history.observed("trained")):
-            seen |= np.isin(history.steps, rows.steps[np.isin(rows.marks(), self.marks)])
-        return seen
+            fitted |= np.isin(history.steps, rows.steps[np.isin(rows.marks(), self.marks)])
+        return fitted
 
     @property
     def pool(self) -> Pool:
@@ -438,8 +438,8 @@ def engine_for(model: DynamicsLike, method: str | Engine | None, options: Mappin
 @contextmanager
 def _reporting(progress: bool | Report, work: str) -> Iterator[Report]:
     """Yield an engine's `report`. At the end it reports full progress, since an engine may end early."""
-    with bars() if progress is True else nullcontext() as tell:
-        report: Report = partial(tell, work) if tell else progress or (lambda done, total, watch: None)  # type: ignore[assignment]
+    with bars() if progress is True else nullcontext() as show:
+        report: Report = partial(show, work) if show else progress or (lambda done, total, watch: None)  # type: ignore[assignment]
         last: tuple[int, int, Mapping[str, float]] = (0, 0, {})
 
         def report_and_remember(done: int, total: int, watch: Mapping[str, float]) -> None:

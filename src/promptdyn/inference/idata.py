@@ -109,10 +109,10 @@ def _with_axes(
     sizes: dict[str, int] = {"cluster": len(pool.cluster_names), "state": num_states}
     dims: Dims = {}
 
-    def name_axes(name: str, shape: tuple[int, ...], known: tuple[str, ...]) -> None:
+    def name_axes(name: str, shape: tuple[int, ...], axis_names: tuple[str, ...]) -> None:
         names: list[str] = []
         for i, size in enumerate(shape):
-            axis = known[i] if i < len(known) else ""
+            axis = axis_names[i] if i < len(axis_names) else ""
             if not axis and size == num_states:
                 axis = "next_state" if "state" in names else "state"
             axis = axis or f"{name}_dim_{i}"

@@ -193,10 +193,10 @@ def _log_evidence_backward(residuals: tuple, weight: Float[Array, "cell lane"]) 
         symbol, moves, now, before, weight = inputs
         joint = now * ahead
         posterior = joint * (weight / jnp.maximum(joint.sum(axis=0), _tiny(joint)))
-        here = _look_up(likelihood, symbol) * ahead
-        earlier = _back(here, table, moves)
+        at_cell = _look_up(likelihood, symbol) * ahead
+        earlier = _back(at_cell, table, moves)
         norm = jnp.maximum((before * earlier).sum(axis=0), _tiny(earlier))
-        pairs = before.T[:, :, None] * (here * (weight / norm)).T[:, None, :]
+        pairs = before.T[:, :, None] * (at_cell * (weight / norm)).T[:, None, :]
         return (
             _rescaled(earlier),
             slope.at[moves].add(pairs, mode="promise_in_bounds"),

@@ -102,13 +102,13 @@ class Sequences:
         crossings = np.maximum(-(-gap // num_powers), 1)
         event = np.repeat(np.arange(len(step)), crossings)
         crossing = np.arange(len(event)) - np.repeat(np.cumsum(crossings) - crossings, crossings)
-        rank, step, shown = rank[event], step[event], crossing == 0
+        rank, step, is_event = rank[event], step[event], crossing == 0
         gap = np.minimum(gap[event] - crossing * num_powers, num_powers)
         prompt = order[rank]
 
         # The move to each cell: from the cell before it, or fresh if that is another prompt's.
         fresh = np.append(True, rank[1:] != rank[:-1])
-        level = np.where(fresh, FRESH, np.append(0, np.where(shown, exposure[step, prompt], 0)[:-1]))
+        level = np.where(fresh, FRESH, np.append(0, np.where(is_event, exposure[step, prompt], 0)[:-1]))
         gap = np.where(fresh, 1, np.append(1, gap[:-1]))
         kinds = np.stack([level - FRESH, gap, cluster_index[prompt]])
         sizes = kinds.max(axis=1) + 1
@@ -130,7 +130,7 @@ class Sequences:
             return array
 
         return cls(
-            in_lanes(np.where(shown, symbols[step, prompt], 0), 0, symbols.dtype),
+            in_lanes(np.where(is_event, symbols[step, prompt], 0), 0, symbols.dtype),
             in_lanes(moves, 0, np.min_scalar_type(len(codes))),
             level + FRESH,
             gap,

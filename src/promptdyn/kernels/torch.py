@@ -88,10 +88,10 @@ class _LogEvidence(torch.autograd.Function):
         for cell in range(len(symbols) - 1, -1, -1):
             joint = filtered[cell + 1] * ahead
             emission.index_add_(1, symbols[cell], joint * (weight[cell] / joint.sum(dim=0).clamp_min(tiny)))
-            here, before = likelihood[:, symbols[cell]] * ahead, filtered[cell]
-            earlier = torch.einsum("jn,nij->in", here, table[moves[cell]])
+            at_cell, before = likelihood[:, symbols[cell]] * ahead, filtered[cell]
+            earlier = torch.einsum("jn,nij->in", at_cell, table[moves[cell]])
             norm = (before * earlier).sum(dim=0).clamp_min(tiny)
-            slope.index_add_(0, moves[cell], torch.einsum("in,jn->nij", before, here * (weight[cell] / norm)))
+            slope.index_add_(0, moves[cell], torch.einsum("in,jn->nij", before, at_cell * (weight[cell] / norm)))
             largest = earlier.max(dim=0).values
             ahead = torch.where(largest > 0, earlier / largest.clamp_min(tiny), 1.0)
         return slope, emission, None, None

@@ -263,27 +263,27 @@ def check_chain(name: str, chain: object, pool: Pool, tolerance: float = 1e-4) -
         tolerance: how far the sum of a row may be from 1; default 1e-4.
     """
 
-    def wrong(what: str) -> InputError:
-        return InputError(f"model {name!r}: its program's {what}")
+    def error(fault: str) -> InputError:
+        return InputError(f"model {name!r}: its program's {fault}")
 
     if not isinstance(chain, Chain):
-        raise wrong(f"result is a {type(chain).__name__}: return a Chain(initial, transition, emission)")
+        raise error(f"result is a {type(chain).__name__}: return a Chain(initial, transition, emission)")
     if chain.axis not in ("cluster", "prompt"):
-        raise wrong(f"chain has axis={chain.axis!r}: it is 'cluster' or 'prompt'")
+        raise error(f"chain has axis={chain.axis!r}: it is 'cluster' or 'prompt'")
 
-    def in_numpy(what: str, array: Array) -> NDArray[Any]:
+    def in_numpy(array_name: str, array: Array) -> NDArray[Any]:
         """Return a NumPy array, or raise: an array of JAX or torch would make every live filter load that package."""
         package = type(array).__module__.partition(".")[0]
         if package in ("jax", "jaxlib", "torch"):
-            raise wrong(
-                f"{what} is an array of {package} where it runs in NumPy: compute with ppl.xp, not with {package}"
+            raise error(
+                f"{array_name} is an array of {package} where it runs in NumPy: compute with ppl.xp, not with {package}"
             )
         return np.asarray(array)
 
     initial, transition = in_numpy("initial", chain.initial), in_numpy("transition", chain.transition)
     entries = pool.num_prompts if chain.axis == "prompt" else pool.num_clusters
     if initial.ndim != 2 or initial.shape[0] not in (1, entries):
-        raise wrong(f"initial has shape {initial.shape}: need ({chain.axis} state), with 1 or {entries} rows")
+        raise error(f"initial has shape {initial.shape}: need ({chain.axis} state), with 1 or {entries} rows")
     num_states = initial.shape[1]
     shape = transition.shape
     if (
@@ -292,37 +292,37 @@ def check_chain(name: str, chain: object, pool: Pool, tolerance: float = 1e-4) -
         or shape[1] not in (1, entries)
         or shape[2:] != (num_states, num_states)
     ):
-        raise wrong(
+        raise error(
             f"transition has shape {shape}: need (exposure {chain.axis} state state), 1 to {MAX_EXPOSURES} x 1 or "
             f"{entries} x {num_states} x {num_states}"
         )
-    for what, rows in (("initial", initial), ("transition", transition)):
+    for array_name, rows in (("initial", initial), ("transition", transition)):
         bad = ~((rows >= 0).all(axis=-1) & (np.abs(rows.sum(axis=-1) - 1.0) <= tolerance))
         for index in np.argwhere(bad)[:1]:
-            raise wrong(
-                f"{what}[{', '.join(map(str, index))}] is "
+            raise error(
+                f"{array_name}[{', '.join(map(str, index))}] is "
                 f"{np.array2string(rows[tuple(index)], precision=4, threshold=8)}: a row must hold probabilities that "
                 "add up to 1"
             )
     arguments = list(inspect.signature(chain.emission.log_prob).parameters)
     if arguments != ["num_successes", "num_rollouts", "xp"]:
-        raise wrong(
+        raise error(
             f"emission has log_prob({', '.join(arguments)}): write log_prob(self, num_successes, num_rollouts, xp=np), "
             "which takes (symbol,) counts and group sizes"
         )
     table = in_numpy("emission", chain.log_emission(TRIED))
     num_symbols = len(TRIED.num_rollouts)
     if table.shape != (num_states, num_symbols):
-        raise wrong(f"emission gives log_prob of shape {table.shape}: need (state symbol) = {num_states, num_symbols}")
-    words = [f"{k} of {n}" for k, n in zip(*TRIED, strict=True)]
+        raise error(f"emission gives log_prob of shape {table.shape}: need (state symbol) = {num_states, num_symbols}")
+    symbols = [f"{k} of {n}" for k, n in zip(*TRIED, strict=True)]
     for state, symbol in np.argwhere(np.isnan(table) | (table > tolerance))[:1]:
-        raise wrong(
-            f"emission gives log P({words[symbol]}) = {table[state, symbol]} in state {state}: need a number <= 0"
+        raise error(
+            f"emission gives log P({symbols[symbol]}) = {table[state, symbol]} in state {state}: need a number <= 0"
         )
     for symbol in np.flatnonzero(np.all(table == -np.inf, axis=0))[:1]:
-        raise wrong(f"emission gives {words[symbol]} successes no chance in any state: at least one state must")
+        raise error(f"emission gives {symbols[symbol]} successes no chance in any state: at least one state must")
     if np.any(np.abs(table[:, 0]) > tolerance):
-        raise wrong("emission gives log_prob other than 0 at 0 of 0: a group that was not observed says nothing")
+        raise error("emission gives log_prob other than 0 at 0 of 0: a group that was not observed says nothing")
 
 
 def check_decay(decay: float, model: str, setting: str = "decay") -> None:

@@ -234,15 +234,15 @@ class OnlineFilter:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """Return (group,) successes, rollouts and flags, or raise InputError."""
 
-        def column(name: str, values: ArrayLike, kinds: str, words: str) -> NDArray:
+        def column(name: str, values: ArrayLike, kinds: str, content: str) -> NDArray:
             array = np.asarray(values)
             if array.ndim > 1 or (array.ndim == 1 and len(array) != len(rows)):
                 raise InputError(f"step {self.steps}: {name} has shape {array.shape} for {len(rows)} prompts")
             if array.dtype.kind not in kinds and array.size:
-                raise InputError(f"step {self.steps}: {name} of type {array.dtype} are not {words}")
+                raise InputError(f"step {self.steps}: {name} of type {array.dtype} are not {content}")
             return np.broadcast_to(array, rows.shape)
 
-        def whole(name: str, values: ArrayLike) -> NDArray[np.int64]:
+        def whole_numbers(name: str, values: ArrayLike) -> NDArray[np.int64]:
             array = column(name, values, "iuf", "whole numbers")
             for i in np.flatnonzero(~(np.isfinite(array) & (array == np.round(array))))[:1]:
                 raise InputError(
@@ -250,7 +250,7 @@ class OnlineFilter:
                 )
             return array.astype(np.int64)
 
-        successes, rollouts = whole("num_successes", num_successes), whole("num_rollouts", num_rollouts)
+        successes, rollouts = whole_numbers("num_successes", num_successes), whole_numbers("num_rollouts", num_rollouts)
         for i in np.flatnonzero((rollouts < 1) | (successes < 0) | (successes > rollouts))[:1]:
             raise InputError(
                 f"step {self.steps}: prompt {self._ids[rows[i]]!r} has num_successes={successes[i]} of "

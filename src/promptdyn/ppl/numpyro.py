@@ -135,8 +135,8 @@ class Program:
         with jax.enable_x64(True):
             draw = Predictive(lambda: self.model.program(NumPyro(), self.pool), num_samples=num_samples)
             # Compiled as a whole, since it would take seconds operation by operation.
-            drawn = jax.jit(draw, compiler_options=RUN_ONCE)(jax.random.key(seed))
-        return {name: np.asarray(drawn[name]) for name in self.start}
+            samples = jax.jit(draw, compiler_options=RUN_ONCE)(jax.random.key(seed))
+        return {name: np.asarray(samples[name]) for name in self.start}
 
     def predictive(self, dense: DenseHistory, draws: Params, seed: int) -> NDArray[np.integer]:
         """See `promptdyn.ppl.Program`."""
@@ -146,8 +146,8 @@ class Program:
 
         with jax.enable_x64(True):
             draw = Predictive(forward, draws, return_sites=["num_successes"])
-            drawn = jax.jit(draw)(jax.random.key(seed))
-        return np.asarray(drawn["num_successes"])
+            samples = jax.jit(draw)(jax.random.key(seed))
+        return np.asarray(samples["num_successes"])
 
 
 def _hashable(model: DynamicsLike) -> Any:

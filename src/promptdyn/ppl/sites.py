@@ -95,10 +95,10 @@ def dims_of(model: str, sites: Mapping[str, dict[str, Any]], names: Names, pool:
         InputError: a site that was not drawn with `ppl.sample`; a plate "cluster" or "prompt" of another size than the
             pool's; a name that the data of a fit uses for something else.
     """
-    taken = {*TAKEN, *AXES} & names.sites | {*TAKEN} & {*names.plates.values()}
-    if taken:
+    reserved_names = {*TAKEN, *AXES} & names.sites | {*TAKEN} & {*names.plates.values()}
+    if reserved_names:
         raise InputError(
-            f"model {model!r}: {min(taken)!r} is a fit's name of an axis or of counts: give the site or plate "
+            f"model {model!r}: {min(reserved_names)!r} is a fit's name of an axis or of counts: give the site or plate "
             "another name"
         )
     dims = {}

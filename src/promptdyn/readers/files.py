@@ -120,10 +120,10 @@ def of_the_last_run(source: str, steps: Sequence[int | None], files: Sequence[Pa
         is_last[own] = ~superseded(first, [files[i].stat().st_mtime_ns for i in own])
     left_out = [step for step, keep in zip(steps, is_last, strict=True) if step is not None and not keep]
     if left_out:
-        told = f"step {left_out[0]}" if len(left_out) == 1 else f"steps {min(left_out)} to {max(left_out)}"
+        steps_text = f"step {left_out[0]}" if len(left_out) == 1 else f"steps {min(left_out)} to {max(left_out)}"
         warnings.warn(
-            f"{source}: left out {len(left_out)} of {len(files)} files ({told}), which are older than files of earlier "
-            "steps: an earlier run in the same folder wrote them; keep_superseded keeps them",
+            f"{source}: left out {len(left_out)} of {len(files)} files ({steps_text}), which are older than files of "
+            "earlier steps: an earlier run in the same folder wrote them; keep_superseded keeps them",
             PromptdynWarning,
             stacklevel=5,
         )

@@ -117,10 +117,12 @@ class RolloutTable(Reader):
                 "%s: steps are the numbers in the names of its files, %s: step_key names a column", source, numbers
             )
 
-        def column(what: str, option: str, chosen: str | None, usual: Sequence[str] = ()) -> str:
+        def column(content: str, option: str, chosen: str | None, usual: Sequence[str] = ()) -> str:
             name = chosen or next((name for name in usual if name in log.columns), None)
             if name is None or name not in log.columns:
-                raise InputError(f"{source}: no column of {what} among {', '.join(log.names)}: say which (as {option})")
+                raise InputError(
+                    f"{source}: no column of {content} among {', '.join(log.names)}: say which (as {option})"
+                )
             return name
 
         key = column("prompts", "prompt_key", self.prompt_key, PROMPTS)

@@ -119,14 +119,16 @@ class Chooser:
         """
         before = _kinds(self._state)
         state = self.strategy.step(self._state, rows, num_successes, num_rollouts, trained)
-        what = f"strategy {self.strategy.name!r}: its step made"
+        subject = f"strategy {self.strategy.name!r}: its step made"
         if not isinstance(state, type(self._state)):
             raise InputError(
-                f"{what} a {type(state).__name__} of a {type(self._state).__name__}: let it return the state"
+                f"{subject} a {type(state).__name__} of a {type(self._state).__name__}: let it return the state"
             )
         for name, kind in _kinds(state).items():
             if kind != before[name]:
-                raise InputError(f"{what} field {name!r} from {before[name]} to {kind}: let it stay as `init` makes it")
+                raise InputError(
+                    f"{subject} field {name!r} from {before[name]} to {kind}: let it stay as `init` makes it"
+                )
         self._state = state
 
     def forget(self) -> None:
@@ -180,13 +182,13 @@ def highest(
     threshold = np.partition(ranked, ranked.size - k)[ranked.size - k]
     above = np.flatnonzero(ranked > threshold)
     tied = np.flatnonzero(ranked == threshold)
-    places = k - above.size
-    if times_seen is not None and places < tied.size:
+    num_tied_needed = k - above.size
+    if times_seen is not None and num_tied_needed < tied.size:
         times = (times_seen if allowed is None else times_seen[allowed])[tied]
-        last = np.partition(times, places - 1)[places - 1]
+        last = np.partition(times, num_tied_needed - 1)[num_tied_needed - 1]
         above = np.concatenate([above, tied[times < last]])
-        tied, places = tied[times == last], k - above.size
-    rows = np.concatenate([above, rng.choice(tied, places, replace=False)])
+        tied, num_tied_needed = tied[times == last], k - above.size
+    rows = np.concatenate([above, rng.choice(tied, num_tied_needed, replace=False)])
     # A stable sort of shuffled rows: equal priorities keep a random order.
     rows = rng.permutation(rows)
     rows = rows[np.argsort(-ranked[rows], kind="stable")]

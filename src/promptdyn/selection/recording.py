@@ -74,21 +74,21 @@ class HistoryRecorder:
         self._forget(step)
         if step > 0 and self.path.exists():
             earlier = RewardHistory.from_parquet(self.path)
-            kept = earlier.before(step)
-            unknown = np.full(len(kept), np.nan, np.float32)
+            before_step = earlier.before(step)
+            unknown = np.full(len(before_step), np.nan, np.float32)
             for column, labels in self.columns.items():
                 own = earlier.columns.get(column, np.full(len(earlier.prompt_ids), NO_LABEL, object))
                 self.columns[column] = {**dict(zip(earlier.prompt_ids, own, strict=True)), **labels}
             self._extend(
-                step=kept.step,
-                prompt_id=kept.prompt_ids[kept.prompt],
-                num_successes=kept.num_successes,
-                num_rollouts=kept.num_rollouts,
-                trained=kept.trained,
-                reward_mean=unknown if kept.reward_mean is None else kept.reward_mean,
-                reward_std=unknown if kept.reward_std is None else kept.reward_std,
+                step=before_step.step,
+                prompt_id=before_step.prompt_ids[before_step.prompt],
+                num_successes=before_step.num_successes,
+                num_rollouts=before_step.num_rollouts,
+                trained=before_step.trained,
+                reward_mean=unknown if before_step.reward_mean is None else before_step.reward_mean,
+                reward_std=unknown if before_step.reward_std is None else before_step.reward_std,
             )
-            self._complete, self.success = len(kept) == len(earlier), earlier.success
+            self._complete, self.success = len(before_step) == len(earlier), earlier.success
         elif step > 0:
             logger.warning("%s is not there: the history begins at step %d", self.path, step)
         elif self.path.exists():
@@ -115,8 +115,8 @@ class HistoryRecorder:
         """Replace all rows of the observations' steps by the observations."""
         steps = [observation.step for observation in observations]
         if steps:
-            kept = [(part, ~np.isin(part["step"], steps)) for part in self._parts]
-            self._parts = [{name: values[rows] for name, values in part.items()} for part, rows in kept]
+            kept_rows = [(part, ~np.isin(part["step"], steps)) for part in self._parts]
+            self._parts = [{name: values[rows] for name, values in part.items()} for part, rows in kept_rows]
             self._complete = False
         for observation in observations:
             self._add(observation)

@@ -63,9 +63,9 @@ class Selector:
         seed: int = 0,
     ) -> None:
         if not isinstance(online, OnlineFilter):
-            what = online.__name__ if isinstance(online, type) else type(online).__name__
+            kind = online.__name__ if isinstance(online, type) else type(online).__name__
             raise InputError(
-                f"Selector is given a {what}: give it a filter over the pool, .online(prompts) of a fit or of a "
+                f"Selector is given a {kind}: give it a filter over the pool, .online(prompts) of a fit or of a "
                 "model that learns online"
             )
         if num_generations < 2:

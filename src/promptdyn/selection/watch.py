@@ -77,7 +77,7 @@ class SuccessWatch:
         )
         if len(self._last) < WINDOW:
             return
-        rolled_out, total, varying, known, both, ungraded, more = (
+        num_groups, num_rewarded, num_varying, num_informative, num_both, num_ungraded, many_rewards = (
             sum(counts) for counts in zip(*self._last, strict=True)
         )
         when = f"step {groups.step}: in the last {WINDOW} generations"
@@ -86,16 +86,17 @@ class SuccessWatch:
             "selection has little to go by; say what a success is by success=..., a number (threshold on the folded "
             "reward), FUNCTION, or FUNCTION>=NUMBER"
         )
-        if varying >= LEAST_VARYING and both <= ALMOST_NONE * varying:
+        if num_varying >= LEAST_VARYING and num_both <= ALMOST_NONE * num_varying:
             problem = (
-                f"{when} the rewards of {varying} of {total} groups vary, and {by} {both} of these are informative"
+                f"{when} the rewards of {num_varying} of {num_rewarded} groups vary, and {by} {num_both} of these are "
+                "informative"
             )
-        elif total >= LEAST_GROUPS and known == total and more:
-            problem = f"{when} all {total} groups are informative {by}, which tells nothing apart"
-        elif total >= LEAST_GROUPS and 2 * ungraded >= total:
-            problem = f"{when} {ungraded} of {total} groups have rewards and no grade {by}"
-        elif rolled_out >= LEAST_GROUPS and not total:
-            problem = f"{when} the reward functions gave None for all rollouts of all {rolled_out} groups"
+        elif num_rewarded >= LEAST_GROUPS and num_informative == num_rewarded and many_rewards:
+            problem = f"{when} all {num_rewarded} groups are informative {by}, which tells nothing apart"
+        elif num_rewarded >= LEAST_GROUPS and 2 * num_ungraded >= num_rewarded:
+            problem = f"{when} {num_ungraded} of {num_rewarded} groups have rewards and no grade {by}"
+        elif num_groups >= LEAST_GROUPS and not num_rewarded:
+            problem = f"{when} the reward functions gave None for all rollouts of all {num_groups} groups"
             mend = "nothing is learned; check that they know this dataset's columns and how the policy answers"
         else:
             return

@@ -107,12 +107,12 @@ def locked(output: Path) -> Iterator[None]:
     except Timeout:
         try:
             running = json.loads(holder.read_text(encoding="utf-8"))
-            who = (
+            occupant = (
                 f"process {running['process']} on {running['host']} has been training into it since {running['since']}"
             )
         except (OSError, ValueError, KeyError, TypeError):
-            who = "another run trains into it"
-        raise InputError(f"{output}: {who}: wait for it, or train into another folder") from None
+            occupant = "another run trains into it"
+        raise InputError(f"{output}: {occupant}: wait for it, or train into another folder") from None
     try:
         now = datetime.now().isoformat(sep=" ", timespec="seconds")
         with atomic(holder) as part:
