@@ -88,9 +88,9 @@ def test_em_raises_the_log_joint_at_every_iteration(model, history):
     assert len(fit.trace) > 3
     assert np.diff(fit.trace).min() > -1e-6
     assert np.isfinite(fit.log_marginal)
-    made = Program(model, Pool.of(history.dense(model.cluster)))
+    made = Program(model, Pool.from_dense(history.dense(model.cluster)))
     with jax.enable_x64(True):
-        log_prior = jax.jit(lambda params: made.at(params)[1])(fit.params)
+        log_prior = jax.jit(lambda params: made.evaluate(params)[1])(fit.params)
     assert fit.trace[-1] == pytest.approx(fit.log_marginal + float(log_prior))
 
 

@@ -31,7 +31,7 @@ PROGRAMS = {**CONFIGS, "a chain per prompt": OwnSpeed()}
 
 
 def a_pool(model) -> Pool:
-    return Pool.of(HISTORY.dense(cluster_of(model)))
+    return Pool.from_dense(HISTORY.dense(cluster_of(model)))
 
 
 @cache
@@ -49,7 +49,7 @@ def at(model, params):
     """Beliefs and transitions of the chain at some parameters, and their log prior, by NumPyro."""
 
     def parts(params):
-        chain, log_prior = made.at(params)
+        chain, log_prior = made.evaluate(params)
         return (chain.initial, chain.transition), log_prior
 
     with jax.enable_x64(True):
@@ -62,8 +62,8 @@ def by_paths(model) -> float:
     """Log joint somewhere, by a sum over every path, in NumPy."""
     params = somewhere(model)
     dense = HISTORY.dense(cluster_of(model))
-    chain = chain_at(model, params, Pool.of(dense))
-    cluster_index = chain.cluster_index(Pool.of(dense))
+    chain = chain_at(model, params, Pool.from_dense(dense))
+    cluster_index = chain.cluster_index(Pool.from_dense(dense))
     cluster_index = np.zeros(HISTORY.num_prompts, int) if cluster_index is None else cluster_index
     table = chain.log_emission(dense.counts)
     total = 0.0
@@ -88,14 +88,14 @@ def test_starts_and_chains_are_the_same_in_every_interpreter(model):
     params = somewhere(model)
     plain = chain_at(model, params, pool)
     in_jax, prior = at(model, params)
-    in_torch, torch_prior = second.at(params)
+    in_torch, torch_prior = second.evaluate(params)
     np.testing.assert_allclose(float(torch_prior), float(prior), rtol=1e-12)
     for part, value in zip(("initial", "transition"), in_jax, strict=True):
         np.testing.assert_allclose(value, getattr(plain, part), atol=1e-14)
         np.testing.assert_allclose(getattr(in_torch, part), getattr(plain, part), atol=1e-14)
     counts = HISTORY.dense().counts
     np.testing.assert_allclose(
-        second.at(params)[0].log_emission(counts, load_backend("pyro").Pyro.xp),
+        second.evaluate(params)[0].log_emission(counts, load_backend("pyro").Pyro.xp),
         plain.log_emission(counts),
         rtol=1e-10,
         atol=1e-12,
@@ -379,7 +379,7 @@ def test_what_cannot_be_a_program_is_named():
         program(DPS(), HISTORY, observed="all")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="has no rows"):
         program(CONFIGS["hmm"], HISTORY.select(np.zeros(len(HISTORY), bool)))
-    pool = Pool.of(HISTORY.dense())
+    pool = Pool.from_dense(HISTORY.dense())
     params = {"initial": np.ones((1, 2)) / 2, "transition": np.ones(1)}
     with pytest.raises(InputError, match="parameter 'gaps' is missing"):
         chain_at(DiscreteHMM(num_states=2), params, pool)

@@ -95,7 +95,7 @@ def _column_features(name: str, column: list[Any], num_components: int) -> Float
         raise InputError(f"feature column {name!r} holds arrays of shape {values.shape[1:]}: flatten them")
     if values.ndim == 1:
         return standardize(values[:, None])
-    return _Axes.of(values, num_components).along(values)
+    return _Axes.fit(values, num_components).along(values)
 
 
 class _Axes(NamedTuple):
@@ -106,7 +106,7 @@ class _Axes(NamedTuple):
     spread: NDArray[np.float64]  # (component,)
 
     @classmethod
-    def of(cls, points: NDArray, num_components: int) -> _Axes:
+    def fit(cls, points: NDArray, num_components: int) -> _Axes:
         """Return the axes of most variance of (prompt dimension) points, after each dimension is standardized."""
         from scipy.linalg import eigh
 
@@ -183,7 +183,7 @@ class PolicyReader:
             if not features:
                 counts = (self.num_components, self.num_components, 0)
                 self._axes = [
-                    _Axes.of(part, count) if count else _plain(part) for part, count in zip(parts, counts, strict=True)
+                    _Axes.fit(part, count) if count else _plain(part) for part, count in zip(parts, counts, strict=True)
                 ]
             features |= zip((hashes[row] for row in missing), self._along(parts), strict=True)
             if key:

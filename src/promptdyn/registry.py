@@ -20,7 +20,7 @@ __all__ = ["Registry", "describe", "settings_of", "subclass_fault", "text_of"]
 
 _LITERALS = {"true": True, "false": False, "none": None}
 
-# A name in a file or module, then settings; and a saved file, with the class that it is of.
+# A name in a file or module, then settings; and a saved file, with the class of what it holds.
 _DECLARED = re.compile(r"(?P<home>[^:]+\.py|[\w.]+):(?P<name>[A-Za-z_]\w*)(?:[:,](?P<settings>.*))?")
 _SAVED = re.compile(r"(?:(?P<class>.+)@)?(?P<path>[^@]+\.npz)")
 Entry = TypeVar("Entry")
@@ -116,7 +116,7 @@ class Registry(Mapping[str, Entry], Generic[Entry, Instance]):
     Args:
         kind: what an entry is ("model"), for messages.
         *entries: dataclasses with a class attribute `name`, or functions.
-        fault: function that says in words what is wrong with an entry, "" if nothing is. Default: nothing ever is.
+        fault: function that describes the fault of an entry in words, or returns "". Default: no entry has a fault.
         functions: whether an entry may be a function; default False.
     """
 

@@ -6,7 +6,7 @@
         check_model(Mine(cluster="task"))
 
 A failed check raises AssertionError (or InputError, if the package itself refuses the model) with one line that names
-the model, what was found, and what was expected.
+the model, the value that was found, and the value that was expected.
 """
 
 from __future__ import annotations

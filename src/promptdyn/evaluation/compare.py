@@ -57,7 +57,7 @@ class Comparison:
     Attributes:
         scores: one per model, least log loss first.
         forecasts: model name -> its forecasts of the scored rows.
-        models: model name -> the forecaster: what was given, or the fit that was made of it.
+        models: model name -> the forecaster that was scored: the one passed in, or the fit of a model that needs one.
     """
 
     scores: list[ForecastScore]

@@ -1,4 +1,4 @@
-"""Histories drawn from a model run forward: to recover what is known, to plan how much to log, to check a fit."""
+"""Draw histories from a model run forward: to recover known parameters, to plan how much to log, to check a fit."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _draw_parameters(model: DynamicsLike, like: RewardHistory, seed: int, backen
     """Return a model at parameters drawn from its prior, for the pool of a history."""
     model = for_pool(model, like.prompts)
     dense = like.dense(cluster_of(model))
-    program = load_backend(backend).Program(model, Pool.of(dense))
+    program = load_backend(backend).Program(model, Pool.from_dense(dense))
     params = {name: value[0] for name, value in program.prior(1, seed).items()}
     return replace(Fit.from_parameters(program, params, dense), verdict="parameters drawn from the prior")
 

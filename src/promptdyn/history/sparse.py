@@ -76,10 +76,10 @@ class RewardHistory:
         num_rollouts: (row,) n, at least 1.
         trained: (row,) whether the row fed the gradient.
         columns: column name -> (prompt,) labels.
-        success: the rule by which successes were counted, as `promptdyn.success` writes it; None where it is not known.
+        success: the rule by which successes were counted, as `promptdyn.success` writes it; None if unknown.
         reward_mean: (row,) mean of the group's folded rewards, NaN where it is not known; None where no row has one.
         reward_std: (row,) standard deviation of the same rewards, of divisor n - 1 as TRL logs it (0 for one rollout);
-            NaN or None where it is not known.
+            NaN or None if unknown.
         pool_size: number of prompts that the run could choose from, those that it never rolled out included; None
             where it is not known, as in most logs.
     """

@@ -1,4 +1,4 @@
-"""What every dynamics model must offer. This module knows nothing of inference algorithms, backends and trainers.
+"""The interface of dynamics models. This module knows nothing of inference algorithms, backends and trainers.
 
 Two kinds of model:
 
@@ -66,7 +66,7 @@ TRIED = Counts(*np.array([(0, 0)] + [(k, n) for n in (1, 2, 8) for k in range(n 
 
 
 class PPL(Protocol):
-    """What an interpreter hands to a program: the names that NumPyro and Pyro share, and an array module."""
+    """The interface that an interpreter passes to a program: the names that NumPyro and Pyro share, and an array module."""
 
     @property
     def dist(self) -> ModuleType:
@@ -87,7 +87,7 @@ class PPL(Protocol):
 
 
 class Emission(Protocol):
-    """How likely k successes in n rollouts are in each state."""
+    """The probability of k successes in n rollouts in each state."""
 
     def log_prob(
         self, num_successes: NDArray[np.integer], num_rollouts: NDArray[np.integer], xp: ModuleType = np

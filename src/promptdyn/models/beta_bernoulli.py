@@ -30,7 +30,7 @@ __all__ = ["BetaBernoulli", "BetaCounts"]
 
 
 class BetaCounts(NamedTuple):
-    """What `BetaBernoulli` keeps of each prompt and cluster."""
+    """State of `BetaBernoulli`, for each prompt and cluster."""
 
     own: NDArray[np.float64]  # (2, prompt) discounted successes and failures, when the prompt was last seen
     weight: NDArray[np.float64]  # (prompt,) share of them that is left since

@@ -41,7 +41,7 @@ BLOCK = 8192
 
 
 class DPSState(NamedTuple):
-    """What `DPS` keeps of each prompt and cluster."""
+    """State of `DPS`, for each prompt and cluster."""
 
     learned: NDArray[np.float64]  # (current next prompt) transition counts above the prior, at the last observation
     weight: NDArray[np.float64]  # (prompt,) share of `learned` that is left since

@@ -36,7 +36,7 @@ TOLERANCE = 1e-8
 
 
 class FeatureWeights(NamedTuple):
-    """What `FeatureRate` keeps: the posterior of its weights, and the prompts' features."""
+    """State of `FeatureRate`: the posterior of its weights, and the prompts' features."""
 
     mean: NDArray[np.float64]  # (regression function) of the weights
     covariance: NDArray[np.float64]  # (regression function function) of the weights

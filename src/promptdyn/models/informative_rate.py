@@ -24,7 +24,7 @@ PRIOR_SHARES = np.array([0.25, 0.5, 0.25])
 
 
 class OutcomeCounts(NamedTuple):
-    """What `InformativeRate` keeps of each cluster."""
+    """State of `InformativeRate`, for each cluster."""
 
     outcomes: NDArray[np.float64]  # (outcome cluster) discounted number of groups by outcome
     solved: NDArray[np.float64]  # (cluster,) discounted sum of the groups' success rates

@@ -33,7 +33,7 @@ WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 
 class LogitNormal(NamedTuple):
-    """What `LogitKalman` keeps of each prompt."""
+    """State of `LogitKalman`, for each prompt."""
 
     mean: NDArray[np.float64]  # (prompt,) mean of the success rate's logit
     variance: NDArray[np.float64]  # (prompt,) its variance

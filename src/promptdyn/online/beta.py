@@ -96,7 +96,7 @@ def _rising(x: Floats, n: int) -> Floats:
 
 
 class DiscountedState(NamedTuple):
-    """What `DiscountedBeta` keeps of each prompt."""
+    """State of `DiscountedBeta`, for each prompt."""
 
     mean: Floats  # (prompt,) mean of the success rate's logit
     variance: Floats  # (prompt,) variance of the success rate's logit

@@ -30,7 +30,7 @@ class LogEmission(Protocol):
 
 
 class FrozenState(NamedTuple):
-    """What `FrozenChain` keeps of each prompt."""
+    """State of `FrozenChain`, for each prompt."""
 
     belief: NDArray[np.float64]  # (state prompt) P(z_{t+1} | y_{0:t})
     cluster: NDArray[np.int32]  # (prompt,) codes

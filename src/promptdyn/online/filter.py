@@ -424,7 +424,7 @@ def fresh_state(
         pool = Pool.of_one_cluster(len(ids), features)
     elif None in labels:
         raise InputError(
-            f"model {model.name!r} goes by cluster={model.cluster!r}, and prompt {ids[labels.index(None)]!r} has no "
+            f"model {model.name!r} uses cluster={model.cluster!r}, and prompt {ids[labels.index(None)]!r} has no "
             "label: give each prompt one"
         )
     else:

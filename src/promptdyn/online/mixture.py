@@ -16,7 +16,7 @@ __all__ = ["FrozenMixture", "MixtureState"]
 
 
 class MixtureState(NamedTuple):
-    """What `FrozenMixture` keeps of each prompt."""
+    """State of `FrozenMixture`, for each prompt."""
 
     belief: NDArray[np.float64]  # (chain state prompt) P(z_{t+1} | y_{0:t}) in each chain
     weight: NDArray[np.float64]  # (chain prompt) P(chain | y_{0:t}), from the prompt's own counts

@@ -32,7 +32,7 @@ class Pool(NamedTuple):
         return len(self.cluster_names)
 
     @classmethod
-    def of(cls, dense: DenseHistory) -> Pool:
+    def from_dense(cls, dense: DenseHistory) -> Pool:
         """Return the pool of a history."""
         return cls(dense.cluster, dense.cluster_names)
 

@@ -49,7 +49,7 @@ class Program(Protocol):
     num_states: int
     """Number of states of the chain."""
 
-    def at(self, params: Mapping[str, Array]) -> tuple[Chain, Array]:
+    def evaluate(self, params: Mapping[str, Array]) -> tuple[Chain, Array]:
         """Return the chain at given parameters, and the sites' log prior density, differentiable in the parameters."""
 
     def unconstrain(self, params: Mapping[str, Array]) -> dict[str, Array]:
@@ -120,7 +120,7 @@ def program(
         raise InputError(f"the history has no rows (observed={observed!r}){mend}")
     model = for_pool(model, history.prompts)
     dense = visible.dense(cluster_of(model))
-    interpreter.Program(model, Pool.of(dense))  # checks the contract
+    interpreter.Program(model, Pool.from_dense(dense))  # checks the contract
     if not enumerated:
         return lambda: interpreter.run(observed_programs.observed, model, dense, condition=condition)
     if not condition:

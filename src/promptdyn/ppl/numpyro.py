@@ -110,7 +110,7 @@ class Program:
             chain = self.model.program(ppl or NumPyro(), self.pool)
         return chain, {name: site for name, site in trace.items() if site["type"] == "sample"}
 
-    def at(self, params: Mapping[str, Array]) -> tuple[Chain, Any]:
+    def evaluate(self, params: Mapping[str, Array]) -> tuple[Chain, Any]:
         """See `promptdyn.ppl.Program`."""
         chain, sites = self._trace(handlers.substitute, data=dict(params))
         return chain, sum((site["fn"].log_prob(site["value"]).sum() for site in sites.values()), jnp.zeros(()))

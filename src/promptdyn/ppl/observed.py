@@ -44,7 +44,7 @@ def observed(ppl: Any, model: DynamicsLike, dense: DenseHistory, condition: bool
     Args:
         condition: True (default) observes the history's counts; False leaves them to be drawn.
     """
-    pool = Pool.of(dense)
+    pool = Pool.from_dense(dense)
     num_successes = dense.counts.num_successes[dense.symbols]
     symbol_of_none = (dense.symbols - num_successes).astype(dense.symbols.dtype)
     chain = model.program(ppl, pool)
@@ -57,7 +57,7 @@ def observed(ppl: Any, model: DynamicsLike, dense: DenseHistory, condition: bool
 
 def enumerated(ppl: Any, model: DynamicsLike, dense: DenseHistory) -> Chain:
     """Run the program with every prompt's state at step t as a site `latent_t`, which the backend enumerates."""
-    pool, xp = Pool.of(dense), ppl.xp
+    pool, xp = Pool.from_dense(dense), ppl.xp
     chain = model.program(ppl, pool)
     num_exposures, num_moves = chain.transition.shape[:2]
     cluster_index = chain.cluster_index(pool)

@@ -125,7 +125,7 @@ class Program:
             if site["type"] == "sample" and not site["is_observed"] and kinds[name] != "_Subsample"
         }
 
-    def at(self, params: Mapping[str, Array]) -> tuple[Chain, Tensor]:
+    def evaluate(self, params: Mapping[str, Array]) -> tuple[Chain, Tensor]:
         """See `promptdyn.ppl.Program`."""
         values = {name: _tensor(value) for name, value in params.items()}
         chain, sites = self._trace(lambda site: values[site["name"]])

@@ -95,7 +95,7 @@ class HistoryRecorder:
             numbered = (self.path.with_name(f"{self.path.name}.{number}") for number in count(1))
             aside = next(path for path in numbered if not path.exists())
             self.path.rename(aside)
-            logger.warning("%s is of an earlier run: renamed %s", self.path, aside.name)
+            logger.warning("%s belongs to an earlier run: renamed %s", self.path, aside.name)
 
     def record(self, observation: Observation) -> None:
         """Add the groups of one generation, and replace earlier ones that were counted again.

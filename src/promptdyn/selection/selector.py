@@ -265,7 +265,7 @@ class Selector:
         return observation
 
     def _relearn(self) -> tuple[Observation, ...]:
-        """Absorb all steps by the present rule, in place of what was absorbed by another rule."""
+        """Observe all steps again by the present rule, in place of what another rule made of them."""
         if self.online.steps == self._absorbed:  # a filter with earlier knowledge is not reset
             self.online.reset()
             self._absorbed = 0

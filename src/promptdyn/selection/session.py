@@ -207,7 +207,7 @@ class Session:
         """Learn from the groups that have ended, record them, and discard prompts that were chosen but not taken.
 
         Args:
-            trained: ids of the prompts whose groups feed the gradient. Default: as `end` was told.
+            trained: ids of the prompts whose groups feed the gradient. Default: as passed to `end`.
 
         Returns:
             The selector's counts.

@@ -1,4 +1,4 @@
-"""What a success is: the rule that turns a rollout's rewards, one per reward function, into success or failure.
+"""Rules of success: a rule turns a rollout's rewards, one per reward function, into success or failure.
 
 Users give a rule, or let it be found from a run's first rewards ("auto"). Selection, dynamic sampling, recording, the
 readers of logs and races all grade with a `Grader`. This room knows no trainer and no file format; it uses NumPy only.

@@ -38,7 +38,7 @@ def _completed(condition: Condition, seen: Rewards, many: bool, last: bool) -> C
     """Return the condition with its bound, if the rewards determine it."""
     if condition.bound is not None:
         return condition
-    values = seen.of(condition.function)
+    values = seen.column(condition.function)
     levels = _levels(values)
     if not len(levels) or not (last or _shows_its_best(levels)):
         return condition

@@ -41,7 +41,7 @@ class Grader:
         success: what a success is, see `promptdyn.success`; default "auto".
 
     Attributes:
-        success: what was asked for, as it was given.
+        success: the rule as the user gave it.
         rule: the rule that applies now; None while the rewards determine none.
         settled: whether the rule is final.
         num_seen: number of rollouts from which the rule was found.

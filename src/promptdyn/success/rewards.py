@@ -29,7 +29,7 @@ class Rewards(NamedTuple):
             total = np.nansum(self.values * self.weights, axis=1)
         return np.where(np.isnan(self.values).all(axis=1), np.nan, total)
 
-    def of(self, function: str | None) -> NDArray[np.float64]:
+    def column(self, function: str | None) -> NDArray[np.float64]:
         """Return (rollout,) rewards of a function; None, and "reward" if no function has that name, mean the folded."""
         if function is None or (function == FOLDED and FOLDED not in self.functions):
             return self.folded

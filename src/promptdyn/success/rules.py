@@ -82,7 +82,7 @@ class Conditions:
     def grades(self, rewards: Rewards) -> NDArray[np.float64]:
         grades = np.full(len(rewards.values), np.nan)
         for conditions in self.alternatives:
-            columns = [rewards.of(condition.function) for condition in conditions]
+            columns = [rewards.column(condition.function) for condition in conditions]
             counts = ~np.isnan(columns).any(axis=0)
             met = [condition.met(column) for condition, column in zip(conditions, columns, strict=True)]
             holds = np.all(met, axis=0)
@@ -104,7 +104,7 @@ class ByFunction:
     function: Callable[[Mapping[str, NDArray[np.float64]]], Any]
 
     def grades(self, rewards: Rewards) -> NDArray[np.float64]:
-        tracked = _Tracked({name: rewards.of(name) for name in rewards.functions})
+        tracked = _Tracked({name: rewards.column(name) for name in rewards.functions})
         try:
             result = np.asarray(self.function(tracked))
             if result.shape != (len(rewards.values),) or result.dtype.kind not in "biuf":
@@ -114,7 +114,7 @@ class ByFunction:
                 f"success: {self}: {' '.join(str(error).split())}: it takes {{function name: (rollout,) rewards}} "
                 f"of {', '.join(rewards.functions)} and returns (rollout,) booleans, as (a >= 1) & (b >= 1)"
             ) from error
-        read = [rewards.of(name) for name in tracked.read or rewards.functions]
+        read = [rewards.column(name) for name in tracked.read or rewards.functions]
         values = result.astype(np.float64)
         grades = np.where(np.isnan(values), np.nan, values != 0)
         return np.where(np.isnan(read).all(axis=0), np.nan, grades)

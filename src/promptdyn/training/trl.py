@@ -298,7 +298,7 @@ class SelectionMixin(Trainer):
     def _end(self, chosen: list[str], graded: Rewards) -> None:
         """Hand the groups of a generation to the session as not trained; `_learn` tells which are trained on."""
         self.session.weights = graded.weights.tolist()
-        groups = {name: graded.of(name).reshape(len(chosen), -1) for name in graded.functions}
+        groups = {name: graded.column(name).reshape(len(chosen), -1) for name in graded.functions}
         for i, prompt_id in enumerate(chosen):
             self.session.end(prompt_id, {name: rows[i] for name, rows in groups.items()}, trained=False)
 
@@ -453,7 +453,7 @@ class SelectionMixin(Trainer):
             logger.warning(
                 "stopped in step %d: %s, and %s",
                 self.state.global_step,
-                f"what was rolled out is in {recorder.path}" if recorder.path.exists() else "no group was graded",
+                f"the graded groups are in {recorder.path}" if recorder.path.exists() else "no group was graded",
                 f"train(resume_from_checkpoint=True) goes on from {last.name}" if last else "no checkpoint is there",
             )
 

@@ -47,7 +47,7 @@ class _Table:
 @partial(jax.jit, static_argnums=0)
 def _chain(table: _Table, params: Params) -> tuple[Markov, Any]:
     """Return the chain and the log prior at given values of the sites."""
-    chain, log_prior = table.program.at(params)
+    chain, log_prior = table.program.evaluate(params)
     return table.markov(chain), log_prior
 
 
@@ -107,7 +107,7 @@ class Density:
 
     def __init__(self, model: DynamicsLike, dense: DenseHistory) -> None:
         self.dense = dense
-        self.program = Program(model, Pool.of(dense))
+        self.program = Program(model, Pool.from_dense(dense))
         self._table = _Table(self.program, dense.counts)
         self.sequences = Sequences.packed(dense.symbols, dense.exposure, self.program.cluster_index)
         with jax.enable_x64(True):

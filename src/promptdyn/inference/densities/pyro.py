@@ -32,7 +32,7 @@ class Density:
 
     def __init__(self, model: DynamicsLike, dense: DenseHistory) -> None:
         self.dense = dense
-        self.program = Program(model, Pool.of(dense))
+        self.program = Program(model, Pool.from_dense(dense))
         self.sequences = Sequences.packed(dense.symbols, dense.exposure, self.program.cluster_index)
         self._chunks = chunks(self.sequences, self.program.num_states)
 
@@ -66,7 +66,7 @@ class Density:
         """See `promptdyn.inference.densities.Density`."""
         leaves = _leaves(values)
         with double():
-            chain, log_prior = self.program.at(self.program.constrain(leaves))
+            chain, log_prior = self.program.evaluate(self.program.constrain(leaves))
             markov = self._markov(chain)
             slopes, log_marginals = self._slopes(markov)
             # The logarithm of 0 has no slope.
@@ -79,7 +79,7 @@ class Density:
     def expected(self, params: Params) -> tuple[Statistics, float, float]:
         """See `promptdyn.inference.densities.Density`."""
         with double(), torch.no_grad():
-            chain, log_prior = self.program.at(params)
+            chain, log_prior = self.program.evaluate(params)
             markov = self._markov(chain)
         slopes, log_marginals = self._slopes(markov)
         initial, transition = (part * slope for part, slope in zip(markov[:2], slopes[:2], strict=True))
@@ -90,7 +90,7 @@ class Density:
         """See `promptdyn.inference.densities.Density`."""
         leaves = _leaves(values)
         with double():
-            chain, log_prior = self.program.at({**fixed, **self.program.constrain(leaves)})
+            chain, log_prior = self.program.evaluate({**fixed, **self.program.constrain(leaves)})
             initial, transition, log_emission = self._markov(chain)
             expected = [torch.tensor(part) for part in statistics[:3]]
             # If nothing is expected, the logarithm does not matter, even that of 0.
@@ -102,7 +102,7 @@ class Density:
     def log_marginals(self, params: Params) -> Floats:
         """See `promptdyn.inference.densities.Density`."""
         with double(), torch.no_grad():
-            markov = self._markov(self.program.at(params)[0])
+            markov = self._markov(self.program.evaluate(params)[0])
             return np.sum([log_marginal(*markov, chunk).numpy() for chunk in self._chunks], axis=0)
 
     def conditioned(self, sequences: Sequences | None, scale: float = 1.0) -> None:

@@ -28,7 +28,7 @@ LEAST_KEPT, MOST_KEPT = 0.05, 0.95
 
 
 class Streaks(NamedTuple):
-    """What `GRESO` keeps of each prompt, and of all."""
+    """State of `GRESO`, for each prompt and for all."""
 
     streak: NDArray[np.int32]  # (prompt,) number of groups without variance since the last one with some
     last: NDArray[np.int8]  # (prompt,) outcome of the last group; SOME before the first

@@ -21,7 +21,7 @@ UNSEEN = -1
 
 
 class Turns(NamedTuple):
-    """What `HistoryResampling` keeps of each prompt."""
+    """State of `HistoryResampling`, for each prompt."""
 
     waiting: NDArray[np.bool_]  # (prompt,) whether the prompt is still to be rolled out in this pass
     last: NDArray[np.int8]  # (prompt,) outcome in this pass; -1: none yet
