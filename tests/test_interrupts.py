@@ -74,7 +74,7 @@ def test_what_was_rolled_out_is_in_the_history(
         run.train()
     assert recorded(tmp_path) == expected(run)
     assert len(recorded(tmp_path)) == 6  # three generations of two prompts
-    told = f"stopped in step {run.state.global_step}: what was rolled out is in {tmp_path / 'history.parquet'}, and no"
+    told = f"stopped in step {run.state.global_step}: the graded groups are in {tmp_path / 'history.parquet'}, and no"
     assert (told in caplog.text) == isinstance(error, KeyboardInterrupt)
 
 

@@ -66,7 +66,7 @@ TRIED = Counts(*np.array([(0, 0)] + [(k, n) for n in (1, 2, 8) for k in range(n 
 
 
 class PPL(Protocol):
-    """The interface that an interpreter passes to a program: the names that NumPyro and Pyro share, and an array module."""
+    """What a program may use of its backend: the names that NumPyro and Pyro share, and an array module."""
 
     @property
     def dist(self) -> ModuleType:

@@ -107,8 +107,8 @@ def demo(
     titled_tables = tables(declared, race_standings)
     sections = [Section(title, rows=rows) for title, rows in titled_tables.items()]
     sections[0].note = (
-        f"Trained from the same start with {budget:,} rollouts, seed {seed}: held-out accuracy on kinds that can be learned "
-        "(frontier), on kinds solved already, and on all kinds by their shares in the pool (mix)."
+        f"Trained from the same start with {budget:,} rollouts, seed {seed}: held-out accuracy on kinds that can be "
+        "learned (frontier), on kinds solved already, and on all kinds by their shares in the pool (mix)."
     )
     sections[0].figures = [svg(figure) for figure in figures]
     # The run of the default selector, with the beliefs of the model that forecast best.
