@@ -231,5 +231,5 @@ class GroupCounts(numpyro.distributions.Distribution):
 def _draw(key: Any, chances: Any) -> Any:
     """Draw a (prompt,) category for each row of weights, with one random number each."""
     reached = jnp.cumsum(chances, axis=-1)
-    at = jax.random.uniform(key, reached.shape[:-1], reached.dtype) * reached[..., -1]
-    return (reached <= at[..., None]).sum(axis=-1)
+    threshold = jax.random.uniform(key, reached.shape[:-1], reached.dtype) * reached[..., -1]
+    return (reached <= threshold[..., None]).sum(axis=-1)
