@@ -79,7 +79,7 @@ def _apart(source: str, columns: Mapping[str, NDArray], earlier: NDArray[np.intp
 def _merged(
     source: str, columns: Mapping[str, NDArray], kept_rows: NDArray[np.intp], group: NDArray[np.intp]
 ) -> dict[str, NDArray]:
-    """Return columns with one row for each row in `kept`, which adds up all rows of its `group`."""
+    """Return columns with one row for each row in `kept_rows`, which adds up all rows of its `group`."""
 
     def total(values: NDArray) -> NDArray[np.float64]:
         return np.bincount(group, values.astype(np.float64), len(kept_rows)).astype(np.float64)

@@ -132,7 +132,7 @@ class TRLCompletions(Reader):
             rollouts = _of_the_last_run(rollouts, log)
         rollouts = _without_repeats(rollouts, log)
         if len(names) > 1:
-            _check_fold(rollouts, log, functions_known=bool(functions_given))
+            _check_fold(rollouts, log, rewards_named=bool(functions_given))
         return count(rollouts, grader)
 
 
@@ -208,13 +208,13 @@ def _find_rewards(source: str, schema: pa.Schema, exclude: set[str]) -> list[str
 LEAST_COSINE = 0.999
 
 
-def _check_fold(rollouts: Rollouts, log: _Log, functions_known: bool) -> None:
+def _check_fold(rollouts: Rollouts, log: _Log, rewards_named: bool) -> None:
     """Check that the folded rewards agree with the logged advantages.
 
     Within a group, TRL's advantages are a multiple of the folded reward minus its mean.
 
     Args:
-        given: whether the user named the columns of rewards.
+        rewards_named: whether the user named the columns of rewards.
 
     Warns:
         PromptdynWarning: they do not agree, and the user named the columns.
@@ -241,7 +241,7 @@ def _check_fold(rollouts: Rollouts, log: _Log, functions_known: bool) -> None:
         f"{rollouts.source}: the sum of the columns {columns}, at weights {weights}, disagrees with the logged "
         f"advantages in {unlike} of {groups} groups"
     )
-    if not functions_known:
+    if not rewards_named:
         raise InputError(f"{message}: say which are rewards (reward) and at what weights (reward_weights)")
     warnings.warn(f"{message}: is a reward missing, or a weight wrong?", PromptdynWarning, stacklevel=4)
 
