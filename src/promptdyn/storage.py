@@ -10,7 +10,7 @@ import re
 import secrets
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 
-__all__ = ["FORMAT_VERSION", "atomic", "check_target", "read_state", "write_state"]
+__all__ = ["FORMAT_VERSION", "atomic", "check_target", "flatten", "nest", "read_state", "write_state"]
 
 FORMAT_VERSION = 1
 # On a shared file system other machines' temporary files are left alone: their names hold the machine's name.
@@ -94,6 +94,30 @@ def _alive(process: int) -> bool:
     except PermissionError:  # it is another user's process
         pass
     return True
+
+
+def flatten(parts: Mapping[str, Mapping[str, NDArray]]) -> dict[str, NDArray]:
+    """Name the arrays of several parts for one file: {"log": {"rows": array}} becomes {"log/rows": array}.
+
+    Arrays of the part "" keep their names.
+    """
+    return {
+        f"{part}/{name}" if part else name: array for part, arrays in parts.items() for name, array in arrays.items()
+    }
+
+
+def nest(arrays: Mapping[str, NDArray], parts: Collection[str] = ()) -> dict[str, dict[str, NDArray]]:
+    """Undo `flatten`.
+
+    Args:
+        arrays: name -> array. Names without a "/" belong to the part "".
+        parts: parts to return even if no array belongs to them.
+    """
+    nested: dict[str, dict[str, NDArray]] = {part: {} for part in ("", *parts)}
+    for key, array in arrays.items():
+        part, name = key.split("/", 1) if "/" in key else ("", key)
+        nested.setdefault(part, {})[name] = array
+    return nested
 
 
 def write_state(path: str | Path, kind: str, values: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> None:

@@ -22,7 +22,7 @@ from promptdyn.evaluation.metrics import (
     precision_at,
 )
 from promptdyn.history import Observed, RewardHistory
-from promptdyn.inference.fit import Fit, fit
+from promptdyn.inference import Fit, fit
 from promptdyn.models.base import DynamicsLike, check_forecaster
 from promptdyn.online import Forecaster
 from promptdyn.progress import Tell

@@ -2,7 +2,8 @@
 
 from promptdyn.inference.densities import Density
 from promptdyn.inference.engines import EM, MAP, METHODS, NUTS, SVI, Engine, Result
-from promptdyn.inference.fit import Fit, fit
+from promptdyn.inference.fit import Fit
+from promptdyn.inference.fitting import fit
 from promptdyn.inference.refit import Refitted
 
 __all__ = ["EM", "MAP", "METHODS", "NUTS", "SVI", "Density", "Engine", "Fit", "Refitted", "Result", "fit"]

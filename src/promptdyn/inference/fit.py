@@ -1,49 +1,33 @@
-"""Fit a model to a reward history; save a fit, inspect it, and filter with it."""
+"""A fitted model: what an engine found, ready to save, to inspect and to filter with."""
 
 from __future__ import annotations
 
 import hashlib
-import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.errors import ConvergenceWarning, InputError, PromptdynWarning
-from promptdyn.history import Counts, DenseHistory, Observed, RewardHistory
-from promptdyn.inference.densities import load_density
-from promptdyn.inference.engines import METHODS, Engine
-from promptdyn.inference.engines.base import check_result
-from promptdyn.models import MODELS
-from promptdyn.models.base import (
-    Chain,
-    DynamicsLike,
-    Params,
-    Pool,
-    as_dynamics,
-    check_dynamics,
-    cluster_of,
-    for_pool,
-    model_fault,
-)
+from promptdyn.errors import InputError, PromptdynWarning
+from promptdyn.history import Counts, DenseHistory, RewardHistory
+from promptdyn.inference.files import packed, read_fit, unpacked
+from promptdyn.inference.idata import inference_data
+from promptdyn.models.base import Chain, DynamicsLike, Params, Pool, cluster_of
 from promptdyn.online import DiscountedBeta, FrozenChain, FrozenMixture, OnlineFilter
-from promptdyn.plugins import object_reference
-from promptdyn.ppl import Backend, Program, chain_at
-from promptdyn.progress import Report, bars
+from promptdyn.ppl import Program, chain_at
 from promptdyn.prompts import PROMPT_ID, Columns, Ids, Prompts
-from promptdyn.registry import Registry, describe
-from promptdyn.storage import read_state, write_state
+from promptdyn.registry import describe
+from promptdyn.storage import write_state
 
 if TYPE_CHECKING:
     from promptdyn.inference._arviz import InferenceData
 
-__all__ = ["Fit", "engine_for", "fit"]
+__all__ = ["Fit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,8 +235,6 @@ class Fit:
             InputError: the history has other clusters than the fit, or other prompts if each prompt has a chain of its
                 own; or counts are to be drawn, and there is no history.
         """
-        from promptdyn.inference.idata import inference_data
-
         dense = self.dense if history is None else history.dense(self.cluster)
         if dense is not None and dense.cluster_names != self.cluster_names:
             raise InputError(
@@ -280,14 +262,7 @@ class Fit:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray]]:
         """Return JSON-able values and arrays for `from_state`; the history is not part of them."""
-        values = {
-            "model": describe(self.model, exact=True),
-            "declared": object_reference(type(self.model)),
-            **{name: list(getattr(self, name)) for name in _NAMES},
-            **{name: getattr(self, name) for name in _PLAIN},
-        }
-        arrays = {f"{part}/{name}": array for part in _DICTS for name, array in getattr(self, part).items()}
-        return values, {**arrays, **{name: getattr(self, name) for name in _ARRAYS}}
+        return packed(vars(self))
 
     @classmethod
     def load(cls, path: str | Path, model: type[DynamicsLike] | None = None) -> Fit:
@@ -301,22 +276,7 @@ class Fit:
         Raises:
             InputError: the file is missing or damaged, or of another model, or of a model that is not registered.
         """
-        values, arrays = read_state(path, "fit")
-        with _damage_named(path):
-            described: dict[str, Any] = values["model"]
-            name, declared = str(described["name"]), str(values.get("declared", "FILE.py:NAME"))
-        registry: Registry[Any, Any] = MODELS
-        if model is not None:
-            registry = Registry("model", fault=model_fault)
-            if registry.register(model).name != name:
-                raise InputError(f"{path}: a fit of model {name!r}, not of {model.name!r}")
-        if name not in registry:
-            raise InputError(
-                f"{path}: a fit of model {name!r}, which is not registered: on the command line write "
-                f"{declared}@{path}, in Python first MODELS.register({declared.rpartition(':')[2]})"
-            )
-        with _damage_named(path):
-            return cls.from_state(values, arrays, registry[name])
+        return read_fit(path, model, cls.from_state)
 
     @classmethod
     def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray], model: type[DynamicsLike]) -> Fit:
@@ -325,129 +285,6 @@ class Fit:
         Raises:
             InputError, KeyError, TypeError, AttributeError: something is missing, or has another type.
         """
-        fields: dict[str, Any] = {name: values[name] for name in _PLAIN}
-        fields |= {name: tuple(values[name]) for name in _NAMES}
-        # Earlier versions did not save the steps that a fit was made on.
-        arrays = {**{name: np.zeros(0, kind) for name, kind in _SEEN.items()}, **arrays}
-        parts: dict[str, Any] = {name: arrays[name] for name in _ARRAYS} | {name: {} for name in _DICTS}
-        for key in arrays.keys() - set(_ARRAYS):
-            part, _, name = key.partition("/")
-            parts[part][name] = arrays[key]
-        registry: Registry[Any, Any] = Registry("model")
-        registry.register(model)
-        loaded = cls(model=registry.from_description(values["model"]), **fields, **parts)
+        loaded = cls(**unpacked(values, arrays, model))
         _ = loaded.chain  # checks the parameters
         return loaded
-
-
-@contextmanager
-def _damage_named(path: str | Path) -> Iterator[None]:
-    """Turn errors of a damaged file into an InputError that names it."""
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, InputError) as error:
-        raise InputError(f"{path}: not a whole fit ({error}): fit again") from None
-
-
-# How a fit's attributes are saved.
-_PLAIN = ("log_marginal", "num_observed", "method", "converged", "verdict", "diagnostics", "seconds")
-_NAMES = ("cluster_names", "prompt_ids")
-_SEEN = {"steps": np.int32, "marks": np.uint64}
-_ARRAYS = ("trace", "prompt_clusters", *_SEEN)
-_DICTS = ("params", "draws", "sample_stats")
-
-
-def fit(
-    model: DynamicsLike,
-    history: RewardHistory,
-    method: str | Engine | None = None,
-    *,
-    backend: Backend = "numpyro",
-    seed: int = 0,
-    observed: Observed = "trained",
-    progress: bool | Report = False,
-    **options: object,
-) -> Fit:
-    """Fit a model to a reward history.
-
-    Args:
-        model: a model with parameters to learn: `DiscreteHMM`, or a program of your own. Models that learn online
-            need no fit.
-        history: the history to fit on.
-        method: "em", "map" (the same mode, by gradient), "svi" (approximate posterior, in mini-batches) or "nuts"
-            (posterior draws), with settings as in "svi:num_steps=5000"; your own in a file, "FILE.py:NAME"; or an
-            engine, `SVI(num_steps=5000)`. Default: the model's `fitted_by`, else "em".
-        backend: library that evaluates the program, "numpyro" (default) or "pyro".
-        seed: seed of SVI and NUTS; default 0.
-        observed: the rows to fit on: "trained" (default), as live training would have observed them, or "all".
-        progress: True shows a progress bar on stderr; or a function of (done, total, numbers to watch). Default: none.
-        **options: settings of the engine; see `EM`, `MAP`, `SVI`, `NUTS` in `promptdyn.inference`.
-
-    Warns:
-        ConvergenceWarning: the engine has not converged; the fit's `verdict` says what to do.
-
-    Raises:
-        InputError: a model that needs no fit; an unknown method, option or backend; a method that has no loop for the
-            backend, or returns no `Result`; no observed rows; an unknown label column; a program that breaks its
-            contract; or a prompt whose observations are impossible under the model.
-    """
-    check_dynamics(model)
-    engine = engine_for(model, method, options)
-    visible = history.observed(observed)
-    if len(visible) == 0:
-        mend = "; observed='all' would use the others" if observed == "trained" and len(history) else ""
-        raise InputError(f"the history has no rows to fit on (observed={observed!r}){mend}")
-    start_time = time.perf_counter()
-    model = for_pool(model, visible.prompts)
-    dense = visible.dense(cluster_of(model))
-    density = load_density(backend)(model, dense)
-    with _reporting(progress, f"{engine.name}: {model.name}") as report:
-        result = engine.run(density, seed, report)
-    check_result(engine, result, density.program)
-    log_marginal = float(density.log_marginals(result.params).sum())
-    if not np.isfinite(log_marginal):
-        raise InputError(
-            f"{engine.name} of {model.name!r} found parameters at which the observations have log density "
-            f"{log_marginal}: see that the program's chain holds probabilities wherever its priors allow"
-        )
-    if not result.converged:
-        warnings.warn(f"{engine.name} of {model.name!r}: {result.verdict}", ConvergenceWarning, stacklevel=2)
-    return replace(
-        Fit.from_parameters(density.program, result.params, dense),
-        log_marginal=log_marginal,
-        num_observed=len(visible),
-        steps=visible.steps,
-        marks=visible.marks(),
-        method={**describe(engine), "backend": backend, "seed": seed},
-        trace=result.trace,
-        converged=result.converged,
-        verdict=result.verdict,
-        diagnostics=result.diagnostics,
-        seconds=time.perf_counter() - start_time,
-        draws=result.draws,
-        sample_stats=result.sample_stats,
-        dense=dense,
-    )
-
-
-def engine_for(model: DynamicsLike, method: str | Engine | None, options: Mapping[str, object]) -> Engine:
-    """Return the engine that a method names, or else the model's own. Raises as `Registry.resolve` does."""
-    return METHODS.resolve(method or as_dynamics(model).fitted_by, options)
-
-
-@contextmanager
-def _reporting(progress: bool | Report, work: str) -> Iterator[Report]:
-    """Yield an engine's `report`. At the end it reports full progress, since an engine may end early."""
-    with bars() if progress is True else nullcontext() as show:
-        report: Report = partial(show, work) if show else progress or (lambda done, total, watch: None)  # type: ignore[assignment]
-        last: tuple[int, int, Mapping[str, float]] = (0, 0, {})
-
-        def report_and_remember(done: int, total: int, watch: Mapping[str, float]) -> None:
-            nonlocal last
-            last = done, total, watch
-            report(done, total, watch)
-
-        yield report_and_remember
-        done, total, watch = last
-        if done < total:
-            report(done, done, watch)

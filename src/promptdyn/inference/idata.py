@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,8 @@ from promptdyn.ppl.fixed import Fixed
 
 if TYPE_CHECKING:
     from promptdyn.inference._arviz import InferenceData
-    from promptdyn.inference.fit import Fit
 
-__all__ = ["inference_data"]
+__all__ = ["Fitted", "inference_data"]
 
 # Number of draws from the prior, and number of sets of counts that are drawn at a single point.
 PRIOR_DRAWS, POINT_DRAWS = 500, 100
@@ -33,8 +32,40 @@ Dims = dict[str, tuple[str, ...]]
 EXPOSURES = {1: ["any"], 2: ["idle", "trained"], 3: ["idle", "trained", "trained without variance"]}
 
 
+class Fitted(Protocol):
+    """What ArviZ data takes of a `Fit`."""
+
+    @property
+    def model(self) -> DynamicsLike:
+        """The model that was fitted."""
+
+    @property
+    def pool(self) -> Pool:
+        """Its clusters, and the prompts that have parameters of their own."""
+
+    @property
+    def prompt_ids(self) -> Sequence[str]:
+        """Ids of these prompts."""
+
+    @property
+    def method(self) -> Mapping[str, Any]:
+        """Name and settings of the engine, and its backend."""
+
+    @property
+    def params(self) -> Draws:
+        """Site -> array."""
+
+    @property
+    def draws(self) -> Draws:
+        """Site -> (chain draw ...) array; empty for one point."""
+
+    @property
+    def sample_stats(self) -> Draws:
+        """ArviZ's name -> (chain draw) array."""
+
+
 def inference_data(
-    fit: Fit, dense: DenseHistory | None, posterior_predictive: bool, prior_predictive: bool
+    fit: Fitted, dense: DenseHistory | None, posterior_predictive: bool, prior_predictive: bool
 ) -> InferenceData:
     """Return ArviZ data of a fit, with the groups that need a history if `dense` is one; see `Fit.inference_data`."""
     backend = fit.method["backend"]
@@ -73,7 +104,7 @@ def _draw_counts(program: Program, dense: DenseHistory, draws: Draws) -> NDArray
     return counts.reshape(*shape, *counts.shape[1:])
 
 
-def _warn_of_log_likelihood(fit: Fit) -> None:
+def _warn_of_log_likelihood(fit: Fitted) -> None:
     """Warn if prompts cannot be left out by weighing draws (PSIS): `arviz.loo` would fail, or be too favorable."""
     if not fit.draws:
         reason = f"{fit.method['name']} finds one point and no posterior"

@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from promptdyn.errors import InputError
-from promptdyn.storage import read_state, write_state
+from promptdyn.storage import flatten, nest, read_state, write_state
 
 __all__ = ["load_selector", "model_of", "write_selector"]
 
@@ -19,30 +17,23 @@ PARTS = ("online", "strategy", "unsettled")
 
 def write_selector(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write a state to one .npz file, atomically; the file has a version and needs no pickle."""
-    arrays = {"times_seen": state["times_seen"]}
     values = {name: value for name, value in state.items() if name != "times_seen"}
     for part in PARTS:
         values[part] = {name: value for name, value in state[part].items() if name != "arrays"}
-        arrays |= {f"{part}/{name}": array for name, array in state[part]["arrays"].items()}
-    write_state(path, "selector", values, arrays)
+    arrays = {"": {"times_seen": state["times_seen"]}, **{part: state[part]["arrays"] for part in PARTS}}
+    write_state(path, "selector", values, flatten(arrays))
 
 
 def _read(path: str | Path) -> dict[str, Any]:
     """Read the state that `write_selector` wrote."""
     state, arrays = read_state(path, "selector")
-    parts: dict[str, dict[str, NDArray]] = {part: {} for part in PARTS}
-    for name, array in arrays.items():
-        part, _, rest = name.partition("/")
-        if part in parts:
-            parts[part][rest] = array
-        else:
-            state[name] = array
-    for part, own in parts.items():
+    nested = nest(arrays, PARTS)
+    for part in PARTS:
         values = state.get(part, {})
         if not isinstance(values, dict):
             raise InputError(f"{path}: the selector's state is not whole ({part}={values!r}): start without it")
-        state[part] = {**values, "arrays": own}
-    return state
+        state[part] = {**values, "arrays": nested[part]}
+    return state | nested[""]
 
 
 def load_selector(path: str | Path, load_state_dict: Callable[[Mapping[str, Any]], None]) -> None:
