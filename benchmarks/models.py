@@ -31,7 +31,7 @@ def _measure(text: str, method: str) -> dict[str, object]:
 
     import promptdyn
     from promptdyn.models import MODELS
-    from promptdyn.models.base import check_dynamics
+    from promptdyn.models.checks import check_dynamics
 
     warnings.simplefilter("ignore", promptdyn.ConvergenceWarning)
     history = promptdyn.read_history("docs/data/arithmetic_grpo_history.parquet")

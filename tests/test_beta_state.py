@@ -12,7 +12,8 @@ import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import MODELS, BetaState, Pool
-from promptdyn.models.base import check_dynamics, cluster_of, for_pool
+from promptdyn.models.base import cluster_of, for_pool
+from promptdyn.models.checks import check_dynamics
 from promptdyn.online import DiscountedBeta, FrozenChain, OnlineFilter
 from promptdyn.online.beta import _beta_of as moment_betas
 from promptdyn.ppl import chain_at

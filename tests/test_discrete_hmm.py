@@ -11,11 +11,10 @@ from scipy.stats import betabinom, binom
 import promptdyn
 from brute_force import path_sums
 from promptdyn.errors import InputError
-from promptdyn.history import Counts, RewardHistory
+from promptdyn.history import Counts, RewardHistory, outcome_of
 from promptdyn.kernels import jax as kernels
 from promptdyn.models import Chain, DiscreteHMM, Pool, emissions
 from promptdyn.models.discrete_hmm import sticky_walk
-from promptdyn.online import outcome_of
 from promptdyn.ppl.numpyro import Program
 from promptdyn.storage import read_state, write_state
 

@@ -15,7 +15,7 @@ from promptdyn import clusters, features
 from promptdyn.errors import InputError
 from promptdyn.models import DPS, MODELS, FeatureRate
 from promptdyn.prompts import Prompts
-from promptdyn.training import policy, tasks
+from promptdyn.training import policy, reading, tasks
 
 POOL = tasks.make_pool("arithmetic", 120)
 PROMPTS = [row["prompt"] for row in POOL]
@@ -186,7 +186,7 @@ def test_the_policy_reads_each_prompt(reader_parts):
     """Against one prompt at a time, by the definitions."""
     model, tokenizer = reader_parts
     told = []
-    reader = features.PolicyReader(model, tokenizer, batch_tokens=400, progress=lambda *done: told.append(done))
+    reader = reading.PolicyReader(model, tokenizer, batch_tokens=400, progress=lambda *done: told.append(done))
     found = reader.read(PROMPTS)
     assert told[-1] == (120, 120)
     assert len(told) > 2
@@ -214,18 +214,18 @@ def test_the_policy_reads_each_prompt(reader_parts):
 
 def test_a_batch_holds_so_many_tokens_and_one_prompt_at_least():
     rows = [[0] * size for size in (1, 2, 2, 3, 9, 20, 20)]
-    batches = list(features._batches(rows, 10))
+    batches = list(reading._batches(rows, 10))
     assert [len(batch) for batch in batches] == [3, 1, 1, 1, 1]
     assert [row for batch in batches for row in batch] == rows
-    assert [len(batch) for batch in features._batches(rows, 10_000)] == [7]
+    assert [len(batch) for batch in reading._batches(rows, 10_000)] == [7]
 
 
 def test_a_reading_is_kept_for_the_same_prompts_and_weights(reader_parts, tmp_path):
     model, tokenizer = reader_parts
     told = []
     args = {"cache": tmp_path / "features.npz", "progress": lambda *done: told.append(done)}
-    first = features.PolicyReader(model, tokenizer, **args).read(PROMPTS)
-    reader = features.PolicyReader(model, tokenizer, **args)
+    first = reading.PolicyReader(model, tokenizer, **args).read(PROMPTS)
+    reader = reading.PolicyReader(model, tokenizer, **args)
     np.testing.assert_array_equal(reader.read(PROMPTS), first)
     assert len(told) == 1
     np.testing.assert_allclose(reader.read(PROMPTS), first, atol=1e-4)  # read, on the axes that were kept
@@ -233,7 +233,7 @@ def test_a_reading_is_kept_for_the_same_prompts_and_weights(reader_parts, tmp_pa
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1.0
     try:
-        assert not np.array_equal(features.PolicyReader(model, tokenizer, **args).read(PROMPTS), first)
+        assert not np.array_equal(reading.PolicyReader(model, tokenizer, **args).read(PROMPTS), first)
     finally:
         with torch.no_grad():
             next(model.parameters())[0, 0] -= 1.0
@@ -243,22 +243,22 @@ def test_a_reading_is_kept_for_the_same_prompts_and_weights(reader_parts, tmp_pa
 def test_only_prompts_that_joined_are_read_and_on_the_axes_of_the_first_pool(reader_parts, tmp_path):
     told = []
     args = {"cache": tmp_path / "features.npz", "progress": lambda done, total: told.append(total)}
-    whole = features.PolicyReader(*reader_parts, **args).read(PROMPTS[:8])
-    reader = features.PolicyReader(*reader_parts, **args)
+    whole = reading.PolicyReader(*reader_parts, **args).read(PROMPTS[:8])
+    reader = reading.PolicyReader(*reader_parts, **args)
     again = reader.read([PROMPTS[9], *PROMPTS[3:8], PROMPTS[8]])
     np.testing.assert_array_equal(again[1:6], whole[3:8])
     assert told[-1] == 2
     np.testing.assert_allclose(reader.read(PROMPTS[8:10]), again[[6, 0]], atol=1e-4)
     told.clear()
-    np.testing.assert_array_equal(features.PolicyReader(*reader_parts, **args).read(PROMPTS[8:10]), again[[6, 0]])
+    np.testing.assert_array_equal(reading.PolicyReader(*reader_parts, **args).read(PROMPTS[8:10]), again[[6, 0]])
     assert not told
-    features.PolicyReader(*reader_parts, **args).read(PROMPTS[10:12])  # another pool, axes of its own
+    reading.PolicyReader(*reader_parts, **args).read(PROMPTS[10:12])  # another pool, axes of its own
     assert told[-1] == 2
 
 
 def test_what_cannot_be_read_is_told(reader_parts):
     model, tokenizer = reader_parts
-    reader = features.PolicyReader(model, tokenizer)
+    reader = reading.PolicyReader(model, tokenizer)
     with pytest.raises(InputError, match="no prompts to read"):
         reader.read([])
     with pytest.raises(InputError, match="prompt 1 is ''"):
@@ -272,12 +272,12 @@ def test_what_cannot_be_read_is_told(reader_parts):
 
     bare = WithoutStates(model.config)
     with pytest.raises(InputError, match="WithoutStates returns no hidden states: take features from columns"):
-        features.PolicyReader(bare, tokenizer).read(PROMPTS[:2])
+        reading.PolicyReader(bare, tokenizer).read(PROMPTS[:2])
 
 
 def test_one_prompt_and_equal_prompts_are_read(reader_parts):
     for prompts in (PROMPTS[:1], PROMPTS[:1] * 5):
-        found = features.PolicyReader(*reader_parts).read(prompts)
+        found = reading.PolicyReader(*reader_parts).read(prompts)
         assert np.isfinite(found).all()
 
 

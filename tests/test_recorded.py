@@ -18,7 +18,7 @@ import promptdyn
 from promptdyn.errors import ConvergenceWarning
 from promptdyn.history import RewardHistory
 from promptdyn.models import MODELS
-from promptdyn.models.base import check_dynamics, check_forecaster
+from promptdyn.models.checks import check_dynamics, check_forecaster
 from promptdyn.prompts import Prompts
 from promptdyn.selection import STRATEGIES, Selector
 

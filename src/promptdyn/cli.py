@@ -178,7 +178,7 @@ def fit(
     from promptdyn.errors import ConvergenceWarning
     from promptdyn.evaluation.forecast import split
     from promptdyn.inference import fit as fit_model
-    from promptdyn.models.base import check_dynamics
+    from promptdyn.models.checks import check_dynamics
 
     _check_targets(out, json_path, sources=[history_path])
     declared = check_dynamics(MODELS.parse_one(model))
@@ -222,7 +222,7 @@ def simulate(
     """Draw a history from a model run forward."""
     from promptdyn.evaluation import simulate as run_forward
     from promptdyn.inference import Fit
-    from promptdyn.models.base import check_dynamics
+    from promptdyn.models.checks import check_dynamics
 
     _check_targets(out, truth, json_path, sources=[like, Path(source)])
     declared = MODELS.parse_one(source, load=Fit.load)
@@ -304,7 +304,7 @@ def report(
     """Write one self-contained HTML page of plots and scores."""
     from promptdyn.evaluation import compare as compare_models
     from promptdyn.inference import Fit
-    from promptdyn.models.base import check_forecaster
+    from promptdyn.models.checks import check_forecaster
     from promptdyn.report import RUN, all_runs, findings, pool_size_of, write_report
 
     sources = [history_path, Path(model or ""), *(Path(text.partition("=")[2]) for text in baseline or [])]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from promptdyn.evaluation.forecast import Forecast, Track
 from promptdyn.evaluation.metrics import reliability
 from promptdyn.history import Observed, RewardHistory
+from promptdyn.history.events import exposure_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,12 +45,6 @@ SHARES = (-0.03, 1.03)
 # Most points that a line is drawn with.
 MAX_POINTS = 400
 MAX_LEVELS = len(LINES)
-# Number of a chain's exposures -> their titles.
-EXPOSURES = {
-    1: ("every step",),
-    2: ("idle", "trained on"),
-    3: ("idle", "trained on", "trained on, no variance"),
-}
 
 
 def _figure(height: float = 3.2, columns: int = 1, rows: int = 1, width: float = WIDTH) -> tuple[Figure, NDArray]:
@@ -283,7 +278,7 @@ def transitions(fit: Fit, cluster: int = 0) -> Figure:
     """Plot the learned transition matrices [current, next] of a cluster, by exposure, labelled by success rates."""
     moves = fit.chain.transition
     matrices = moves[:, min(cluster, moves.shape[1] - 1)]
-    names = EXPOSURES[len(matrices)]
+    names = exposure_names(len(matrices))
     figure, axes = _figure(height=3.4, columns=len(matrices), width=3.4 * len(matrices) + 0.6)
     labels = [f"{rate:.2f}" for rate in fit.success_rates]
     for axis, matrix, name in zip(axes.flat, matrices, names, strict=True):

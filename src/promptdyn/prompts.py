@@ -47,7 +47,7 @@ class Prompts:
             text.
         columns: name -> (prompt,) labels, numbers, or vectors of numbers (embeddings). Default none. The mapping may
             read a column only when it is asked for. The column "policy" holds the policy's reading of each prompt,
-            whose features are used unchanged (`promptdyn.features.PolicyReader`).
+            whose features are used unchanged (`promptdyn.training.reading.PolicyReader`).
         label_columns: names of the columns from which "auto" chooses. Default: all with one text or number per prompt.
 
     Raises:

@@ -18,7 +18,7 @@ from promptdyn.evaluation.compare import Comparison
 from promptdyn.evaluation.forecast import track
 from promptdyn.history import Observed, RewardHistory
 from promptdyn.inference.fit import Fit
-from promptdyn.models.base import check_forecaster
+from promptdyn.models.checks import check_forecaster
 from promptdyn.online import Forecaster
 from promptdyn.progress import Tell
 from promptdyn.storage import atomic

@@ -31,7 +31,8 @@ from promptdyn.inference import EM, Fit
 from promptdyn.inference.climb import climb
 from promptdyn.inference.densities import Density, Values, load_density
 from promptdyn.models import Model
-from promptdyn.models.base import DynamicsLike, Params, Statistics, as_dynamics, cluster_of, for_pool, model_fault
+from promptdyn.models.base import DynamicsLike, Params, Statistics, as_dynamics, cluster_of, for_pool
+from promptdyn.models.checks import model_fault
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.ppl import BACKENDS, Backend, chain_at
 from promptdyn.prompts import POLICY, Prompts, column_names

@@ -23,7 +23,8 @@ from promptdyn.evaluation.metrics import (
 )
 from promptdyn.history import Observed, RewardHistory
 from promptdyn.inference import Fit, fit
-from promptdyn.models.base import DynamicsLike, check_forecaster
+from promptdyn.models.base import DynamicsLike
+from promptdyn.models.checks import check_forecaster
 from promptdyn.online import Forecaster
 from promptdyn.progress import Tell
 

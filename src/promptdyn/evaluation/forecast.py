@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.history import Observed, RewardHistory
-from promptdyn.online import OnlineFilter, outcome_of
+from promptdyn.history import Observed, RewardHistory, outcome_of
+from promptdyn.online import OnlineFilter
 from promptdyn.progress import Report
 
 __all__ = ["Forecast", "Track", "forecast", "split", "track", "walk"]

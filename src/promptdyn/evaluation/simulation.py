@@ -13,10 +13,11 @@ from promptdyn.clusters import uncross
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.inference.fit import Fit
-from promptdyn.models.base import DynamicsLike, Pool, check_dynamics, cluster_of, for_pool
+from promptdyn.models.base import DynamicsLike, Pool, cluster_of, for_pool
+from promptdyn.models.checks import check_dynamics
 from promptdyn.online import FrozenChain
 from promptdyn.online.chain import draw_states
-from promptdyn.online.filter import fresh_state
+from promptdyn.online.state import fresh_state
 from promptdyn.ppl import Backend, load_backend
 from promptdyn.prompts import column_names
 

@@ -7,6 +7,16 @@ and neither models nor trainers.
 
 from promptdyn._columns import Repeated
 from promptdyn.history.dense import Counts, DenseHistory
+from promptdyn.history.events import Exposure, Outcome, outcome_of
 from promptdyn.history.sparse import Observed, RewardHistory
 
-__all__ = ["Counts", "DenseHistory", "Observed", "Repeated", "RewardHistory"]
+__all__ = [
+    "Counts",
+    "DenseHistory",
+    "Exposure",
+    "Observed",
+    "Outcome",
+    "Repeated",
+    "RewardHistory",
+    "outcome_of",
+]

@@ -5,16 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn._columns import from_arrow, rename_columns
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.storage import atomic
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["POOL_SIZE_KEY", "SUCCESS_KEY", "columns_to_read", "read_parquet", "write_parquet"]
 
@@ -91,10 +88,27 @@ def columns_to_read(
     return [name for name in read if name not in left_out]
 
 
-def write_parquet(path: str | Path, table: pa.Table, metadata: Mapping[bytes, str]) -> None:
-    """Write a history's columns and metadata. The file appears whole or not at all, and replaces an existing one."""
+def write_parquet(
+    path: str | Path, columns: Mapping[str, NDArray], prompt: NDArray[np.int32], metadata: Mapping[bytes, str]
+) -> None:
+    """Write a history's columns and metadata. The file appears whole or not at all, and replaces an existing one.
+
+    Args:
+        path: the file.
+        columns: name -> (row,) numbers, or an array of objects: (prompt,) texts.
+        prompt: (row,) index of the row's prompt.
+        metadata: what else to say of the history.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    def as_arrow(values: NDArray) -> pa.Array:
+        if values.dtype != object:
+            return pa.array(values, from_pandas=True)
+        # A dictionary column stores each text once.
+        return pa.DictionaryArray.from_arrays(pa.array(prompt), pa.array(values, pa.large_string()))
+
+    table = pa.table({name: as_arrow(values) for name, values in columns.items()})
     # Without Arrow's own schema in the file, other readers see plain strings.
     options = {"compression": "zstd", "store_schema": False}
     with atomic(path) as part, pq.ParquetWriter(part, table.schema, **options) as writer:

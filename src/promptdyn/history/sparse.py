@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from promptdyn._columns import (
-    MAX_ROLLOUTS,
-    OWN,
-    REWARDS,
-    Fault,
-    Repeated,
-    Rows,
-    as_array,
-    as_columns,
-    check_lengths,
-    error_for,
-    error_for_no_rows,
-    no_rows,
-    num_rows,
-    rename_columns,
-    warn_skipped,
-    without_repeats,
-)
-from promptdyn.errors import InputError, PromptdynWarning, check_choice
-from promptdyn.history.dense import DenseHistory, dense
+from promptdyn._columns import OWN, REWARDS, Fault, Repeated, as_array, as_columns, no_rows, rename_columns
+from promptdyn.errors import InputError, check_choice
+from promptdyn.history.checked import TableOptions, check_columns
+from promptdyn.history.dense import DenseHistory
+from promptdyn.history.marks import step_marks
 from promptdyn.history.parquet import POOL_SIZE_KEY, SUCCESS_KEY, columns_to_read, read_parquet, write_parquet
 from promptdyn.prompts import Prompts
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["Observed", "RewardHistory"]
 
 Observed = Literal["trained", "all"]
-
-
-class TableOptions(TypedDict, total=False):
-    """How the columns of a table are read, see `RewardHistory.from_table`."""
-
-    row_name: Callable[[int], str] | None
-    columns: Mapping[str, str] | None
-    drop: Sequence[str]
-    label_columns: Sequence[str] | None
-    repeated: Repeated
-    skip_bad: bool
-    faults: Sequence[Fault]
 
 
 # A log of fewer groups than this may hold only varying ones by chance.
@@ -155,96 +123,8 @@ class RewardHistory:
         optional = {"trained": trained, "reward_mean": reward_mean, "reward_std": reward_std}
         own |= {name: as_array(values) for name, values in optional.items() if values is not None}
         labels = {name: as_array(values) for name, values in (columns or {}).items()}
-        history = cls._checked(own, labels, source, row_name, repeated, skip_bad)
-        history = replace(history, success=success)
+        history = cls(**check_columns(own, labels, source, row_name, repeated, skip_bad), success=success)
         return history if pool_size is None else history.with_pool_size(pool_size, source)
-
-    @classmethod
-    def _checked(
-        cls,
-        own: Mapping[str, NDArray],
-        labels: Mapping[str, NDArray],
-        source: str,
-        row_name: Callable[[int], str] | None,
-        repeated: Repeated,
-        skip_bad: bool,
-        keep_all_labels: bool = True,
-        faults: Sequence[Fault] = (),
-    ) -> RewardHistory:
-        """Build a history from a history's `own` columns and from columns of labels, of which some may not fit.
-
-        Args:
-            keep_all_labels: True raises where a column's labels differ within a prompt; False leaves the column out.
-        """
-        check_choice("repeated", repeated, get_args(Repeated))
-        if faults and len(own["step"]) == 0:
-            raise error_for_no_rows(source, faults)
-        check_lengths(source, {**own, **labels})
-        rows = Rows(row_name or (lambda row: f"{source} row {row}"), own["prompt_id"], own["step"])
-        steps = rows.integers("step", own["step"], least=0)
-        n = rows.integers("num_rollouts", own["num_rollouts"], least=1, most=MAX_ROLLOUTS)
-        k = rows.integers("num_successes", own["num_successes"], least=0)
-        rows.note(
-            np.flatnonzero(rows.good & (k > n)),
-            lambda row: f"num_successes={k[row]} exceeds num_rollouts={n[row]}",
-            "count the successes among the rollouts",
-        )
-        trained = rows.booleans("trained", own["trained"]) if "trained" in own else np.ones(len(n), bool)
-        typed: dict[str, NDArray] = {"step": steps, "num_successes": k, "num_rollouts": n, "trained": trained}
-        for name, least in (("reward_mean", -np.inf), ("reward_std", 0.0)):
-            if name in own:
-                typed[name] = rows.numbers(name, own[name], least=least)
-
-        order = np.argsort(steps, kind="stable")
-        order = rows.order = order if rows.good.all() else order[rows.good[order]]
-        typed = {name: values[order] for name, values in typed.items()}
-        typed["prompt"], prompt_ids = rows.labels("prompt_id", own["prompt_id"])
-        if repeated == "error":
-            rows.note_repeats(typed["prompt"], typed["step"], np.stack([k[order], n[order]], axis=1))
-        columns: dict[str, NDArray[np.object_]] = {}
-        left_out: list[str] = []
-        for name, values in labels.items():
-            checked = rows if keep_all_labels else rows.trial()
-            columns[name] = checked.labels_of_prompts(name, values, typed["prompt"])
-            if not keep_all_labels and checked.faults:
-                why = f" ({checked.faults[0].first_row}: {checked.faults[0].problem})" if not left_out else ""
-                left_out.append(f"{name!r}{why}")
-                del columns[name]
-
-        bad = int((~rows.good).sum())
-        all_faults, num_bad, total = [*faults, *rows.faults], num_rows(faults) + bad, num_rows(faults) + len(n)
-        if all_faults:
-            if not skip_bad or num_bad == total:
-                raise error_for(source, all_faults, num_bad, total)
-            warn_skipped(source, all_faults, num_bad, total)
-        if bad:
-            good = np.flatnonzero(rows.good)
-            own, labels = ({name: values[good] for name, values in part.items()} for part in (own, labels))
-            return cls._checked(
-                own, labels, source, lambda row: rows.row_name(int(good[row])), repeated, skip_bad, keep_all_labels
-            )
-        if left_out:
-            warnings.warn(
-                f"{source}: left out {', '.join(left_out)}: labels are the same in all rows of a prompt; drop such "
-                "columns, or name those to keep (label_columns)",
-                PromptdynWarning,
-                stacklevel=3,
-            )
-        if repeated != "error":
-            typed = without_repeats(source, typed, repeated)
-        rewards: dict[str, Any] = {
-            name: typed[name] for name in REWARDS if name in typed and not np.isnan(typed[name]).all()
-        }
-        return cls(
-            prompt_ids=prompt_ids,
-            prompt=typed["prompt"],
-            step=typed["step"],
-            num_successes=typed["num_successes"],
-            num_rollouts=typed["num_rollouts"],
-            trained=typed["trained"],
-            columns=columns,
-            **rewards,
-        )
 
     @classmethod
     def from_table(
@@ -282,7 +162,8 @@ class RewardHistory:
         names = rename_columns(source, list(table), columns, drop, label_columns)
         arrays = {name: as_array(table[name_there]) for name, name_there in names.items()}
         own = {name: arrays.pop(name) for name in OWN if name in arrays}
-        return cls._checked(own, arrays, source, row_name, repeated, skip_bad, label_columns is not None, faults)
+        keep_all_labels = label_columns is not None
+        return cls(**check_columns(own, arrays, source, row_name, repeated, skip_bad, keep_all_labels, faults))
 
     @classmethod
     def from_records(
@@ -334,29 +215,21 @@ class RewardHistory:
         Raises:
             InputError: a label column has the name of another column.
         """
-        import pyarrow as pa
-
         clash = [name for name in self.columns if name in OWN]
         if clash:
             raise InputError(f"label column {clash[0]!r} has the name of a history's own column: rename it")
         columns = {
-            "step": pa.array(self.step),
-            "prompt_id": self._text(self.prompt_ids),
-            "num_successes": pa.array(self.num_successes),
-            "num_rollouts": pa.array(self.num_rollouts),
-            "trained": pa.array(self.trained),
-            **{name: pa.array(values, from_pandas=True) for name, values in self._rewards.items()},
-            **{name: self._text(labels) for name, labels in self.columns.items()},
+            "step": self.step,
+            "prompt_id": self.prompt_ids,
+            "num_successes": self.num_successes,
+            "num_rollouts": self.num_rollouts,
+            "trained": self.trained,
+            **self._rewards,
+            **self.columns,
         }
         facts = {SUCCESS_KEY: self.success, POOL_SIZE_KEY: self.pool_size}
         metadata = {key: str(fact) for key, fact in facts.items() if fact is not None}
-        write_parquet(path, pa.table(columns), metadata)
-
-    def _text(self, labels: NDArray[np.object_]) -> pa.Array:
-        """Return (prompt,) labels as a (row,) text column that stores each text once."""
-        import pyarrow as pa
-
-        return pa.DictionaryArray.from_arrays(pa.array(self.prompt), pa.array(labels, pa.large_string()))
+        write_parquet(path, columns, self.prompt, metadata)
 
     @property
     def _rewards(self) -> dict[str, NDArray[np.float32]]:
@@ -399,15 +272,7 @@ class RewardHistory:
 
         The order of rows and of prompts does not change it, nor do labels, rewards and `trained`.
         """
-        ids = [hashlib.blake2b(str(name).encode(errors="surrogatepass"), digest_size=8) for name in self.prompt_ids]
-        prompt_hash = np.array([int.from_bytes(digest.digest(), "little") for digest in ids], np.uint64)
-        counts = self.num_rollouts.astype(np.uint64) << np.uint64(32) | self.num_successes.astype(np.uint64)
-        rows = _mixed(prompt_hash[self.prompt] ^ _mixed(counts))
-        first = np.flatnonzero(np.diff(self.step, prepend=-1))
-        if not len(rows):
-            return rows
-        sums: NDArray[np.uint64] = np.add.reduceat(rows, first)
-        return _mixed(sums ^ self.steps.astype(np.uint64))
+        return step_marks(self.prompt_ids, self.prompt, self.step, self.num_successes, self.num_rollouts)
 
     def select(self, mask: ArrayLike) -> RewardHistory:
         """Return the rows where a (row,) boolean mask is true, with all prompts.
@@ -476,7 +341,15 @@ class RewardHistory:
         Raises:
             InputError: no such label column, or groups too large to tabulate.
         """
-        return dense(self, cluster)
+        return DenseHistory.from_rows(
+            prompt_ids=self.prompt_ids,
+            prompt=self.prompt,
+            step=self.step,
+            num_successes=self.num_successes,
+            num_rollouts=self.num_rollouts,
+            trained=self.trained,
+            labels=None if cluster is None else self.prompts.labels(cluster),
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return the history's size and shares as a dict for JSON. Shares are of rows, from 0 to 1; None if unknown.
@@ -515,14 +388,6 @@ class RewardHistory:
         known = ~np.isnan(self.reward_mean)
         weights = self.num_rollouts[known]
         return float(np.average(self.reward_mean[known], weights=weights)) if known.any() else None
-
-
-def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Hash each 64-bit word, so that sums of different sets of words differ (the finalizer of SplitMix64)."""
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
 
 
 def _share(part: Any, whole: int) -> float | None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
 from promptdyn.models import MODELS
-from promptdyn.models.base import DynamicsLike, model_fault
+from promptdyn.models.base import DynamicsLike
+from promptdyn.models.checks import model_fault
 from promptdyn.plugins import object_reference
 from promptdyn.registry import Registry, describe
 from promptdyn.storage import flatten, nest, read_state

@@ -17,7 +17,8 @@ from promptdyn.inference.densities import load_density
 from promptdyn.inference.engines import METHODS, Engine
 from promptdyn.inference.engines.base import check_result
 from promptdyn.inference.fit import Fit
-from promptdyn.models.base import DynamicsLike, as_dynamics, check_dynamics, cluster_of, for_pool
+from promptdyn.models.base import DynamicsLike, as_dynamics, cluster_of, for_pool
+from promptdyn.models.checks import check_dynamics
 from promptdyn.ppl import Backend
 from promptdyn.progress import Report, bars
 from promptdyn.registry import describe

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from promptdyn.errors import PromptdynWarning
 from promptdyn.history import DenseHistory
+from promptdyn.history.events import exposure_names
 from promptdyn.inference._arviz import from_dict
 from promptdyn.inference.densities import load_density
 from promptdyn.models.base import DynamicsLike, Pool
@@ -28,8 +29,6 @@ PRIOR_DRAWS, POINT_DRAWS = 500, 100
 Draws = Mapping[str, NDArray]
 Groups = dict[str, dict[str, NDArray]]
 Dims = dict[str, tuple[str, ...]]
-# Number of a chain's exposures -> their labels.
-EXPOSURES = {1: ["any"], 2: ["idle", "trained"], 3: ["idle", "trained", "trained without variance"]}
 
 
 class Fitted(Protocol):
@@ -162,7 +161,7 @@ def _with_axes(
     coords: dict[str, Any] = {name: np.arange(size) for name, size in sizes.items()}
     coords["cluster"] = list(pool.cluster_names)
     if "exposure" in sizes:
-        coords["exposure"] = EXPOSURES.get(sizes["exposure"], coords["exposure"])
+        coords["exposure"] = list(exposure_names(sizes["exposure"]))
     if sizes.get("prompt") == len(prompt_ids):
         coords["prompt"] = list(prompt_ids)
     if dense is not None:

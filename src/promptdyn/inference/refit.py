@@ -16,9 +16,10 @@ from promptdyn.inference.engines import Engine
 from promptdyn.inference.fit import Fit
 from promptdyn.inference.fitting import engine_for
 from promptdyn.models import InformativeRate
-from promptdyn.models.base import DynamicsLike, check_dynamics, cluster_of, for_pool
+from promptdyn.models.base import DynamicsLike, cluster_of, for_pool
+from promptdyn.models.checks import check_dynamics
 from promptdyn.online import OnlineFilter, OnlineModel
-from promptdyn.online.filter import fresh_state
+from promptdyn.online.state import fresh_state
 from promptdyn.prompts import Columns, Ids, Prompts
 from promptdyn.registry import describe, text_of
 from promptdyn.storage import flatten, nest

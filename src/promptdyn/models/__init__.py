@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Chain, Dynamics, DynamicsLike, Emission, Params, Statistics, model_fault
+from promptdyn.models.base import PPL, Chain, Dynamics, DynamicsLike, Emission, Params, Statistics
 from promptdyn.models.beta_bernoulli import BetaBernoulli
 from promptdyn.models.beta_state import BetaState
+from promptdyn.models.checks import model_fault
 from promptdyn.models.discrete_hmm import DiscreteHMM
 from promptdyn.models.dps import DPS
 from promptdyn.models.feature_rate import FeatureRate

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import check_decay
+from promptdyn.models.checks import check_decay
 from promptdyn.online import BetaForecasts, Pool
 
 __all__ = ["BetaBernoulli", "BetaCounts"]

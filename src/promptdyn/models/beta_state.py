@@ -22,7 +22,8 @@ from types import ModuleType
 import numpy as np
 
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Array, Chain, Dynamics, Pool, check_whole
+from promptdyn.models.base import PPL, Array, Chain, Dynamics, Pool
+from promptdyn.models.checks import check_whole
 
 __all__ = ["BetaState"]
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from promptdyn.errors import InputError, check_choice
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Array, Chain, Dynamics, Emission, Floats, Params, Pool, Statistics, check_whole
+from promptdyn.models.base import PPL, Array, Chain, Dynamics, Emission, Floats, Params, Pool, Statistics
+from promptdyn.models.checks import check_whole
 
 __all__ = ["DiscreteHMM"]
 

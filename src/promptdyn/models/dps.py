@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError, check_choice
-from promptdyn.models.base import check_decay, probability_vector
-from promptdyn.online import OnlineModel, Pool, outcome_of
+from promptdyn.history import outcome_of
+from promptdyn.models.checks import check_decay, probability_vector
+from promptdyn.online import OnlineModel, Pool
 
 __all__ = ["DPS", "DPSState"]
 

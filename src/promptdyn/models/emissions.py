@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from promptdyn.history import outcome_of
 from promptdyn.models.base import Array
-from promptdyn.online import outcome_of
 
 __all__ = ["BetaBinomial", "Binomial", "Ternary"]
 

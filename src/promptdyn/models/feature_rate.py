@@ -23,8 +23,9 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import check_decay, check_whole
-from promptdyn.online import OnlineModel, Pool, outcome_of
+from promptdyn.history import outcome_of
+from promptdyn.models.checks import check_decay, check_whole
+from promptdyn.online import OnlineModel, Pool
 
 __all__ = ["FeatureRate", "FeatureWeights"]
 
@@ -49,7 +50,7 @@ class FeatureRate(OnlineModel[FeatureWeights]):
     """Forecasts the outcomes of groups by logistic regression on features of the prompts.
 
     Attributes:
-        features: "policy" (default), the policy's own reading of each prompt (`promptdyn.features.PolicyReader`), or
+        features: "policy" (default), the policy's own reading of each prompt (`promptdyn.training.reading`), or
             column(s) of the dataset with numbers or vectors of numbers.
         num_functions: number of random Fourier features; default 200.
         scale: length scale of the random functions, above 0; default 0.8. Prompts whose features differ by less (in

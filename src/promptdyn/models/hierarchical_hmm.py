@@ -20,7 +20,8 @@ from typing import Literal
 import numpy as np
 
 from promptdyn.models import emissions
-from promptdyn.models.base import PPL, Array, Chain, Dynamics, Floats, Params, Pool, Statistics, check_whole
+from promptdyn.models.base import PPL, Array, Chain, Dynamics, Floats, Params, Pool, Statistics
+from promptdyn.models.checks import check_whole
 from promptdyn.models.discrete_hmm import check_rows, ordered_rates, sticky_walk
 
 __all__ = ["HierarchicalHMM"]

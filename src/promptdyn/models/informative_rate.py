@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import check_decay
-from promptdyn.online import OnlineModel, Pool, outcome_of
+from promptdyn.history import outcome_of
+from promptdyn.models.checks import check_decay
+from promptdyn.online import OnlineModel, Pool
 
 __all__ = ["InformativeRate", "OutcomeCounts"]
 

@@ -6,8 +6,8 @@ from promptdyn.online.filter import OnlineFilter
 from promptdyn.online.forecaster import Forecaster
 from promptdyn.online.mixture import FrozenMixture
 from promptdyn.online.model import OnlineModel
-from promptdyn.online.outcome import Outcome, outcome_of
 from promptdyn.online.pool import Pool
+from promptdyn.online.recursion import Recursion
 
 __all__ = [
     "BetaForecasts",
@@ -17,7 +17,6 @@ __all__ = [
     "FrozenMixture",
     "OnlineFilter",
     "OnlineModel",
-    "Outcome",
     "Pool",
-    "outcome_of",
+    "Recursion",
 ]

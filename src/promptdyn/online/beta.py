@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from promptdyn.history.events import exposure_of
 from promptdyn.online.chain import FrozenChain
-from promptdyn.online.model import OnlineModel, State
+from promptdyn.online.model import OnlineModel
 from promptdyn.online.pool import Pool
+from promptdyn.online.recursion import State
 
 __all__ = ["BetaForecasts", "DiscountedBeta", "DiscountedState"]
 
@@ -172,8 +174,7 @@ class DiscountedBeta(BetaForecasts[DiscountedState]):
         mean, variance, cluster = state
         alpha, beta = _beta_of(mean[rows], variance[rows])
         alpha, beta = alpha + num_successes, beta + (num_rollouts - num_successes)
-        flat = (num_successes == 0) | (num_successes == num_rollouts)
-        exposure = np.minimum(np.where(trained, 1 + flat, 0), len(self._shift) - 1)
+        exposure = np.minimum(exposure_of(num_successes, num_rollouts, trained), len(self._shift) - 1)
         observed = digamma(alpha) - digamma(beta), polygamma(1, alpha) + polygamma(1, beta)
         moved = self._moved(*observed, cluster[rows], exposure)
         mean[:], variance[:] = self._moved(mean, variance, cluster, 0)

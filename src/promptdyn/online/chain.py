@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
+from promptdyn.history.events import exposure_of
 from promptdyn.online.model import OnlineModel
 from promptdyn.online.pool import Pool
 from promptdyn.prompts import Columns
@@ -124,8 +125,7 @@ class FrozenChain(OnlineModel[FrozenState]):
         num_exposures, num_clusters = self.transition.shape[:2]
         codes = cluster if num_clusters > 1 else np.zeros_like(cluster)
         _advance(belief, self.transition[0], codes)  # the observed prompts too, but the last line overwrites them
-        flat = (num_successes == 0) | (num_successes == num_rollouts)
-        exposure = np.minimum(np.where(trained, 1 + flat, 0), num_exposures - 1)
+        exposure = np.minimum(exposure_of(num_successes, num_rollouts, trained), num_exposures - 1)
         _advance(
             observed, self.transition.reshape(-1, *self.transition.shape[2:]), exposure * num_clusters + codes[rows]
         )

@@ -1,7 +1,7 @@
 """The online filter: beliefs about a pool of prompts, updated one training step at a time. NumPy only.
 
-`OnlineFilter` knows prompts by their ids, checks its input and keeps the state; the `OnlineModel` does the mathematics.
-It runs inside other people's training processes and imports neither JAX nor torch.
+`OnlineFilter` knows prompts by their ids, checks its input and keeps the state; the model, a `Recursion`, does the
+mathematics. It runs inside other people's training processes and imports neither JAX nor torch.
 """
 
 from __future__ import annotations
@@ -10,24 +10,18 @@ import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError, PromptdynWarning
-from promptdyn.features import as_features
-from promptdyn.online.pool import Pool
-from promptdyn.online.state import check_axes, extended, restored
+from promptdyn.online.recursion import Recursion
+from promptdyn.online.saved import load_state
+from promptdyn.online.state import extended, fresh_state
 from promptdyn.prompts import POLICY, Columns, Ids, Prompts
 
-if TYPE_CHECKING:
-    from promptdyn.online.model import OnlineModel
-
-__all__ = ["OnlineFilter", "fresh_state"]
-
-# A loaded state is checked by its forecasts for so many rollouts, which may be so far from probabilities.
-TRIED, TOLERANCE = 8, 1e-4
+__all__ = ["OnlineFilter"]
 
 
 class OnlineFilter:
@@ -43,7 +37,7 @@ class OnlineFilter:
             the model does not know.
     """
 
-    def __init__(self, model: OnlineModel, prompts: Prompts | Ids) -> None:
+    def __init__(self, model: Recursion, prompts: Prompts | Ids) -> None:
         for setting, columns in (("cluster", model.cluster), ("features", model.features)):
             names = columns if isinstance(columns, tuple | list) else (columns,)
             if columns is not None and not all(isinstance(name, str) for name in names):
@@ -326,60 +320,21 @@ class OnlineFilter:
             InputError: the state is of another model, has none of the filter's prompts, or is damaged. The filter is
                 left unchanged.
         """
-        missing = [part for part in ("model", "steps", "prompt_ids", "clusters", "arrays") if part not in state]
-        if missing:
-            raise InputError(f"the state has no {missing[0]!r}: it is not whole, start without it")
-        if state["model"] != self.model.describe():
-            raise InputError(f"the state was saved by model {state['model']}, this filter's is {self.model.describe()}")
-        if not all(isinstance(state[part], list | tuple) for part in ("prompt_ids", "clusters")):
-            raise InputError("the state's prompt_ids or clusters are no lists: it is not whole, start without it")
-        if not all(isinstance(prompt_id, str) for prompt_id in state["prompt_ids"]):
-            raise InputError("the state's prompt_ids are not all texts: it is not whole, start without it")
-        saved_ids = list(state["prompt_ids"])
-        row_there = {prompt_id: row for row, prompt_id in enumerate(saved_ids)}
-        if len(row_there) < len(saved_ids):
-            twice = next(prompt_id for row, prompt_id in enumerate(saved_ids) if row_there[prompt_id] != row)
-            raise InputError(f"the state has prompt {twice!r} twice: it is not whole, start without it")
-        if row_there.keys().isdisjoint(self._row):
-            raise InputError(
-                "the state has no prompts: it is not whole, start without it"
-                if not saved_ids
-                else f"the state was saved for another pool: none of its {len(saved_ids)} prompts, such as "
-                f"{saved_ids[0]!r}, is among this one's {self.num_prompts}, such as {self._ids[0]!r}"
-            )
-        clusters = list(state["clusters"])
-        if len(clusters) != len(saved_ids):
-            raise InputError(f"the state has {len(clusters)} clusters for {len(saved_ids)} prompts: start without it")
-        saved_features = None
-        if self.model.features is not None:
-            features = state["arrays"].get("features")
-            if features is None or features.shape != (len(self._state.features), len(saved_ids)):
-                raise InputError("the state's 'features' are not one column per prompt: start without it")
-            saved_features = as_features(features.T, saved_ids)
-        fresh = fresh_state(self.model, saved_ids, clusters, saved_features)
-        loaded = restored(fresh, state["arrays"], self.model.derived)
-        for name, array in loaded._asdict().items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise InputError(f"the state's {name!r} holds numbers that are not finite: start without it")
-        if "cluster" in fresh._fields and not np.array_equal(loaded.cluster, fresh.cluster):
-            raise InputError("the state's clusters and its labels differ: start without it")
-        chances = self.model.outcome(loaded, TRIED)
-        if not (np.abs(chances.sum(axis=0) - 1.0) < TOLERANCE).all() or not (chances > -TOLERANCE).all():
-            raise InputError("the state's numbers give forecasts that are no probabilities: start without it")
-        steps = state["steps"]
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
-            raise InputError(f"the state has steps={steps!r}, which is no whole number: start without it")
-        joining = [row for prompt_id, row in self._row.items() if prompt_id not in row_there]
-        ids = saved_ids + [self._ids[row] for row in joining]
-        labels = clusters + [self._clusters[row] for row in joining]
+        num_features = None if self.model.features is None else len(self._state.features)
+        saved = load_state(state, self.model, self._ids, num_features)
+        there = {prompt_id: row for row, prompt_id in enumerate(saved.ids)}
+        joining = [row for prompt_id, row in self._row.items() if prompt_id not in there]
+        ids = saved.ids + [self._ids[row] for row in joining]
+        labels = saved.clusters + [self._clusters[row] for row in joining]
+        loaded = saved.state
         if joining:
-            saved_features = None if saved_features is None else self._state.features[:, joining].T
-            loaded = self._extended(loaded, ids, labels, saved_features)
-        self._warn_of_labels(row_there, clusters)
+            features = None if num_features is None else self._state.features[:, joining].T
+            loaded = self._extended(loaded, ids, labels, features)
+        self._warn_of_labels(there, saved.clusters)
         self._ids, self._clusters = ids, labels
         self._row = {prompt_id: row for row, prompt_id in enumerate(self._ids)}
         self._state = loaded
-        self.steps = steps
+        self.steps = saved.steps
 
     def _warn_of_labels(self, row_there: Mapping[str, int], clusters: Sequence[str | None]) -> None:
         """Warn if prompts have other labels here than in a state, whose rows are `row_there`."""
@@ -403,32 +358,3 @@ def _named_setting(name: str, setting: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"model {name!r}, {setting}: {error}") from None
-
-
-def fresh_state(
-    model: OnlineModel, ids: Sequence[str], labels: Sequence[str | None], features: NDArray[np.float32] | None
-) -> Any:
-    """Return a model's initial state of a pool.
-
-    Args:
-        model: the model; if it has no clusters, labels are not used.
-        ids: (prompt,) ids, for messages.
-        labels: (prompt,) cluster labels, None for a prompt without one.
-        features: (prompt feature); None if the model uses none.
-
-    Raises:
-        InputError: the model has clusters and a prompt has no label, or an unknown one; or the state's fields do not
-            have the axes that the model declares.
-    """
-    if model.cluster is None:
-        pool = Pool.of_one_cluster(len(ids), features)
-    elif None in labels:
-        raise InputError(
-            f"model {model.name!r} uses cluster={model.cluster!r}, and prompt {ids[labels.index(None)]!r} has no "
-            "label: give each prompt one"
-        )
-    else:
-        pool = Pool.from_labels([str(label) for label in labels], features)
-    state = model.init(pool)
-    check_axes(f"model {model.name!r}", state, len(ids), model.shared)
-    return state

@@ -1,15 +1,47 @@
-"""Check, extend and restore states of a pool: NamedTuples of arrays whose last axis is `prompt`, or shared by all."""
+"""Make, check, extend and restore states of a pool, which are NamedTuples of arrays whose last axis is `prompt`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
+from promptdyn.online.pool import Pool
+from promptdyn.online.recursion import Recursion
 
-__all__ = ["check_axes", "extended", "restored"]
+__all__ = ["check_axes", "extended", "fresh_state", "restored"]
+
+
+def fresh_state(
+    model: Recursion, ids: Sequence[str], labels: Sequence[str | None], features: NDArray[np.float32] | None
+) -> Any:
+    """Return a model's initial state of a pool.
+
+    Args:
+        model: the model; if it has no clusters, labels are not used.
+        ids: (prompt,) ids, for messages.
+        labels: (prompt,) cluster labels, None for a prompt without one.
+        features: (prompt feature); None if the model uses none.
+
+    Raises:
+        InputError: the model has clusters and a prompt has no label, or an unknown one; or the state's fields do not
+            have the axes that the model declares.
+    """
+    if model.cluster is None:
+        pool = Pool.of_one_cluster(len(ids), features)
+    elif None in labels:
+        raise InputError(
+            f"model {model.name!r} uses cluster={model.cluster!r}, and prompt {ids[labels.index(None)]!r} has no "
+            "label: give each prompt one"
+        )
+    else:
+        pool = Pool.from_labels([str(label) for label in labels], features)
+    state = model.init(pool)
+    check_axes(f"model {model.name!r}", state, len(ids), model.shared)
+    return state
 
 
 def check_axes(owner: str, state: Any, num_prompts: int, shared: Collection[str]) -> None:

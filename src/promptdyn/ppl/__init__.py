@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError, check_choice
-from promptdyn.models.base import Array, Chain, DynamicsLike, Params, Pool, check_dynamics, cluster_of, for_pool
+from promptdyn.models.base import Array, Chain, DynamicsLike, Params, Pool, cluster_of, for_pool
+from promptdyn.models.checks import check_dynamics
 from promptdyn.ppl import observed as observed_programs
 from promptdyn.ppl.fixed import chain_at
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.models.base import Array, Chain, Distribution, DynamicsLike, Params, Pool, check_chain
+from promptdyn.models.base import Array, Chain, Distribution, DynamicsLike, Params, Pool
+from promptdyn.models.checks import check_chain
 from promptdyn.ppl.sites import only_what_is_handed_in
 
 __all__ = ["Fixed", "chain_at", "check_around"]

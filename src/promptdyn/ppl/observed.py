@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.history import Counts, DenseHistory
+from promptdyn.history import Counts, DenseHistory, Exposure
+from promptdyn.history.events import exposure_of
 from promptdyn.models.base import Chain, DynamicsLike, Pool
 
 __all__ = ["Groups", "enumerated", "observed"]
@@ -34,8 +35,8 @@ class Groups(NamedTuple):
             xp: array module of `num_successes`.
             step: index of that one step; default all steps.
         """
-        varies = (num_successes > 0) & (num_successes < xp.asarray(self.num_rollouts)[step])
-        return xp.where(xp.asarray(self.trained)[step], xp.where(varies, 1, 2), 0)
+        num_rollouts, trained = xp.asarray(self.num_rollouts)[step], xp.asarray(self.trained)[step]
+        return exposure_of(num_successes, num_rollouts, trained, xp)
 
 
 def observed(ppl: Any, model: DynamicsLike, dense: DenseHistory, condition: bool = True) -> Chain:
@@ -49,7 +50,8 @@ def observed(ppl: Any, model: DynamicsLike, dense: DenseHistory, condition: bool
     symbol_of_none = (dense.symbols - num_successes).astype(dense.symbols.dtype)
     chain = model.program(ppl, pool)
     num_rollouts = dense.counts.num_rollouts[dense.symbols]
-    groups = Groups(chain.cluster_index(pool), symbol_of_none, num_rollouts, dense.exposure > 0, dense.counts)
+    trained = dense.exposure != Exposure.IDLE
+    groups = Groups(chain.cluster_index(pool), symbol_of_none, num_rollouts, trained, dense.counts)
     with ppl.plate("prompt", pool.num_prompts):
         ppl.observe("num_successes", ppl.group_counts(chain, groups), num_successes.T if condition else None)
     return chain

@@ -16,7 +16,7 @@ from promptdyn.clusters import LABEL_COLUMNS
 from promptdyn.errors import InputError
 from promptdyn.inference import Fit, Refitted
 from promptdyn.models import MODELS, FeatureRate, InformativeRate
-from promptdyn.models.base import check_dynamics, check_forecaster
+from promptdyn.models.checks import check_dynamics, check_forecaster
 from promptdyn.online import Forecaster, OnlineFilter
 from promptdyn.prompts import AUTO, POLICY, Prompts, column_names
 from promptdyn.registry import settings_of

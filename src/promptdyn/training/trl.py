@@ -41,7 +41,6 @@ from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from promptdyn.errors import InputError
-from promptdyn.features import PolicyReader
 from promptdyn.prompts import AUTO, POLICY, Prompts
 from promptdyn.selection import HistoryRecorder, Observation, Selector, Session
 from promptdyn.selection.files import model_of
@@ -51,6 +50,7 @@ from promptdyn.training.dynamic_sampling import Batch, DynamicSampling, batch_ad
 from promptdyn.training.generations import Generations, check_joins, with_steps
 from promptdyn.training.interrupts import terminable
 from promptdyn.training.pool import distinct, prompt_ids, prompts
+from promptdyn.training.reading import PolicyReader
 from promptdyn.training.recipes import Plan, Recipe, selector_recipe
 
 __all__ = ["HISTORY_FILE", "SelectionGRPOTrainer", "SelectionMixin", "SelectionRLOOTrainer", "prompt_ids", "prompts"]

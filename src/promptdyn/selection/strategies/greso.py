@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promptdyn.errors import InputError
-from promptdyn.online import Outcome, outcome_of
+from promptdyn.history import Outcome, outcome_of
 from promptdyn.selection.strategies.base import Outlook, Strategy, draw
 
 __all__ = ["GRESO", "Streaks"]

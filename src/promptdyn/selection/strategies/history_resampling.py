@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.online import Outcome, outcome_of
+from promptdyn.history import Outcome, outcome_of
 from promptdyn.selection.strategies.base import Outlook, Strategy
 
 __all__ = ["HistoryResampling", "Turns"]
