@@ -1,0 +1,49 @@
+"""The progress bar of a race."""
+
+from __future__ import annotations
+
+import logging
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from promptdyn.cli.process import quiet
+from promptdyn.cli.tables import console
+
+__all__ = ["RaceBar"]
+
+
+class RaceBar:
+    """A progress bar over all the rollouts of a race, with the time left."""
+
+    def __init__(self, rollouts: int) -> None:
+        quiet()
+        self.logger = logging.getLogger("promptdyn")
+        self.level = self.logger.level
+        self.done, self.current, self.spent = 0, "", 0
+        self.progress = Progress(
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+        )
+        self.task = self.progress.add_task("", total=rollouts)
+
+    def __enter__(self) -> RaceBar:
+        self.logger.setLevel(logging.ERROR)  # else each run logs how its prompts are chosen
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        self.logger.setLevel(self.level)
+
+    def update(self, name: str, spent: int) -> None:
+        if name != self.current:
+            self.done, self.current = self.done + self.spent, name
+        self.spent = spent
+        self.progress.update(self.task, completed=self.done + spent, description=name)
+
+    def stage(self, text: str) -> None:
+        self.progress.console.print(text)
