@@ -20,9 +20,10 @@ from known import known
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.selection import Selector
-from promptdyn.training.dynamic_sampling import AtCap, Batch, DynamicSampling
+from promptdyn.training.dynamic_sampling import AtCap, DynamicSampling
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import SelectionGRPOTrainer
+from promptdyn.training.trl.batch import Batch
 from test_trl import CONFIGS, assert_explained, settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

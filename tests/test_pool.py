@@ -19,7 +19,7 @@ import grpo_run
 from grpo_run import POOL, Grader, WatchedTrainer, history_of, rows
 from promptdyn.clusters import cross, uncross
 from promptdyn.errors import InputError
-from promptdyn.training.pool import prompt_rows, prompts
+from promptdyn.training.dataset import prompt_rows, prompts
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import SelectionGRPOTrainer
 
@@ -108,7 +108,7 @@ def test_ids_are_the_same_in_another_process(tmp_path: Path) -> None:
     pool = Dataset.from_list(data).cast_column("image", Image())
     pool.save_to_disk(tmp_path / "pool")
     code = (
-        "import json, sys; from datasets import load_from_disk; from promptdyn.training.pool import prompts; "
+        "import json, sys; from datasets import load_from_disk; from promptdyn.training.dataset import prompts; "
         "print(json.dumps(prompts(load_from_disk(sys.argv[1])).ids))"
     )
     out = subprocess.run(

@@ -17,9 +17,11 @@ from trl import GRPOTrainer, RLOOConfig
 import grpo_run
 from grpo_run import POOL, Grader, history_of, rows
 from promptdyn.errors import InputError
-from promptdyn.training import trl as adapter
 from promptdyn.training.dynamic_sampling import DynamicSampling
-from promptdyn.training.trl import RELIED_ON, SelectionGRPOTrainer, SelectionMixin, SelectionRLOOTrainer
+from promptdyn.training.trl import SelectionGRPOTrainer, SelectionMixin, SelectionRLOOTrainer, checks
+from promptdyn.training.trl.checks import RELIED_ON
+from promptdyn.training.trl.choosing import ChoosingMixin
+from promptdyn.training.trl.refresh import read_pool
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -140,39 +142,36 @@ def test_the_mixin_makes_one_of_a_trainer_that_is_derived_from_trls(tmp_path: Pa
     assert len(history_of(tmp_path)) == 4
 
 
-def names_of_self(tree: ast.AST) -> set[str]:
+def attributes_of(tree: ast.AST, *names: str) -> set[str]:
+    """The attributes that are read of variables with these names, or of super()."""
     return {
         node.attr
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute)
         and (
-            (isinstance(node.value, ast.Name) and node.value.id == "self")
+            (isinstance(node.value, ast.Name) and node.value.id in names)
             or (isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "super")
         )
     }
 
 
 def test_all_that_is_relied_on_of_trl_is_listed() -> None:
-    """Every private name that the mixin uses and does not set itself is in the list, and nothing else."""
-    tree = ast.parse(inspect.getsource(adapter))
-    mixin = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "SelectionMixin")
-    methods = {node.name: node for node in mixin.body if isinstance(node, ast.FunctionDef)}
+    """Every private name that the mixins use and do not set themselves is in the list, and nothing else."""
+    mixins = [ast.parse(inspect.getsource(mixin)) for mixin in (ChoosingMixin, SelectionMixin)]
+    methods = {node.name: node for tree in mixins for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     sets = {
         target.attr
-        for node in ast.walk(methods["__init__"])
+        for name in ("__init__", "_start_choosing", "_begin_step")
+        for node in ast.walk(methods[name])
         if isinstance(node, ast.Assign | ast.AnnAssign)
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         for target in (target.elts if isinstance(target, ast.Tuple) else [target])
         if isinstance(target, ast.Attribute)
     }
-    called = {  # by super()
-        node.attr
-        for node in ast.walk(mixin)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Call)
-        and getattr(node.value.func, "id", "") == "super"
-    }
-    theirs = called | (names_of_self(mixin) - sets - set(methods))
+    called = set().union(*map(attributes_of, mixins))  # by super()
+    read = set().union(*(attributes_of(tree, "self") for tree in mixins))
+    read |= attributes_of(ast.parse(inspect.getsource(read_pool)), "trainer")
+    theirs = called | (read - sets - set(methods))
     private = {name for name in theirs if name.startswith("_") and not name.startswith("__")}
     assert private == {name for name in RELIED_ON if name.startswith("_")}
     assert set(RELIED_ON) <= theirs
@@ -183,14 +182,16 @@ def test_trl_has_what_is_relied_on(kind: type[SelectionMixin], tmp_path: Path) -
     run = trainer(tmp_path) if kind is SelectionRLOOTrainer else grpo_run.trainer(tmp_path)
     assert isinstance(run, kind)
     assert [name for name in RELIED_ON if not hasattr(run, name)] == []
-    base = kind.__mro__[2]
+    base = kind.__mro__[3]
     assert base.__module__.startswith("trl.")
-    overridden = {name for name in vars(SelectionMixin) if name.startswith("_") and name in RELIED_ON}
+    overridden = {
+        name for name in (*vars(ChoosingMixin), *vars(SelectionMixin)) if name.startswith("_") and name in RELIED_ON
+    }
     assert [name for name in overridden if not hasattr(base, name)] == []
 
 
 def test_a_version_of_trl_that_lacks_something_is_told(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(adapter, "RELIED_ON", (*RELIED_ON, "_of_another_version"))
+    monkeypatch.setattr(checks, "RELIED_ON", (*RELIED_ON, "_of_another_version"))
     message = f"relies on _of_another_version of WatchedTrainer, which TRL {trl.__version__} lacks: install"
     with pytest.raises(InputError, match=message):
         trainer(tmp_path)

@@ -23,7 +23,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.models import DPS
 from promptdyn.selection import Selector
-from promptdyn.training.pool import prompt_ids, prompts
+from promptdyn.training.dataset import prompt_ids, prompts
 from promptdyn.training.recipes import Recipe
 from promptdyn.training.trl import SelectionGRPOTrainer
 

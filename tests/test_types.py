@@ -77,7 +77,7 @@ ROOMS = (
     *("readers", "registry", "report", "selection", "success", "testing", "training.loading", "training.policy"),
     *(
         "training.dynamic_sampling",
-        "training.pool",
+        "training.dataset",
         "training.race",
         "training.recipes",
         "training.run",

@@ -39,7 +39,7 @@ class Prompts:
         pool = Prompts(["a", "b"], {"task": ["sums", "sorting"], "length": [12, 80]})
         online = DPS(cluster="task").online(pool)
 
-    `history.prompts` is the pool of a history, `promptdyn.training.pool.prompts(dataset)` that of a dataset. For a
+    `history.prompts` is the pool of a history, `promptdyn.training.dataset.prompts(dataset)` that of a dataset. For a
     model that needs no column, a list of ids will do: `DPS().online(["a", "b"])`.
 
     Args:

@@ -1,10 +1,11 @@
-"""Find the distinct prompts of a dataset, and describe them as a pool."""
+"""Find the distinct prompts of a dataset, describe them as a pool, and fetch their rows."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 from datasets import Dataset
@@ -15,7 +16,7 @@ from promptdyn.errors import InputError
 from promptdyn.prompts import Prompts
 from promptdyn.training.content import content_ids, values
 
-__all__ = ["distinct", "prompt_ids", "prompt_rows", "prompts"]
+__all__ = ["distinct", "fetch", "prompt_ids", "prompt_rows", "prompts"]
 
 logger = logging.getLogger(__name__)
 
@@ -129,3 +130,16 @@ def prompt_rows(dataset: Dataset, id_column: str = "prompt_id") -> dict[str, int
             num_told_apart,
         )
     return rows
+
+
+def fetch(dataset: Dataset, rows: list[int]) -> list[dict[str, Any]]:
+    """Return the examples at `rows`, each an object of its own. Repeats are read once and copied, which is cheaper."""
+    distinct_rows = list(dict.fromkeys(rows))
+    example_of = dict(zip(distinct_rows, dataset.__getitems__(distinct_rows), strict=True))
+    return [
+        {
+            name: value if isinstance(value, str | int | float) else deepcopy(value)
+            for name, value in example_of[row].items()
+        }
+        for row in rows
+    ]
