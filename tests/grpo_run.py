@@ -39,7 +39,7 @@ from promptdyn.models import DPS
 from promptdyn.selection import Observation, Selector
 from promptdyn.selection.groups import rewards_of
 from promptdyn.training.dynamic_sampling import DynamicSampling
-from promptdyn.training.run import CHECKPOINTING
+from promptdyn.training.run.settings import CHECKPOINTING
 from promptdyn.training.trl import SelectionGRPOTrainer, prompts
 
 CHARACTERS = "0123456789abcdef"

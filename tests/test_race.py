@@ -13,9 +13,8 @@ from scipy.stats import ttest_rel
 import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.training import tasks
-from promptdyn.training.race import Run, race, read_race, total_rollouts
+from promptdyn.training.race import Run, race, read_race, standings, tables, total_rollouts, write_standings
 from promptdyn.training.recipes import ROUNDS, Recipe
-from promptdyn.training.standings import standings, tables, write_standings
 from test_cli import promptdyn_here
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

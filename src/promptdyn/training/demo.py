@@ -17,8 +17,7 @@ from promptdyn.history import RewardHistory
 from promptdyn.models import MODELS
 from promptdyn.report import Section, svg, write_report
 from promptdyn.storage import atomic
-from promptdyn.training.race import RESULT_FILE, Race, Run, race
-from promptdyn.training.standings import Standing, bands, standings, tables
+from promptdyn.training.race import RESULT_FILE, Race, Run, Standing, bands, race, standings, tables
 from promptdyn.training.trl import HISTORY_FILE
 
 __all__ = ["DemoResult", "demo", "demo_race"]

@@ -22,9 +22,8 @@ def race(
     json_path: JsonPath = None,
 ) -> None:
     """Train with each selector from the same start, on several seeds, with one budget; then compare the results."""
-    from promptdyn.training.race import Run, read_race, total_rollouts
+    from promptdyn.training.race import Run, read_race, standings, tables, total_rollouts, write_standings
     from promptdyn.training.race import race as run_race
-    from promptdyn.training.standings import standings, tables, write_standings
 
     check_targets(json_path, out / "report.html", sources=[race_file])
     declared = read_race(race_file)

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from trl.trainer.utils import nanstd
 
 from promptdyn.errors import InputError
 from promptdyn.training.dynamic_sampling import AtCap
-from trl.trainer.utils import nanstd
 
 __all__ = ["Batch", "batch_advantages", "gather_rollouts"]
 

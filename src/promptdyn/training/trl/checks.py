@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import trl
+
 from promptdyn.errors import InputError
 from promptdyn.selection import Selector
 from promptdyn.success import Success

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
+from trl import GRPOTrainer
 
 from promptdyn.errors import InputError
 from promptdyn.selection import Observation, Selector, Session
@@ -20,7 +21,6 @@ from promptdyn.training.dataset import fetch
 from promptdyn.training.dynamic_sampling import DynamicSampling
 from promptdyn.training.trl.batch import Batch, batch_advantages, gather_rollouts
 from promptdyn.training.trl.generations import Generations
-from trl import GRPOTrainer
 
 __all__ = ["ChoosingMixin"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from datasets import Dataset
+from trl import GRPOConfig, RLOOConfig
 
 from promptdyn.errors import InputError
-from trl import GRPOConfig, RLOOConfig
 
 __all__ = ["Generations", "check_joins", "with_steps"]
 

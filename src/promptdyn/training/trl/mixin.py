@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 from transformers.trainer_utils import TrainOutput
+from trl import GRPOConfig, RLOOConfig
 
 from promptdyn.errors import InputError
 from promptdyn.prompts import AUTO
@@ -29,7 +30,6 @@ from promptdyn.training.trl.checks import check_selector, check_trainer
 from promptdyn.training.trl.choosing import ChoosingMixin
 from promptdyn.training.trl.generations import Generations, check_joins, with_steps
 from promptdyn.training.trl.refresh import read_pool
-from trl import GRPOConfig, RLOOConfig
 
 __all__ = ["HISTORY_FILE", "SelectionMixin"]
 

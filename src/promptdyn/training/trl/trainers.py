@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from trl import GRPOConfig, GRPOTrainer, RLOOTrainer
 
 from promptdyn.training.trl.mixin import SelectionMixin
-from trl import GRPOConfig, GRPOTrainer, RLOOTrainer
 
 __all__ = ["SelectionGRPOTrainer", "SelectionRLOOTrainer"]
 

@@ -15,7 +15,7 @@ from scipy import stats
 from promptdyn import plots
 from promptdyn.report import Section, svg, write_page
 from promptdyn.storage import atomic
-from promptdyn.training.race import Race, Run
+from promptdyn.training.race.declared import Race, Run
 
 __all__ = ["Difference", "Standing", "bands", "standings", "tables", "write_standings"]
 
