@@ -1,6 +1,7 @@
 """The rooms of the package: every import points down, and what sits inside a training process loads little."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -33,46 +34,69 @@ ROOMS = [
     *["kernels", "ppl", "inference", "evaluation", "testing", "plots", "report", "training", "cli"],
 ]
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+MOST_LINES = 400
 
 
-def room(parts: tuple[str, ...]) -> str:
-    return parts[0].removesuffix(".py")
+def module(path: Path) -> str:
+    """A file's name in import statements, without the package's: "history.dense"; "history" for its `__init__`."""
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms that a file imports anywhere: at its top, inside functions, for type checkers."""
-    rooms = set()
+def room(name: str) -> str:
+    return name.partition(".")[0]
+
+
+MODULES = {module(path) for path in FILES}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Modules that a file imports anywhere: at its top, inside functions, for type checkers."""
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            # `from promptdyn import models` names the room only after the word import.
+            # The last word is a module (`from promptdyn import models`), or a name in one.
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         for name in names:
             package, _, rest = name.partition(".")
             if package == "promptdyn" and rest:
-                rooms.add(room(tuple(rest.split("."))))
-    return rooms
+                modules.add(rest if rest in MODULES else rest.rpartition(".")[0] or rest)
+    return modules
 
 
 def test_the_listing_is_the_architecture():
-    assert {room(path.parts) for path in FILES} == set(ROOMS)
+    assert set(map(room, MODULES)) == set(ROOMS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_imports_point_down(path):
-    mine = ROOMS.index(room(path.parts))
-    above = [other for other in imported_rooms(ROOT / path) if ROOMS.index(other) > mine]
+    mine = ROOMS.index(room(module(path)))
+    above = [other for other in map(room, imported_modules(ROOT / path)) if ROOMS.index(other) > mine]
     assert not above, f"{path} imports {above}, which stand above it"
+
+
+def test_no_import_goes_in_a_circle():
+    """Not even one that is for type checkers alone, or that waits inside a function."""
+    imports = {module(path): imported_modules(ROOT / path) - {module(path)} for path in FILES}
+    order = list(graphlib.TopologicalSorter(imports).static_order())  # raises CycleError, which shows the circle
+    assert set(order) == MODULES
 
 
 def test_the_walk_sees_every_kind_of_import(tmp_path):
     (tmp_path / "file.py").write_text(
         "import promptdyn.cli\nfrom promptdyn import plots\ndef f():\n    from promptdyn.models.base import Params\n"
+        "if TYPE_CHECKING:\n    from promptdyn.history import dense, Counts\n"
     )
-    assert imported_rooms(tmp_path / "file.py") == {"cli", "plots", "models"}
+    assert imported_modules(tmp_path / "file.py") == {"cli", "plots", "models.base", "history.dense", "history"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_can_be_read_at_a_sitting(path):
+    lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
+    assert lines <= MOST_LINES, f"{path} has {lines} lines: give what has a job of its own a file of its own"
 
 
 LIVE = """
