@@ -11,7 +11,7 @@ from scipy.stats import betabinom, binom
 import promptdyn
 from brute_force import path_sums
 from promptdyn.errors import InputError
-from promptdyn.history import Counts, RewardHistory, outcome_of
+from promptdyn.history import Counts, RewardHistory
 from promptdyn.kernels import jax as kernels
 from promptdyn.models import Chain, DiscreteHMM, Pool, emissions
 from promptdyn.models.discrete_hmm import sticky_walk
@@ -128,7 +128,6 @@ def test_emissions_are_what_they_say():
     expected = betabinom.logpmf(k, n, 7.0 * rates[:, None], 7.0 * (1 - rates[:, None]))
     np.testing.assert_allclose(varied, expected, atol=1e-10)
     np.testing.assert_allclose(emissions.BetaBinomial(rates, 1e9).log_prob(*COUNTS), shown, atol=1e-5)
-    assert outcome_of(np.array([0, 1, 0, 3, 8]), np.array([1, 1, 8, 8, 8])).tolist() == [0, 2, 0, 1, 2]
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])

@@ -22,7 +22,8 @@ import promptdyn
 from known import known
 from promptdyn.clusters import cross, uncross
 from promptdyn.errors import InputError
-from promptdyn.history import RewardHistory
+from promptdyn.history import Exposure, Outcome, RewardHistory, outcome_of
+from promptdyn.history.events import exposure_names, exposure_of
 
 COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
 # NumPy's own strings end at a NUL.
@@ -504,6 +505,18 @@ def test_own_column_names_are_no_label_columns(tmp_path):
     history = RewardHistory.from_columns([0], ["a"], num_successes=[0], num_rollouts=[8], columns={"step": ["x"]})
     with pytest.raises(InputError, match="label column 'step' has the name of a history's own column: rename it"):
         history.to_parquet(tmp_path / "x.parquet")
+
+
+def test_what_a_step_does_to_a_prompt():
+    k, n = np.array([0, 1, 0, 3, 8, 3]), np.array([1, 1, 8, 8, 8, 8])
+    none, some, all_ = Outcome
+    assert outcome_of(k, n).tolist() == [none, all_, none, some, all_, some]
+    idle, trained, without_variance = Exposure
+    expected = [without_variance, without_variance, without_variance, trained, without_variance, idle]
+    assert exposure_of(k, n, np.array([True] * 5 + [False])).tolist() == expected
+    assert exposure_names(3) == ("idle", "trained", "trained without variance")
+    assert exposure_names(2) == ("idle", "trained")
+    assert exposure_names(1) == ("any",)
 
 
 def test_import_loads_numpy_only():

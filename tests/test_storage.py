@@ -11,7 +11,7 @@ import pytest
 
 import promptdyn
 from promptdyn.errors import InputError
-from promptdyn.storage import atomic, read_state, write_state
+from promptdyn.storage import atomic, flatten, nest, read_state, write_state
 
 ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "flag": np.array([True, False])}
 
@@ -26,6 +26,15 @@ def test_values_and_arrays_come_back(tmp_path):
         np.testing.assert_array_equal(arrays[name], array)
         assert arrays[name].dtype == array.dtype
     assert [file.name for file in path.parent.iterdir()] == ["state.npz"]
+
+
+def test_nested_arrays_come_back():
+    """Also where a name in a part, such as a site's, has a slash itself, and where a part is empty."""
+    parts = {"": {"seen": ARRAYS["a"]}, "fit": {"params/net/weight": ARRAYS["flag"], "trace": ARRAYS["a"]}, "log": {}}
+    flat = flatten(parts)
+    assert list(flat) == ["seen", "fit/params/net/weight", "fit/trace"]
+    assert nest(flat, ("log",)) == parts
+    assert nest(nest(flat)["fit"]) == {"": {"trace": ARRAYS["a"]}, "params": {"net/weight": ARRAYS["flag"]}}
 
 
 def test_python_objects_are_refused_and_nothing_is_written(tmp_path):

@@ -31,7 +31,7 @@ class Exposure(IntEnum):
 
     IDLE = 0
     TRAINED = 1
-    WITHOUT_VARIANCE = 2
+    TRAINED_WITHOUT_VARIANCE = 2
 
 
 def exposure_of(num_successes: Any, num_rollouts: Any, trained: Any, xp: ModuleType = np) -> Any:
@@ -43,7 +43,7 @@ def exposure_of(num_successes: Any, num_rollouts: Any, trained: Any, xp: ModuleT
         xp: array module of the arguments and the result.
     """
     varies = (num_successes > 0) & (num_successes < num_rollouts)
-    exposure = xp.where(varies, int(Exposure.TRAINED), int(Exposure.WITHOUT_VARIANCE))
+    exposure = xp.where(varies, int(Exposure.TRAINED), int(Exposure.TRAINED_WITHOUT_VARIANCE))
     return xp.where(trained, exposure, int(Exposure.IDLE))
 
 
