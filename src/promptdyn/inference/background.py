@@ -35,8 +35,6 @@ __all__ = ["CLUSTER", "BackgroundFit", "Step"]
 
 # Name of the column that holds the pool's labels, crossed if they come from several columns, in the fitted history.
 CLUSTER = "cluster"
-
-
 CHILD = "import sys; from promptdyn.inference.background import work; work(sys.argv[1])"
 
 
