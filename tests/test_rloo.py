@@ -18,10 +18,10 @@ import grpo_run
 from grpo_run import POOL, Grader, history_of, rows
 from promptdyn.errors import InputError
 from promptdyn.training.dynamic_sampling import DynamicSampling
-from promptdyn.training.trl import SelectionGRPOTrainer, SelectionMixin, SelectionRLOOTrainer, checks
-from promptdyn.training.trl.checks import RELIED_ON
+from promptdyn.training.trl import SelectionGRPOTrainer, SelectionMixin, SelectionRLOOTrainer, relied_on
 from promptdyn.training.trl.choosing import ChoosingMixin
 from promptdyn.training.trl.refresh import read_pool
+from promptdyn.training.trl.relied_on import RELIED_ON
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -191,7 +191,7 @@ def test_trl_has_what_is_relied_on(kind: type[SelectionMixin], tmp_path: Path) -
 
 
 def test_a_version_of_trl_that_lacks_something_is_told(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(checks, "RELIED_ON", (*RELIED_ON, "_of_another_version"))
+    monkeypatch.setattr(relied_on, "RELIED_ON", (*RELIED_ON, "_of_another_version"))
     message = f"relies on _of_another_version of WatchedTrainer, which TRL {trl.__version__} lacks: install"
     with pytest.raises(InputError, match=message):
         trainer(tmp_path)

@@ -40,10 +40,12 @@ class RaceBar:
         self.logger.setLevel(self.level)
 
     def update(self, name: str, spent: int) -> None:
+        """Show the rollouts that the run of this name has spent, on top of those of the runs before it."""
         if name != self.current:
             self.done, self.current = self.done + self.spent, name
         self.spent = spent
         self.progress.update(self.task, completed=self.done + spent, description=name)
 
     def stage(self, text: str) -> None:
+        """Print a line above the bar."""
         self.progress.console.print(text)

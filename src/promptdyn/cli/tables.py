@@ -74,6 +74,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def write_json(path: Path | None, value: Any) -> None:
+    """Write a value as JSON to a file, to stdout if the path is "-", or nowhere if it is None."""
     if path is None:
         return
     text = json.dumps(_without_nan(value), indent=2, allow_nan=False)

@@ -52,6 +52,9 @@ def check_columns(
     """Check a history's `own` columns, and columns of labels, of which some may not fit.
 
     Args:
+        own: (row,) columns step, prompt_id, num_successes, num_rollouts, and perhaps trained, reward_mean, reward_std.
+        labels: name -> (row,) labels.
+        source, row_name, repeated, skip_bad: see `RewardHistory.from_columns`.
         keep_all_labels: True raises where a column's labels differ within a prompt; False leaves the column out.
         faults: lines that a reader could not read as rows.
 

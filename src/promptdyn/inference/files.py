@@ -54,6 +54,8 @@ def unpacked(values: Mapping[str, Any], arrays: Arrays, model: type[DynamicsLike
     parts = nest(arrays, DICTS)
     # Earlier versions did not save the steps that a fit was made on.
     own = {name: np.zeros(0, kind) for name, kind in SEEN.items()} | parts.pop("")
+    if unknown := parts.keys() - set(DICTS):
+        raise KeyError(min(unknown))
     registry: Registry[Any, Any] = Registry("model")
     registry.register(model)
     return {

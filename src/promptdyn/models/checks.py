@@ -26,11 +26,7 @@ __all__ = [
 ]
 
 MAX_EXPOSURES = len(Exposure)
-
-
 _online_fault = subclass_fault("model", OnlineModel, "promptdyn.online")
-
-
 # Counts at which `check_chain` tries a chain's emission.
 TRIED = Counts(*np.array([(0, 0)] + [(k, n) for n in (1, 2, 8) for k in range(n + 1)]).T)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +25,7 @@ from promptdyn.selection.scores import SCORES
 from promptdyn.selection.strategies import STRATEGIES
 from promptdyn.success import Success
 
-__all__ = ["SELECTORS", "Plan", "Recipe", "selector_recipe"]
+__all__ = ["SELECTORS", "Plan", "Recipe", "check_selector", "selector_recipe"]
 
 if TYPE_CHECKING:
     from promptdyn.training.dynamic_sampling import AtCap, Keep
@@ -237,3 +237,22 @@ def selector_recipe(text: str, **changes: object) -> Recipe:
                 f"selector {text!r}: {name!r} has no settings; those of a model are given as in 'rate:decay=0.9'"
             )
     return replace(cast(Any, recipe), **{part: value for part, value in changes.items() if value is not None})
+
+
+def check_selector(ids: Sequence[str], selector: Selector, group_size: int, success: Success | None) -> None:
+    """Raise InputError unless a ready selector fits the ids of a dataset's prompts and the trainer's settings."""
+    if success is not None:
+        raise InputError("the selector says what a success is: give success to the Selector, not to the trainer")
+    if selector.num_generations != group_size:
+        raise InputError(
+            f"the selector forecasts groups of {selector.num_generations} rollouts, and the trainer makes "
+            f"{group_size}: pass num_generations={group_size} to the Selector"
+        )
+    known = set(selector.prompt_ids)
+    if known != set(ids):
+        example = min(known.symmetric_difference(ids))
+        location = "not in the dataset" if example in known else "not in the selector's pool"
+        raise InputError(
+            f"prompt {example!r} is {location} ({len(known)} prompts in the pool, {len(ids)} in the dataset): "
+            "build the selector from prompts(train_dataset)"
+        )

@@ -4,8 +4,8 @@ It puts together a model, a dataset, reward functions, a selector and `Selection
 the embedded ones, or any of Hugging Face.
 """
 
-from promptdyn.training.run.result import RunResult, run
 from promptdyn.training.run.settings import RunSettings
+from promptdyn.training.run.train import RunResult, run
 from promptdyn.training.run.trainer import make_trainer
 
 __all__ = ["RunResult", "RunSettings", "make_trainer", "run"]

@@ -25,11 +25,11 @@ from promptdyn.training.checkpoints import checkpoint_to_resume, is_checkpoint, 
 from promptdyn.training.dataset import distinct
 from promptdyn.training.dynamic_sampling import DynamicSampling
 from promptdyn.training.interrupts import terminable
-from promptdyn.training.recipes import Plan, Recipe, selector_recipe
-from promptdyn.training.trl.checks import check_selector, check_trainer
+from promptdyn.training.recipes import Plan, Recipe, check_selector, selector_recipe
 from promptdyn.training.trl.choosing import ChoosingMixin
 from promptdyn.training.trl.generations import Generations, check_joins, with_steps
 from promptdyn.training.trl.refresh import read_pool
+from promptdyn.training.trl.relied_on import check_trainer
 
 __all__ = ["HISTORY_FILE", "SelectionMixin"]
 
