@@ -321,6 +321,7 @@ def test_fit_files_that_are_not_whole_are_named(history, tmp_path):
     for arrays_kept, values_kept in [
         ({k: v for k, v in arrays.items() if k != "trace"}, values),
         ({k: v for k, v in arrays.items() if k != "params/initial"}, values),
+        ({**arrays, "model/site": arrays["trace"]}, values),  # of no part that a fit has
         ({**arrays, "params/initial": arrays["params/initial"][:, :2]}, values),
         (arrays, {k: v for k, v in values.items() if k != "model"}),
         (arrays, {k: v for k, v in values.items() if k != "converged"}),
