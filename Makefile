@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 # The CPU build of torch; on macOS the ordinary wheel is the CPU build already.
 TORCH  := $(if $(filter Linux,$(shell uname -s)),torch==2.13.0+cpu,torch==2.13.0)
 
-.PHONY: demo test test-long browser lint bench sbc clean
+.PHONY: demo test test-long test-extras browser lint bench sbc clean
 
 demo: $(READY)
 	$(BIN)/promptdyn demo --out runs/demo

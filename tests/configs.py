@@ -1,4 +1,4 @@
-"""The one table of models that model x backend x engine tests run over, and models declared outside the package."""
+"""The one table of models that model x backend x engine tests run over, models of strangers, and small histories."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from promptdyn.history import RewardHistory
+from promptdyn.inference.densities import Density, load_density
 from promptdyn.models import BetaState, Chain, DiscreteHMM, DynamicsLike, HierarchicalHMM, emissions
+from promptdyn.models.base import cluster_of
+from promptdyn.ppl import Backend
 
 
 @dataclass(frozen=True)
@@ -101,3 +104,10 @@ def small_history(seed: int = 0, num_prompts: int = 5, num_steps: int = 4) -> Re
         trained=rng.random(len(step)) < 0.7,
         columns={"family": [f"c{i % 2}" for i in prompt]},
     )
+
+
+HISTORY = small_history(1, num_prompts=30, num_steps=20)
+
+
+def density(model: DynamicsLike, history: RewardHistory, backend: Backend) -> Density:
+    return load_density(backend)(model, history.dense(cluster_of(model)))

@@ -48,6 +48,42 @@ POOL = Dataset.from_list(
     [{"prompt": f"{i:x}{i:x}", "prompt_id": f"p{i}", "task": "even" if i % 2 == 0 else "odd"} for i in range(12)]
 )
 
+# How TRL's clocks can stand to each other. "generations" is how many 8 optimizer steps take.
+CLOCKS: dict[str, dict[str, Any]] = {
+    "plain": {"generations": 8},
+    "accumulation": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "generations": 8},
+    "iterations": {"num_iterations": 2, "generations": 4},
+    "reuse": {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 4,
+        "generations": 4,
+    },
+    "several generations a step": {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 4,
+        "steps_per_generation": 2,
+        "generations": 16,
+    },
+    "out of step": {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 3,
+        "steps_per_generation": 2,
+        "generations": 12,
+    },
+}
+
+
+def clock(name: str) -> dict[str, Any]:
+    """The settings of TRL of one of these clocks."""
+    return {key: value for key, value in CLOCKS[name].items() if key != "generations"}
+
+
+def assert_explained(log: dict[str, float]) -> None:
+    """Every metric of ours is explained on the page about them."""
+    page = Path("docs/live-training.md").read_text(encoding="utf-8")
+    assert [name for name in log if name.startswith("selection/") and f"| `{name}` |" not in page] == []
+
 
 def tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *CHARACTERS])}

@@ -1,30 +1,17 @@
 """Every Python example in the README and the docs runs as written, from the top of the repository."""
 
-import re
 import runpy
 import sys
-from pathlib import Path
 
 import jax
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PAGES = [
-    page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if "```python" in page.read_text()
-]
-
+from pages import PAGES, ROOT, code_of
 
 # Half a minute each, and on what other tests hold too.
 LONG = {"fitting.md", "free-form.md", "models.md"}
-
-
 # Whose fits are too short to gain from it.
 BRIEF = {"declare.md"}
-
-
-def code_of(page: Path) -> str:
-    """The Python of a page, as one file."""
-    return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL))
 
 
 @pytest.fixture
@@ -36,7 +23,6 @@ def compiled_well(page):
     jax.config.update("jax_disable_most_optimizations", swift)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 @pytest.mark.usefixtures("compiled_well", "registries")
 @pytest.mark.parametrize(
     "page",

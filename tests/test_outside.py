@@ -15,7 +15,8 @@ import pytest
 from scipy.stats import beta
 
 import promptdyn
-from configs import OneRate, TwoState, small_history
+from command_line import promptdyn_here
+from configs import HISTORY, OneRate, TwoState
 from promptdyn.errors import ConvergenceWarning, InputError
 from promptdyn.inference import METHODS, SVI, Engine, Fit, Result
 from promptdyn.models import DPS
@@ -24,13 +25,10 @@ from promptdyn.ppl import BACKENDS
 from promptdyn.readers import READERS, Reader
 from promptdyn.selection import SCORES, STRATEGIES, Selector
 from promptdyn.training.recipes import Recipe
-from test_cli import promptdyn_here
 
 OUTSIDE = Path(__file__).parent / "outside"
-HISTORY = small_history(1, num_prompts=30, num_steps=20)
 IDS = [f"p{i}" for i in range(8)]
 LINES = ["0 a 1", "0 a 0", "0 b 0.5", "0 b 0.5", "1 a 1", "1 a 1", "1 b 0", "1 b 1"]
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
 @pytest.fixture(autouse=True)

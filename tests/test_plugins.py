@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import promptdyn
+from command_line import promptdyn_command, promptdyn_here
 from configs import OneRate, TwoState, small_history
 from promptdyn.errors import InputError
 from promptdyn.inference import Fit
@@ -18,7 +19,6 @@ from promptdyn.models import MODELS, BetaBernoulli, DiscreteHMM
 from promptdyn.plugins import load_object, object_reference
 from promptdyn.registry import Registry
 from promptdyn.selection import STRATEGIES
-from test_cli import promptdyn_command, promptdyn_here
 
 HISTORY = small_history(1, num_prompts=12, num_steps=10)
 MINE = '''

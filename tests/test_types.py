@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from test_docs import PAGES, code_of
+from pages import PAGES, code_of
 
 api = pytest.importorskip("mypy.api")
 
