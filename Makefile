@@ -15,7 +15,10 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-long: $(READY) browser
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist worksteal -m "long or not long" --hypothesis-profile=long
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist worksteal -m "not extras" --hypothesis-profile=long
+
+test-extras: $(READY)
+	TORCH='$(TORCH)' $(BIN)/python -m pytest -m extras -v -rP tests/test_extras.py
 
 # What the long tests look at reports with.
 browser:

@@ -1,8 +1,20 @@
-"""The one error type for bad input, and the warnings. This module does not know where they are shown."""
+"""The one error type for bad input, the warnings, and what to install if a package is missing. This module does not
+know where they are shown.
+"""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
-__all__ = ["ConvergenceWarning", "InputError", "PromptdynWarning", "check_choice"]
+__all__ = ["ConvergenceWarning", "InputError", "PromptdynWarning", "check_choice", "install_hint"]
+
+# Package -> the extra of promptdyn that installs it.
+EXTRA_OF = {
+    **dict.fromkeys(("jax", "jaxtyping", "numpyro", "arviz"), "fit"),
+    **dict.fromkeys(("array_api_compat", "pyro"), "pyro"),
+    **dict.fromkeys(("jinja2", "matplotlib"), "plot"),
+    **dict.fromkeys(("accelerate", "datasets", "filelock", "peft", "reasoning_gym"), "train"),
+    **dict.fromkeys(("torch", "transformers", "trl", "yaml"), "train"),
+}
 
 # Most characters of a message; a longer one keeps only its head and tail.
 LONGEST, HEAD, TAIL = 1000, 500, 300
@@ -32,3 +44,16 @@ def check_choice(setting: str, value: object, choices: Collection[object]) -> No
     """Raise InputError, with the list of choices, unless a value is one of them."""
     if value not in choices:
         raise InputError(f"{setting}={value!r} is none of {', '.join(map(str, choices))}")
+
+
+@contextmanager
+def install_hint() -> Iterator[None]:
+    """Let a ModuleNotFoundError name the extra that installs the missing package, if one does."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA_OF or "pip install" in str(error):
+            raise
+        message = f"this needs {package}: pip install 'promptdyn[{EXTRA_OF[package]}]'"
+        raise ModuleNotFoundError(message, name=error.name) from error

@@ -37,15 +37,21 @@ def bars() -> Iterator[Tell]:
         TextColumn("{task.fields[numbers]}", markup=False),
     )
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    progress = Progress(*columns, console=Console(stderr=True))
 
-        def show(work: str, done: int, total: int, watch: Mapping[str, float]) -> None:
-            if work not in tasks:
-                tasks[work] = progress.add_task(work, total=total, numbers="")
-            numbers = "  ".join(f"{name} {_short(value)}" for name, value in watch.items())
-            progress.update(tasks[work], completed=done, total=total, numbers=numbers)
+    def show(work: str, done: int, total: int, watch: Mapping[str, float]) -> None:
+        if not tasks:  # work that ends before its first bar prints nothing, not even an empty line
+            progress.start()
+        if work not in tasks:
+            tasks[work] = progress.add_task(work, total=total, numbers="")
+        numbers = "  ".join(f"{name} {_short(value)}" for name, value in watch.items())
+        progress.update(tasks[work], completed=done, total=total, numbers=numbers)
 
+    try:
         yield show
+    finally:
+        if tasks:
+            progress.stop()
 
 
 def _short(value: float | None) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader
 
 from promptdyn import plots
 from promptdyn.errors import InputError
@@ -313,8 +314,6 @@ def write_page(path: str | Path, title: str, subtitle: str, sections: list[Secti
     Raises:
         InputError: the path cannot be written.
     """
-    from jinja2 import Environment, PackageLoader
-
     page = Environment(loader=PackageLoader("promptdyn", ""), autoescape=True).get_template("report.html.jinja")
     with atomic(path) as part:
         part.write_text(

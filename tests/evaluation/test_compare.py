@@ -22,7 +22,7 @@ def test_compare_ranks_models_and_keeps_fits(history):
     comparison = promptdyn.compare(
         models, history, fit_steps=20, progress=lambda words, done, total, watch: told.update({words: (done, total)})
     )
-    assert list(told) == ["forecasting by dps", "forecasting by mopps", "fitting hmm", "forecasting by hmm"]
+    assert list(told) == ["fitting hmm", "forecasting by dps", "forecasting by mopps", "forecasting by hmm"]
     assert told["forecasting by hmm"] == (40, 40)
     losses = [score.log_loss for score in comparison.scores]
     assert losses == sorted(losses)

@@ -9,17 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from promptdyn.errors import InputError, PromptdynWarning
+from promptdyn.errors import InputError, PromptdynWarning, install_hint
 from promptdyn.storage import check_target
 
 __all__ = ["check_targets", "one_line_errors", "own_warnings", "quiet"]
-
-# Package -> the extra that installs it, for the message to someone who lacks the package.
-EXTRA_OF = {
-    **dict.fromkeys(("jax", "jaxtyping", "numpyro", "arviz"), "fit"),
-    **dict.fromkeys(("pyro", "array_api_compat"), "pyro"),
-    **dict.fromkeys(("matplotlib", "jinja2"), "plot"),
-}
 
 
 def check_targets(*paths: Path | None, sources: Sequence[Path | None] = ()) -> None:
@@ -39,16 +32,15 @@ def check_targets(*paths: Path | None, sources: Sequence[Path | None] = ()) -> N
 def one_line_errors() -> Iterator[None]:
     """Exit with code 2 and one line on stderr if input cannot be used or an extra is missing."""
     try:
-        yield
+        with install_hint():
+            yield
     except InputError as error:
         print(f"promptdyn: {error}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package == "promptdyn":
+        if (error.name or "").partition(".")[0] == "promptdyn":
             raise
-        extra = EXTRA_OF.get(package, "train")
-        print(f"promptdyn: this needs {package}: pip install 'promptdyn[{extra}]'", file=sys.stderr)
+        print(f"promptdyn: {error}", file=sys.stderr)
         sys.exit(2)
 
 

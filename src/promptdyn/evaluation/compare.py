@@ -228,7 +228,6 @@ def compare(
 
     report_progress = progress or (lambda work, done, total, watch: None)
     used: dict[str, Forecaster] = {}
-    forecasts: dict[str, Forecast] = {}
     for name, model in models.items():
         if isinstance(model, DynamicsLike):
             used[name] = fits[name] = fit(
@@ -236,7 +235,9 @@ def compare(
             )
         else:
             used[name] = model
-        online = used[name].online(history.prompts)
+    forecasts: dict[str, Forecast] = {}
+    for name, forecaster in used.items():
+        online = forecaster.online(history.prompts)
         forecasts[name] = forecast(
             online, history, fit_steps, observed, partial(report_progress, f"forecasting by {name}")
         )

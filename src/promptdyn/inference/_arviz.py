@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from promptdyn.errors import install_hint
+
 if TYPE_CHECKING:
     import arviz
     from xarray import Dataset
@@ -32,7 +34,7 @@ __all__ = ["from_dict", "load_arviz"]
 @cache
 def load_arviz() -> ModuleType:
     """Import ArviZ without its warnings."""
-    with warnings.catch_warnings():
+    with install_hint(), warnings.catch_warnings():
         # ArviZ 0.23 announces 1.0 each time it is imported.
         warnings.filterwarnings("ignore", category=FutureWarning)
         import arviz

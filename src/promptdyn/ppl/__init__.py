@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.errors import InputError, check_choice
+from promptdyn.errors import InputError, check_choice, install_hint
 from promptdyn.models.base import Array, Chain, DynamicsLike, Params, Pool, cluster_of, for_pool
 from promptdyn.models.checks import check_dynamics
 from promptdyn.ppl import observed as observed_programs
@@ -74,7 +74,8 @@ def load_backend(name: Backend) -> ModuleType:
         ModuleNotFoundError: the backend's library is not installed.
     """
     check_choice("backend", name, BACKENDS)
-    return import_module(f"promptdyn.ppl.{name}")
+    with install_hint():
+        return import_module(f"promptdyn.ppl.{name}")
 
 
 def program(

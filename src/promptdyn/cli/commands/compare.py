@@ -37,8 +37,10 @@ def compare(
     from promptdyn.inference import Fit
 
     check_targets(json_path, plot, sources=[history_path])
-    if plot is not None and plot.suffix not in PLOT_SUFFIXES:
-        raise InputError(f"{plot}: a plot is one of {', '.join(PLOT_SUFFIXES)}: name the file so")
+    if plot is not None:
+        if plot.suffix not in PLOT_SUFFIXES:
+            raise InputError(f"{plot}: a plot is one of {', '.join(PLOT_SUFFIXES)}: name the file so")
+        from promptdyn.plots import reliability_diagram  # what it needs may be missing, which is told before long work
     declared = MODELS.parse(models, load=Fit.load)
     history = read_history(history_path)
     with bars() as show_progress:
@@ -49,8 +51,6 @@ def compare(
     console.print(f"{result.scores[0].num_scored:,} rows forecast one step ahead, of {history.num_prompts:,} prompts")
     console.print(result.verdict)
     if plot is not None:
-        from promptdyn.plots import reliability_diagram
-
         with atomic(plot) as part:
             reliability_diagram(result.forecasts).savefig(part, format=plot.suffix[1:])
         console.print(f"wrote {plot}")

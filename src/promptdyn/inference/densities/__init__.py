@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn.errors import InputError, check_choice
+from promptdyn.errors import InputError, check_choice, install_hint
 from promptdyn.history import DenseHistory
 from promptdyn.kernels.sequences import Sequences
 from promptdyn.models.base import Array, DynamicsLike, Params, Statistics
@@ -83,9 +83,9 @@ def load_density(backend: Backend) -> Callable[[DynamicsLike, DenseHistory], Den
         ModuleNotFoundError: the backend's library is not installed.
     """
     check_choice("backend", backend, BACKENDS)
-    density_class: Callable[[DynamicsLike, DenseHistory], Density] = import_module(
-        f"promptdyn.inference.densities.{backend}"
-    ).Density
+    with install_hint():
+        module = import_module(f"promptdyn.inference.densities.{backend}")
+    density_class: Callable[[DynamicsLike, DenseHistory], Density] = module.Density
     return density_class
 
 
