@@ -1,6 +1,7 @@
-"""What a stranger adds from one file of their own, in code and by FILE.py:NAME: readers, engines, scores, strategies.
+"""What a stranger adds from one file of their own, in code and by FILE.py:NAME: readers, emissions, engines, scores and
+strategies.
 
-The files are in tests/outside. Models are in test_plugins.py.
+The files are in tests/outside. Models are in test_plugins.py, loops of trainers in selection/test_session.py.
 """
 
 import json
@@ -18,12 +19,14 @@ import promptdyn
 from command_line import promptdyn_here
 from configs import HISTORY, OneRate, TwoState
 from promptdyn.errors import ConvergenceWarning, InputError
+from promptdyn.history import Counts
 from promptdyn.inference import METHODS, SVI, Engine, Fit, Result
-from promptdyn.models import DPS
+from promptdyn.models import DPS, MODELS
 from promptdyn.plugins import load_object
 from promptdyn.ppl import BACKENDS
 from promptdyn.readers import READERS, Reader
 from promptdyn.selection import SCORES, STRATEGIES, Selector
+from promptdyn.testing import check_model
 from promptdyn.training.recipes import Recipe
 
 OUTSIDE = Path(__file__).parent / "outside"
@@ -131,6 +134,26 @@ def test_what_is_no_reader_is_told(log):
         promptdyn.read_history(log, object())  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"log.pairs: reader 'needy' returned a list, not a RewardHistory"):
         promptdyn.read_history(log, Needy(" "))
+
+
+# Emissions
+
+
+def test_an_emission_of_ones_own_is_fitted_filtered_and_drawn(tmp_path):
+    model = f"{OUTSIDE}/broken.py:Fragile"
+    check_model(MODELS.parse_one(model))
+    drawn, fitted = tmp_path / "drawn.parquet", tmp_path / "fit.npz"
+    sizes = ("--num-prompts", "100", "--num-steps", "30", "--truth", tmp_path / "truth.npz")
+    done = promptdyn_here("simulate", model, drawn, *sizes)
+    assert done.returncode == 0, done.stderr
+    done = promptdyn_here("fit", drawn, "--model", model, "--backend", "pyro", "--out", fitted)
+    assert done.returncode == 0, done.stderr
+    truth, fit = Fit.load(tmp_path / "truth.npz"), Fit.load(fitted)
+    assert fit.params["broken"] == pytest.approx(float(truth.params["broken"]), abs=0.03)
+    # A group of 8 in the easy state fails whole about as often as it is broken.
+    none, some, every = np.exp(fit.chain.log_emission(Counts(np.array([0, 4, 8]), np.full(3, 8))))[1]
+    assert none == pytest.approx(fit.params["broken"], abs=1e-6)
+    assert every > some > 0
 
 
 # Engines
