@@ -127,7 +127,7 @@ def _draw_parameters(model: DynamicsLike, like: RewardHistory, seed: int, backen
 
 
 def _labels_in_turn(fit: Fit, num_prompts: int) -> dict[str, list[str]]:
-    """Return labels in the fit's column(s), where prompts take its clusters in turn."""
+    """Return label column -> (prompt,) labels that deal the prompts out to the fit's clusters, one after another."""
     columns = column_names(fit.cluster)
     labels = [[name] if len(columns) == 1 else uncross(name) for name in fit.cluster_names]
     by_prompt = [labels[i % len(labels)] for i in range(num_prompts)]

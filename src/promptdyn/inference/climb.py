@@ -55,7 +55,7 @@ def climb(
 
     trace: list[float] = []
 
-    def after(intermediate_result: Any) -> None:
+    def after_iteration(intermediate_result: Any) -> None:
         trace.append(-float(intermediate_result.fun))
         if report:
             report(len(trace), trace[-1])
@@ -69,8 +69,8 @@ def climb(
         ravel(start),
         jac=True,
         method="L-BFGS-B",
-        callback=after,
+        callback=after_iteration,
         options={"maxiter": max_iterations, "maxfun": 20 * max_iterations, "ftol": 1e-15, "gtol": 1e-6, "maxcor": 20},
     )
-    # Status 0: the slope is zero; 99: `after` stopped the climb. Else iterations or ascending steps have run out.
+    # Status 0: the slope is zero; 99: `after_iteration` stopped the climb. Else iterations or steps upwards ran out.
     return Climb(unravel(result.x), [first, *trace], result.status in (0, 99))

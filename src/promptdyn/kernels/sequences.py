@@ -95,7 +95,8 @@ class Sequences:
         visited[0] |= visited.any(axis=0)  # a prompt's chain begins at the first step
         rank, step = np.nonzero(visited.T[order])
 
-        # A gap that is longer than the largest power of the idle matrix is crossed in several moves.
+        # Between two observations of a prompt lie idle steps, which a power of the idle matrix crosses at once. If a
+        # gap is longer than the largest power that is computed, it takes several moves.
         last = np.append(rank[1:] != rank[:-1], True)
         gap = np.where(last, 0, np.append(np.diff(step), 0))
         num_powers = max(int(np.sqrt(symbols.size / (CELLS_PER_POWER * (cluster_index.max(initial=0) + 1)))), 1)

@@ -17,9 +17,11 @@ __all__ = ["EDGE", "Names", "around", "check_sites", "dims_of", "only_what_is_ha
 
 # A simplex is kept so far from its edges when it is mapped to real numbers, since edges have no image.
 EDGE = 1e-12
-# A program is tried so far from the start: so many prior standard deviations of a site of real numbers, but at most
-# MOST, where a logistic function is 1; by a factor above a lower bound; most of the way to an upper bound or a corner.
-DEVIATIONS, MOST, FACTOR, NEAR = 3.0, 10.0, 8.0, 0.9
+# A program is tried at its start and at points around it. How far each site moves depends on its support:
+DEVIATIONS = 3.0  # real numbers: so many standard deviations of the prior,
+FARTHEST = 10.0  # but no farther than this, where a logistic function is 1 already
+FACTOR = 8.0  # above a lower bound: the distance to the bound is multiplied or divided by this
+SHARE = 0.9  # between two bounds, or towards a corner of a simplex: this share of the way
 # Names of axes and of counts in a fit's data, which sites and plates of a program must not have.
 TAKEN = ("chain", "draw", "group", "history", "num_successes")
 AXES = ("cluster", "prompt", "state", "next_state", "exposure", "step")
@@ -153,13 +155,13 @@ def _moved(value: NDArray, up: NDArray, support: Any, spread: NDArray) -> NDArra
     kind = type(support).__name__  # the constraints have the same names in both backends
     if kind == "_Real":
         deviation = np.sqrt(np.broadcast_to(spread, value.shape))
-        return value + up * np.where(np.isfinite(deviation), np.minimum(DEVIATIONS * deviation, MOST), 1.0)
+        return value + up * np.where(np.isfinite(deviation), np.minimum(DEVIATIONS * deviation, FARTHEST), 1.0)
     if kind == "_Simplex":
         # Nearly all probability on one entry, the largest or the smallest, by the first sign.
         rows = value.reshape(-1, value.shape[-1])
         entry = np.where(up.reshape(rows.shape)[:, 0] > 0, rows.argmax(axis=1), rows.argmin(axis=1))
         corner = np.eye(rows.shape[1])[entry]
-        return (NEAR * corner + (1 - NEAR) * rows).reshape(value.shape)
+        return (SHARE * corner + (1 - SHARE) * rows).reshape(value.shape)
     low, high = (getattr(support, f"{end}_bound", None) for end in ("lower", "upper"))
     if low is None:
         return value
@@ -167,7 +169,7 @@ def _moved(value: NDArray, up: NDArray, support: Any, spread: NDArray) -> NDArra
     if high is None:
         return low + (value - low) * FACTOR**up
     high = np.asarray(high, float)
-    return value + NEAR * np.where(up > 0, high - value, low - value)
+    return value + SHARE * np.where(up > 0, high - value, low - value)
 
 
 def _base(support: Any) -> Any:

@@ -16,7 +16,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.success import Grader, Rewards, moments
 
-__all__ = ["Rollouts", "as_key", "checked", "count", "weights_of"]
+__all__ = ["Rollouts", "as_key", "check_rollouts", "fold", "weights_of"]
 
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def weights_of(
     return weights
 
 
-def checked(
+def check_rollouts(
     source: str,
     step: NDArray,
     key: Iterable[Any],
@@ -158,7 +158,7 @@ def _as_floats(rows: Rows, name: str, values: NDArray) -> NDArray[np.float64]:
     return rows.numbers(name, values + 0 if values.dtype.kind == "b" else values, dtype=np.float64).astype(np.float64)
 
 
-def count(rollouts: Rollouts, grader: Grader) -> RewardHistory:
+def fold(rollouts: Rollouts, grader: Grader) -> RewardHistory:
     """Fold rollouts into one row per step and prompt, in the order of their first rollouts.
 
     A rollout without a grade does not count, and a group without any grade has no row. If the rule of success had to be

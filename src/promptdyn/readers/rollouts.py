@@ -26,7 +26,7 @@ from promptdyn.prompts import column_names
 from promptdyn.readers.base import Reader
 from promptdyn.readers.columns import FileColumns, column_names_in, concatenate, kind_of, read_columns
 from promptdyn.readers.files import files_in, of_the_last_run
-from promptdyn.readers.fold import checked, count, weights_of
+from promptdyn.readers.fold import check_rollouts, fold, weights_of
 from promptdyn.success import AUTO, Grader, Success
 
 __all__ = ["RolloutTable"]
@@ -130,7 +130,7 @@ class RolloutTable(Reader):
         labels = [column("labels", "label_columns", name) for name in label_columns]
         weights = weights_of(source, functions, self.reward_weights)
         rows = _rollouts(log.columns[UID]) if UID in log.columns else np.arange(len(log.columns[key]))
-        rollouts = checked(
+        rollouts = check_rollouts(
             source,
             log.columns[STEP][rows],
             log.columns[key][rows].tolist(),
@@ -142,7 +142,7 @@ class RolloutTable(Reader):
             skip_bad=self.skip_bad,
             faults=log.faults,
         )
-        return count(rollouts, grader)
+        return fold(rollouts, grader)
 
 
 def _files(path: Path) -> list[Path]:

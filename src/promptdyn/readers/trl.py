@@ -32,7 +32,7 @@ from promptdyn.history import RewardHistory
 from promptdyn.prompts import column_names
 from promptdyn.readers.base import Reader
 from promptdyn.readers.files import files_in, of_the_last_run
-from promptdyn.readers.fold import Rollouts, checked, count, weights_of
+from promptdyn.readers.fold import Rollouts, check_rollouts, fold, weights_of
 from promptdyn.success import AUTO, Grader, Success, spread
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class TRLCompletions(Reader):
                     raise InputError(f"{file}: no column {name!r} among {available}: name one of these, or log it")
 
         log = _Log.concatenate([_read(file, prompt_key, names, labels) for file in schemas])
-        rollouts = checked(
+        rollouts = check_rollouts(
             source,
             log.step.astype(np.int64) if _are_whole(log.step) else log.step,
             log.key,
@@ -133,7 +133,7 @@ class TRLCompletions(Reader):
         rollouts = _without_repeats(rollouts, log)
         if len(names) > 1:
             _check_fold(rollouts, log, rewards_named=bool(functions_given))
-        return count(rollouts, grader)
+        return fold(rollouts, grader)
 
 
 class _Log(NamedTuple):

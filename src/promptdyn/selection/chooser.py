@@ -15,8 +15,8 @@ from promptdyn.selection.strategies import Outlook, Strategy
 
 __all__ = ["Chooser", "highest"]
 
-# A choice is stuck after so many steps without a new prompt, if less than this share of the pool has been seen.
-STALLED, LITTLE = 50, 0.5
+# A strategy is warned of if it takes no new prompt for so many steps while less than this share of the pool was seen.
+STUCK_STEPS, STUCK_COVERAGE = 50, 0.5
 
 
 class Chooser:
@@ -96,9 +96,9 @@ class Chooser:
         if not len(rows):
             return
         self._steps_without_new = 0 if new else self._steps_without_new + 1
-        if self._steps_without_new == STALLED and self.coverage < LITTLE:
+        if self._steps_without_new == STUCK_STEPS and self.coverage < STUCK_COVERAGE:
             warnings.warn(
-                f"step {step}: no new prompt for {STALLED} steps, {self.coverage:.0%} of the pool ever rolled out: "
+                f"step {step}: no new prompt for {STUCK_STEPS} steps, {self.coverage:.0%} of the pool ever rolled out: "
                 f"strategy {self.strategy.name!r} takes the same prompts again and again; use 'proportional', some of "
                 "whose draws (uniform=0.125) take any prompt",
                 PromptdynWarning,

@@ -30,7 +30,8 @@ class Grader:
       if its weight is negative). With several such functions, all must give their best value. A single function with
       rewards of 0 and 1 succeeds at 0.5.
     - Otherwise the folded reward must reach the threshold that separates it best (Otsu 1979).
-    - A rollout has no grade if a function gave it no reward while it graded others together with the same functions.
+    - Functions may reward some kinds of tasks only. If the functions that rewarded a rollout are only a part of those
+      that rewarded others together, a reward is missing, and the rollout has no grade.
     - Functions of weight 0, which the gradient does not see, decide nothing.
 
     The rule applies at once if every function has shown only 0 and 1, or two values. Otherwise it is None, and no
