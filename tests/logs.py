@@ -12,6 +12,9 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.readers import read_history
 
+COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
+HEADER = ",".join(COLUMNS)
+
 
 def groups(steps=range(4), prompts=5, **extra) -> list[dict]:
     """Rows of a table of groups; an `extra` column is a function of step and prompt."""

@@ -18,23 +18,23 @@ from pages import ROOT
 from promptdyn.errors import EXTRA_OF
 
 pytestmark = pytest.mark.extras
-TORCH = (os.environ.get("TORCH", "torch"), "https://download.pytorch.org/whl/cpu")
-
-NUTS = "nuts:num_warmup=5,num_samples=8,num_chains=1"
 # What one may ask of the command, and the extra that it needs; "core" is the package without any.
 ASKED = {
-    "import log.csv history.parquet": "core",
+    "import log.csv imported.parquet": "core",
     "compare history.parquet --models dps,mopps,rate --json -": "core",
     "compare history.parquet --models dps,hmm:num_states=2 --json -": "fit",
     "compare history.parquet --models dps --plot scores.png": "plot",
     "fit history.parquet --model hmm:num_states=2 --out fit.npz --json -": "fit",
-    f"fit history.parquet --model hmm:num_states=2 --method {NUTS} --out draws.npz": "fit",
     "fit history.parquet --model hmm:num_states=2 --backend pyro --out fit.npz --json -": "pyro",
-    f"fit history.parquet --model hmm:num_states=2 --backend pyro --method {NUTS} --out draws.npz": "pyro",
     "simulate hmm:num_states=2 drawn.parquet --num-prompts 20 --num-steps 5": "fit",
     "report history.parquet --models dps,rate": "plot",
     "train --output-dir run --max-steps 2 --num-prompts 40 --prompts-per-step 4 --json -": "train",
 }
+# A fit with draws, by backend, and the extra that it needs.
+DRAW = (
+    "fit history.parquet --model hmm:num_states=2 --method nuts:num_warmup=5,num_samples=8,num_chains=1 --out draws.npz"
+)
+DRAWN_BY = {"numpyro": "fit", "pyro": "pyro"}
 # Prints room -> the packages that its modules miss.
 IMPORTS = """
 import importlib, json, pkgutil
@@ -85,15 +85,19 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["core", "fit", "pyro", "plot", "train"])
 def environment(request, wheel, tmp_path_factory):
-    """An extra's name, the programs of an environment that holds it alone, and a folder with a log."""
+    """An extra's name, the programs of an environment that holds it alone, and a folder with a log and its history."""
     folder = tmp_path_factory.mktemp(request.param)
     venv.create(folder / "venv", with_pip=True)
     pip = [folder / "venv" / "bin" / "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
     if request.param in ("pyro", "train"):  # the build that the Makefile chooses, and not one with CUDA
-        subprocess.run([*pip, "--no-deps", "--retries", "1", "--extra-index-url", TORCH[1], TORCH[0]], check=True)
+        index = ("--extra-index-url", "https://download.pytorch.org/whl/cpu", "--retries", "1")
+        subprocess.run([*pip, "--no-deps", *index, os.environ.get("TORCH", "torch")], check=True)
     subprocess.run([*pip, str(wheel) if request.param == "core" else f"{wheel}[{request.param}]"], check=True)
     rows = [f"{step},p{prompt},8,{(step * prompt) % 9}" for step in range(10) for prompt in range(12)]
     (folder / "log.csv").write_text("\n".join(["step,prompt_id,num_rollouts,num_successes", *rows]) + "\n")
+    subprocess.run(
+        [folder / "venv" / "bin" / "promptdyn", "import", "log.csv", "history.parquet"], cwd=folder, check=True
+    )
     yield request.param, folder / "venv" / "bin", folder
     shutil.rmtree(folder / "venv")  # a gigabyte, where there is torch
 
@@ -103,31 +107,38 @@ def ran(*command, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run([*map(str, command)], cwd=folder, env=own, capture_output=True, text=True, check=False)
 
 
+def worked(done: subprocess.CompletedProcess, needs: str, extra: str) -> bool:
+    """Whether a command worked. If not, it was refused at once and named the extra that it needs, which is not here."""
+    if done.returncode == 0:  # an extra may bring packages of another
+        return True
+    assert needs not in ("core", extra), done.stderr
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert f"pip install 'promptdyn[{needs}]'" in done.stderr
+    return False
+
+
 @pytest.mark.parametrize("asked", ASKED)
 def test_the_command_does_what_its_extra_is_for_and_otherwise_names_it(environment, asked):
     extra, programs, folder = environment
     done = ran(programs / "promptdyn", *asked.split(), folder=folder)
-    if done.returncode == 0:
-        assert "--json -" not in asked or json.loads(done.stdout)
-        return
-    assert ASKED[asked] not in ("core", extra), done.stderr  # another extra may bring the same packages, and need not
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert f"pip install 'promptdyn[{ASKED[asked]}]'" in done.stderr
+    if worked(done, ASKED[asked], extra) and "--json -" in asked:
+        assert json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("backend", DRAWN_BY)
+def test_draws_are_arviz_data_and_make_a_filter(environment, backend):
+    extra, programs, folder = environment
+    done = ran(programs / "promptdyn", *DRAW.split(), "--backend", backend, folder=folder)
+    if worked(done, DRAWN_BY[backend], extra):
+        done = ran(programs / "python", "-c", DRAWS, folder=folder)
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_session_runs_inside_a_trainer(environment):
     _, programs, folder = environment
     done = ran(programs / "python", "-c", LIVE, folder=folder)
-    assert done.returncode == 0, done.stderr
-
-
-def test_draws_are_arviz_data_and_make_a_filter(environment):
-    extra, programs, folder = environment
-    if extra not in ("fit", "pyro"):
-        pytest.skip("draws nothing")
-    done = ran(programs / "python", "-c", DRAWS, folder=folder)
     assert done.returncode == 0, done.stderr
 
 

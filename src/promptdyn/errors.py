@@ -5,7 +5,7 @@ know where they are shown.
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-__all__ = ["ConvergenceWarning", "InputError", "PromptdynWarning", "check_choice", "install_hint"]
+__all__ = ["EXTRA_OF", "ConvergenceWarning", "InputError", "PromptdynWarning", "check_choice", "install_hint"]
 
 # Package -> the extra of promptdyn that installs it.
 EXTRA_OF = {

@@ -18,8 +18,6 @@ from known import known
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 
-COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
-
 
 @settings(deadline=None)
 @given(tables())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from logs import bad, groups, jsonl, rows
+from logs import COLUMNS, HEADER, bad, groups, jsonl, rows
 from promptdyn.errors import PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.readers import read_history
@@ -20,10 +20,6 @@ def test_a_line_cut_off_by_a_crash_is_left_out_with_a_word(tmp_path):
     path.write_text(path.read_text()[:-20])
     with pytest.warns(PromptdynWarning, match="line 20: left out, since it was cut off"):
         assert len(read_history(path)) == 19
-
-
-COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
-HEADER = ",".join(COLUMNS)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl", ""])

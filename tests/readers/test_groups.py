@@ -9,12 +9,9 @@ import pandas as pd
 import pytest
 
 from known import known
-from logs import bad, rows
+from logs import COLUMNS, HEADER, bad, rows
 from promptdyn.errors import InputError
 from promptdyn.readers import GroupTable, read_history
-
-COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
-HEADER = ",".join(COLUMNS)
 
 
 def written(frame: pd.DataFrame, path: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from logs import bad, trl_log
+from logs import HEADER, bad, trl_log
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.readers import READERS, read_history
@@ -23,10 +23,6 @@ def test_histories_that_are_joined_keep_what_they_share(tmp_path):
     with pytest.warns(PromptdynWarning, match="its files count successes by different rules: '0.5', '1'"):
         history = read_history(tmp_path)
     assert (history.success, history.pool_size) == (None, None)
-
-
-COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
-HEADER = ",".join(COLUMNS)
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -29,10 +29,6 @@ def test_bad_completions_are_skipped(tmp_path):
         assert rows(read_history(tmp_path, skip_bad=True)) == [(1, "p", 1, 1), (1, "q", 1, 1), (2, "p", 1, 1)]
 
 
-COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
-HEADER = ",".join(COLUMNS)
-
-
 def test_trl_run_folder_folder_and_file(tmp_path):
     folder = tmp_path / "completions"
     trl_log(folder, 1, ["p", "p", "q", "q"], [1.0, 0.0, 1.0, 1.0])
