@@ -1,12 +1,13 @@
 # Two commands do everything: `make demo` (set-up + the main job) and `make test`.
 VENV   ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VERL   ?= .venv-verl
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # The CPU build of torch; on macOS the ordinary wheel is the CPU build already.
 TORCH  := $(if $(filter Linux,$(shell uname -s)),torch==2.13.0+cpu,torch==2.13.0)
 
-.PHONY: demo test test-long test-extras browser lint bench sbc clean
+.PHONY: demo test test-long test-extras test-verl test-verl-long browser lint bench sbc clean
 
 demo: $(READY)
 	$(BIN)/promptdyn demo --out runs/demo
@@ -19,6 +20,13 @@ test-long: $(READY) browser
 
 test-extras: $(READY)
 	TORCH='$(TORCH)' $(BIN)/python -m pytest -m extras -v -rP tests/test_extras.py
+
+# verl wants older transformers than TRL does.
+test-verl: $(VERL)/.ready
+	$(VERL)/bin/python -m pytest -m "verl and not long" tests/training/verl
+
+test-verl-long: $(VERL)/.ready
+	$(VERL)/bin/python -m pytest -m "verl and long" -rP tests/training/verl
 
 # What the long tests look at reports with.
 browser:
@@ -37,10 +45,16 @@ sbc: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/sbc.py
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VERL) runs
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu "$(TORCH)"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[all,dev]"
+	touch $@
+
+$(VERL)/.ready: pyproject.toml constraints-verl.txt
+	$(PYTHON) -m venv $(VERL)
+	$(VERL)/bin/pip install --quiet --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu "$(TORCH)"
+	$(VERL)/bin/pip install --quiet --constraint constraints-verl.txt --editable ".[verl]" pytest hypothesis reasoning-gym
 	touch $@

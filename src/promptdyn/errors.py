@@ -14,6 +14,7 @@ EXTRA_OF = {
     **dict.fromkeys(("jinja2", "matplotlib"), "plot"),
     **dict.fromkeys(("accelerate", "datasets", "filelock", "peft", "reasoning_gym"), "train"),
     **dict.fromkeys(("torch", "transformers", "trl", "yaml"), "train"),
+    **dict.fromkeys(("transfer_queue", "verl"), "verl"),
 }
 
 # Most characters of a message; a longer one keeps only its head and tail.

@@ -249,15 +249,22 @@ class Session:
         try:
             if self._ended:
                 self.step(trained=())
-            settled = self.selector.settle()
-            if self.recorder is not None and settled:
-                self._open()
-                self.recorder.recount(settled)
-            self.write()
+            self.settle()
         finally:
             self._recording, self._number = False, None
             self._in_flight, self._taken, self._waiting, self._ended = {}, {}, [], {}
             self._recorded = set()
+
+    def settle(self) -> None:
+        """Make the rule of success final, as far as the rewards give one, and bring the history up to date.
+
+        For a trainer that does not tell when the run ends: call it in the last step. The run may go on afterwards.
+        """
+        settled = self.selector.settle()
+        if self.recorder is not None and settled:
+            self._open()
+            self.recorder.recount(settled)
+        self.write()
 
     def write(self) -> None:
         """Bring the recorder's file up to date, which the recorder also does by itself every so many steps."""

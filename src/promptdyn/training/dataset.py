@@ -42,9 +42,9 @@ def prompt_ids(dataset: Dataset, id_column: str = "prompt_id") -> list[str]:
     return list(prompt_rows(dataset, id_column))
 
 
-def distinct(dataset: Dataset, id_column: str = "prompt_id") -> tuple[Dataset, Prompts]:
+def distinct(dataset: Dataset, id_column: str = "prompt_id", prompt_column: str = "prompt") -> tuple[Dataset, Prompts]:
     """Return the dataset with one row per prompt, and its pool in the same order. Raises as `prompt_rows`."""
-    rows = prompt_rows(dataset, id_column)
+    rows = prompt_rows(dataset, id_column, prompt_column)
     if len(rows) < len(dataset):
         dataset = dataset.select(list(rows.values()))
     label_columns = [column for column in LABEL_COLUMNS if column in dataset.column_names]
@@ -72,20 +72,21 @@ class _DatasetColumns(Mapping[str, Any]):
         return column in self._dataset.column_names
 
 
-def prompt_rows(dataset: Dataset, id_column: str = "prompt_id") -> dict[str, int]:
+def prompt_rows(dataset: Dataset, id_column: str = "prompt_id", prompt_column: str = "prompt") -> dict[str, int]:
     """Find the prompts of a dataset: id -> row, in the order of the rows.
 
-    Rows that are equal in every column are one prompt, and the first row stands for all. Rows with the same "prompt"
+    Rows that are equal in every column are one prompt, and the first row stands for all. Rows with the same prompt
     that differ in another column, such as the answer or a picture, are different prompts. A line is logged if there
     are rows of either sort.
 
     Args:
         dataset: a `datasets.Dataset`.
-        id_column: the column of prompt ids. If the dataset lacks it, the id is a hash of the row's "prompt", or of the
-            whole row for rows with the same "prompt" that differ. It is the same in every run and every order of rows.
+        id_column: the column of prompt ids. If the dataset lacks it, the id is a hash of the row's prompt, or of the
+            whole row for rows with the same prompt that differ. It is the same in every run and every order of rows.
+        prompt_column: the column of prompts, text or messages.
 
     Raises:
-        InputError: the dataset cannot be indexed, it has no column "prompt", an id is empty or that of two rows that
+        InputError: the dataset cannot be indexed, it has no column of prompts, an id is empty or that of two rows that
             differ, or a file, such as a picture, cannot be read that is needed to compare rows.
     """
     if not isinstance(dataset, Dataset):
@@ -93,8 +94,10 @@ def prompt_rows(dataset: Dataset, id_column: str = "prompt_id") -> dict[str, int
             f"the training data is of type {type(dataset).__name__}, which has no rows to choose from: give "
             "a datasets.Dataset (of a stream, Dataset.from_list(list(stream)))"
         )
-    if "prompt" not in dataset.column_names:
-        raise InputError(f"the dataset has no column 'prompt': it has {', '.join(dataset.column_names) or 'none'}")
+    if prompt_column not in dataset.column_names:
+        raise InputError(
+            f"the dataset has no column {prompt_column!r}: it has {', '.join(dataset.column_names) or 'none'}"
+        )
     has_ids = id_column in dataset.column_names
     if has_ids:
         ids = ["" if is_missing(prompt_id) else str(prompt_id) for prompt_id in values(dataset, id_column)]
@@ -102,7 +105,7 @@ def prompt_rows(dataset: Dataset, id_column: str = "prompt_id") -> dict[str, int
             raise InputError(f"row {ids.index('')} of the dataset has an empty {id_column!r}: give every row an id")
     else:
         logger.warning("the dataset has no column %r: ids are hashes of the prompts", id_column)
-        ids = content_ids(dataset, ["prompt"])
+        ids = content_ids(dataset, [prompt_column])
     # Whole rows are read only for ids that repeat.
     repeated = {prompt_id for prompt_id, count in Counter(ids).items() if count > 1}
     several = [row for row, prompt_id in enumerate(ids) if prompt_id in repeated]
