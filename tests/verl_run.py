@@ -188,7 +188,10 @@ class MadeUpRollouts:
         rewards = [] if failed else self.rewards(prompt)
         outputs = [(i, j, reward) for i, reward in enumerate(rewards) for j in range(self.num_outputs)]
         if outputs:
-            infos = [{"reward_extra_info": {"acc": float(reward > 0.5), "text": "?"}} for *_, reward in outputs]
+            infos = [
+                {"reward_extra_info": {"acc": float(reward > 0.5), "reward": reward, "text": "?"}}
+                for *_, reward in outputs
+            ]
             fields = tensordict_utils.get_tensordict(
                 {"promptdyn_id": objects([row["promptdyn_id"]] * len(outputs)), "extra_fields": objects(infos)}
             )
@@ -284,7 +287,10 @@ class Driver:
         import transfer_queue
 
         before, batches, metrics = len(self.rollouts.sent), [], {}
-        self.trainer.prepare_step()
+        prepare = getattr(
+            self.trainer, "prepare_step", self.trainer._add_batch_to_generate
+        )  # 0.9.0 has the latter only
+        prepare()
         for _ in range(num_samples):
             batch, metrics = self.trainer.replay_buffer.sample(
                 global_steps=self.trainer.global_steps, partition_id="train", batch_size=BATCH // num_samples

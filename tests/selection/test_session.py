@@ -208,10 +208,18 @@ def test_a_rule_that_is_found_late_recounts_the_record(tmp_path: Path) -> None:
         session.step()
     assert session.mixed() == {}
     assert session.selector.success is None
-    session.close()
+    in_flight = session.take(2)
+    session.settle()
     history = RewardHistory.from_parquet(tmp_path / "history.parquet")
     assert len(history) == 15
     assert history.success == session.selector.success
+    assert session.in_flight == in_flight  # the run may go on
+    session.end(in_flight[0], [1, 0, 0, 0])
+    session.step()
+    session.close()
+    longer = RewardHistory.from_parquet(tmp_path / "history.parquet")
+    assert rows(longer)[:15] == rows(history)
+    assert len(longer) == 16
 
 
 def test_a_selector_counts_its_steps_while_the_rule_is_not_found() -> None:

@@ -79,7 +79,7 @@ def test_a_checkpoint_of_another_pool_or_model_is_refused(driver: MakeDriver, tm
 
 
 def test_a_run_without_selection_goes_on_with_it(driver: MakeDriver, caplog: pytest.LogCaptureFixture) -> None:
-    before = driver(selection=False)
+    before = driver("data.dataloader_num_workers=0", selection=False)
     rows = iter(before.trainer.train_dataloader)
     next(rows)
     state = before.trainer.train_dataloader.state_dict()
