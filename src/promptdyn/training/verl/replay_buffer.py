@@ -56,7 +56,7 @@ class SelectionReplayBufferSync(ReplayBuffer):
     """The replay buffer of verl's mode `sync`."""
 
     def __init__(self, **named: Any) -> None:
-        trainer = getattr(named.get("refill_fn"), "__self__", None)
+        trainer: Any = getattr(named.get("refill_fn"), "__self__", None)
         missing = [name for name in RELIED_ON if not hasattr(trainer, name)]
         if missing:
             raise InputError(

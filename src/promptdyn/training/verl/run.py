@@ -61,7 +61,7 @@ class Run:
         self._trainer, self._config = trainer, trainer.config
         self._settings = Settings.from_config(self._config)
         self.functions = self._settings.functions
-        self.dataset: Dataset | None = None
+        self.dataset: Any = None
         self._plan: Plan
         self._row_of: dict[str, int] = {}
         self._begun = False
