@@ -101,7 +101,7 @@ def settings(folder: Path, output: Path) -> list[str]:
     ]
 
 
-def whole_run(folder: Path, output: Path, *more: str, selection: bool = True) -> subprocess.CompletedProcess[str]:
+def whole_run(folder: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """Run verl's own program: FSDP2 on gloo, Ray, TransferQueue, agent loop and reward loop."""
     command = [
         *[sys.executable, "-m", "verl.trainer.main_ppo"],
@@ -137,7 +137,7 @@ def whole_run(folder: Path, output: Path, *more: str, selection: bool = True) ->
         "ray_kwargs.ray_init.num_cpus=8",
         "+ray_kwargs.ray_init.include_dashboard=False",
         "+ray_kwargs.ray_init.object_store_memory=200000000",
-        *(SELECTION if selection else []),
+        *SELECTION,
         *more,
     ]
     output.mkdir(parents=True, exist_ok=True)
@@ -238,6 +238,17 @@ def successes(prompt: str) -> list[float]:
     return [float(i < k) for i in range(GROUP)]
 
 
+def composed(*settings: str) -> Any:
+    """verl's configuration with settings, as typed."""
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=[*settings])
+    OmegaConf.resolve(config)
+    return config
+
+
 class Driver:
     """verl's driver: its own trainer, data, dataloader and replay buffer, for which rollouts are made up.
 
@@ -257,16 +268,10 @@ class Driver:
         rollouts: MadeUpRollouts | None = None,
         selection: bool = True,
     ) -> None:
-        from hydra import compose, initialize_config_module
-        from omegaconf import OmegaConf
         from verl.trainer.ppo.v1 import get_trainer_cls
 
         chosen = [*SELECTION, '+trainer.v1.sampler.sampler_kwargs.selector="rate:cluster=ability"']
-        with initialize_config_module("verl.trainer.config", version_base=None):
-            config = compose(
-                "ppo_trainer", overrides=[*settings(folder, output), *(chosen if selection else []), *more]
-            )
-        OmegaConf.resolve(config)
+        config = composed(*settings(folder, output), *(chosen if selection else []), *more)
         self.trainer: Any = get_trainer_cls(config.trainer.v1.trainer_mode)(config)
         self.trainer.replay_buffer.poll_interval = 0.01
         self.trainer._init_tokenizer()
@@ -287,9 +292,8 @@ class Driver:
         import transfer_queue
 
         before, batches, metrics = len(self.rollouts.sent), [], {}
-        prepare = getattr(
-            self.trainer, "prepare_step", self.trainer._add_batch_to_generate
-        )  # 0.9.0 has the latter only
+        # verl 0.9.0 has the latter only.
+        prepare = getattr(self.trainer, "prepare_step", self.trainer._add_batch_to_generate)
         prepare()
         for _ in range(num_samples):
             batch, metrics = self.trainer.replay_buffer.sample(

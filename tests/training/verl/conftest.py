@@ -26,8 +26,7 @@ def _queue() -> Iterator[None]:
     os.environ.update(verl_run.ENVIRONMENT)
     import ray
     import transfer_queue
-    from hydra import compose, initialize_config_module
-    from omegaconf import OmegaConf, open_dict
+    from omegaconf import open_dict
 
     ray.init(
         num_cpus=8,
@@ -37,12 +36,10 @@ def _queue() -> Iterator[None]:
         object_store_memory=200_000_000,
         runtime_env={"env_vars": {**verl_run.ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)}},
     )
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose("ppo_trainer")
+    config = verl_run.composed("data.train_files=none", "data.val_files=none")
     with open_dict(config):
         config.transfer_queue.enable = True
         config.transfer_queue.backend.SimpleStorage.num_data_storage_units = 1
-    OmegaConf.resolve(config.transfer_queue)
     transfer_queue.init(config.transfer_queue)
     yield
     transfer_queue.close()

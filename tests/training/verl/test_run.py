@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from promptdyn.history import RewardHistory
+from promptdyn.training.dataset import prompt_rows
 from promptdyn.training.tasks import make_pool
 from verl_run import BATCH, row, whole_run, write_inputs
 
 pytestmark = [pytest.mark.verl, pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 
 BY_ABILITY = '+trainer.v1.sampler.sampler_kwargs.selector="rate:cluster=ability"'
-Row = tuple[int, str, int, int]
+Row = tuple[int, str, int, int]  # step, prompt id or prompt, n, k
 
 
 def ran(inputs: Path, output: Path, *settings: str) -> str:
@@ -39,21 +41,23 @@ def of_history(history: RewardHistory, trained: bool) -> list[Row]:
     return sorted(zip(history.step[rows].tolist(), ids, *(column.tolist() for column in columns), strict=True))
 
 
-def of_dump(output: Path, history: RewardHistory) -> list[tuple[int, int, int]]:
-    """What verl's own dump of rollouts tells of the groups it trained on: (step, n, k)."""
+def of_dump(output: Path) -> list[Row]:
+    """What verl's own dump of rollouts tells of the groups it trained on."""
     rows = []
     for path in (output / "rollouts").glob("*.jsonl"):
         groups = defaultdict(list)
         for line in path.read_text().splitlines():
             rollout = json.loads(line)
-            groups[rollout["uid"].split("_")[0]].append(rollout["score"])
-        rows += [(int(path.stem), len(scores), round(sum(scores))) for scores in groups.values()]
+            groups[rollout["uid"].split("_")[0], rollout["input"]].append(rollout["score"])
+        rows += [(int(path.stem), prompt, len(scores), round(sum(scores))) for (_, prompt), scores in groups.items()]
     return sorted(rows)
 
 
-def assert_dump_agrees(output: Path) -> None:
-    history = recorded(output)
-    assert of_dump(output, history) == sorted((step, n, k) for step, _, n, k in of_history(history, trained=True))
+def assert_dump_agrees(inputs: Path, output: Path) -> None:
+    data = Dataset.from_parquet(str(inputs / "train.parquet"), cache_dir=str(output / "cache"))
+    prompt = {prompt_id: data[row]["prompt"][0]["content"] for prompt_id, row in prompt_rows(data).items()}
+    trained = of_history(recorded(output), trained=True)
+    assert of_dump(output) == sorted((step, prompt[prompt_id], n, k) for step, prompt_id, n, k in trained)
 
 
 def test_sync_mode_records_what_verl_trains_on_and_resumes(inputs: Path, tmp_path: Path) -> None:
@@ -66,7 +70,7 @@ def test_sync_mode_records_what_verl_trains_on_and_resumes(inputs: Path, tmp_pat
     history = recorded(whole)
     assert Counter(history.step.tolist()) == dict.fromkeys(range(1, 7), BATCH)
     assert history.trained.all()
-    assert_dump_agrees(whole)
+    assert_dump_agrees(inputs, whole)
 
     shutil.copytree(whole, cut)
     shutil.rmtree(cut / "global_step_6")
@@ -78,7 +82,7 @@ def test_sync_mode_records_what_verl_trains_on_and_resumes(inputs: Path, tmp_pat
     # The choice depends on what was learned before; what is learned from it, on rollouts that are sampled anew.
     chosen_next = [[prompt_id for step, prompt_id, *_ in rows if step == 5] for rows in (before, after)]
     assert chosen_next[0] == chosen_next[1]
-    assert_dump_agrees(cut)
+    assert_dump_agrees(inputs, cut)
 
 
 def test_groups_that_verl_filters_are_recorded_as_not_trained(inputs: Path, tmp_path: Path) -> None:
@@ -88,7 +92,7 @@ def test_groups_that_verl_filters_are_recorded_as_not_trained(inputs: Path, tmp_
     assert np.count_nonzero(history.trained) == 4 * BATCH
     assert np.count_nonzero(~history.trained) > 0
     assert all(0 < k < n for _, _, n, k in of_history(history, trained=True))
-    assert_dump_agrees(tmp_path / "run")
+    assert_dump_agrees(inputs, tmp_path / "run")
 
 
 def test_prompts_in_flight_at_a_checkpoint_are_trained_next(inputs: Path, tmp_path: Path) -> None:
@@ -100,7 +104,7 @@ def test_prompts_in_flight_at_a_checkpoint_are_trained_next(inputs: Path, tmp_pa
     history = recorded(run)
     assert of_history(history, trained=True)[: len(first)] == first
     assert Counter(history.step.tolist()) == dict.fromkeys(range(1, 7), BATCH)
-    assert_dump_agrees(run)
+    assert_dump_agrees(inputs, run)
 
 
 def test_separate_servers_and_several_mini_batches_a_step(inputs: Path, tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_separate_servers_and_several_mini_batches_a_step(inputs: Path, tmp_path
     ran(inputs, run, BY_ABILITY, *separate)
     history = recorded(run)
     assert Counter(history.step.tolist()) == dict.fromkeys(range(1, 5), BATCH)
-    assert_dump_agrees(run)
+    assert_dump_agrees(inputs, run)
 
 
 def test_auto_finds_more_groups_that_vary_than_uniform(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable
 
 import pytest
 
+from pages import ROOT
 from promptdyn.errors import InputError
-from verl_run import Driver
+from verl_run import SELECTION, Driver, composed
 
 pytestmark = [pytest.mark.verl, pytest.mark.filterwarnings("ignore")]
 
@@ -56,5 +58,26 @@ def test_a_run_that_verls_epochs_cut_short_is_told(driver: MakeDriver, caplog: p
 def test_a_verl_that_hands_no_trainer_to_its_replay_buffer_is_refused() -> None:
     from promptdyn.training.verl import SelectionReplayBuffer
 
-    with pytest.raises(InputError, match=r"relies on config, .* of verl's trainer, which verl 0\.\d\.\d does not hand"):
+    with pytest.raises(InputError, match=r"relies on trainer\.config, .*, which verl 0\.\d\.\d does not have here"):
         SelectionReplayBuffer(trainer_mode="sync", refill_fn=print)
+
+
+@pytest.mark.usefixtures("_queue")
+def test_what_the_page_says_to_type_is_understood() -> None:
+    from promptdyn.training.verl.settings import OPTIONS, Settings
+
+    page = (ROOT / "docs" / "trainers" / "verl.md").read_text(encoding="utf-8")
+    command = (
+        page[page.index("python -m verl.trainer.main_ppo") :].partition("\n\n")[0].replace("...your settings...", "")
+    )
+    typed = [word for word in shlex.split(command.replace("\\\n", " ")) if "=" in word]
+    assert set(typed) >= set(SELECTION)
+    optional = [shlex.split(line) for line in page.splitlines() if line.startswith(f"    '{KWARGS}")]
+    read = [Settings.from_config(composed("data.train_files=none", *typed, *words)) for words in optional]
+    assert [(settings.selector, settings.recipe.success) for settings in read] == [
+        ("auto", "acc"),
+        ("rate:cluster=ability", "auto"),
+        ("auto", "acc>=1 and format>=1"),
+    ]
+    named = {name for line in page.splitlines() if line.startswith("| `") for name in line.split("|")[1].split("`")}
+    assert named >= set(OPTIONS)

@@ -17,8 +17,9 @@ from promptdyn.training.verl.run import ID_COLUMN, TRAIN, Group, Run, number, pl
 
 __all__ = ["SelectionReplayBuffer"]
 
-# Attributes of verl's trainer that this package uses and that verl does not promise to keep.
-RELIED_ON = ("config", "parameter_sync_step", "trainer_mode", "_resolve_filter_groups_metric")
+# Attributes that this package uses and that verl does not promise to keep.
+OF_TRAINER = ("config", "parameter_sync_step", "trainer_mode", "_resolve_filter_groups_metric")
+OF_BUFFER = ("_sync_metadata_from_transfer_queue",)
 
 
 def SelectionReplayBuffer(**named: Any) -> ReplayBuffer:  # verl's settings name it as if it were a class
@@ -57,11 +58,12 @@ class SelectionReplayBufferSync(ReplayBuffer):
 
     def __init__(self, **named: Any) -> None:
         trainer: Any = getattr(named.get("refill_fn"), "__self__", None)
-        missing = [name for name in RELIED_ON if not hasattr(trainer, name)]
+        missing = [f"trainer.{name}" for name in OF_TRAINER if not hasattr(trainer, name)]
+        missing += [f"ReplayBuffer.{name}" for name in OF_BUFFER if not hasattr(ReplayBuffer, name)]
         if missing:
             raise InputError(
-                f"selection relies on {', '.join(missing)} of verl's trainer, which verl {version('verl')} does not "
-                "hand to its replay buffer: install verl 0.9"
+                f"selection relies on {', '.join(missing)}, which verl {version('verl')} does not have here: install "
+                "verl 0.9"
             )
         if not issubclass(get_dataset_class(trainer.config.data), SelectionDataset):
             raise InputError(

@@ -185,7 +185,7 @@ class Run:
         needed = [{condition.function for condition in conditions} - {None, FOLDED} for conditions in alternatives]
         if needed and all(names - self._found for names in needed):
             found = ", ".join(sorted(self._found - {FOLDED})) or "no number"
-            absent = min(names - self._found for names in needed).pop()
+            absent = min(needed[0] - self._found)
             raise InputError(
                 f"success={str(self.session.selector.grader)!r}: no rollout of step {self._trainer.global_steps} has "
                 f"a number {absent!r} in reward_extra_info: it has {found}; 'reward' is the whole reward"

@@ -15,7 +15,7 @@ from promptdyn.success import FOLDED, Grader
 from promptdyn.success.rules import Conditions
 from promptdyn.training.recipes import Recipe, selector_recipe
 
-__all__ = ["Settings", "last_step"]
+__all__ = ["Settings", "check_size", "filter_metric", "last_step"]
 
 HISTORY_FILE = "history.parquet"
 # Dynamic sampling is verl's own here, and verl's driver has no policy that could read prompts.
