@@ -182,7 +182,8 @@ class Run:
     def _check_functions(self) -> None:
         rule = self.session.selector.grader.requested
         alternatives = rule.alternatives if isinstance(rule, Conditions) else ()
-        needed = [{condition.function for condition in conditions} - {None, FOLDED} for conditions in alternatives]
+        needed = [{each.function for each in conditions if each.function is not None} for conditions in alternatives]
+        needed = [names - {FOLDED} for names in needed]
         if needed and all(names - self._found for names in needed):
             found = ", ".join(sorted(self._found - {FOLDED})) or "no number"
             absent = min(needed[0] - self._found)
