@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset
 
@@ -16,7 +16,7 @@ from promptdyn.errors import InputError
 from promptdyn.prompts import Prompts
 from promptdyn.training.content import content_ids, values
 
-__all__ = ["distinct", "fetch", "prompt_ids", "prompt_rows", "prompts"]
+__all__ = ["Distinct", "distinct", "fetch", "prompt_ids", "prompt_rows", "prompts"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def prompts(dataset: Dataset, id_column: str = "prompt_id") -> Prompts:
     Raises:
         InputError: see `prompt_rows`.
     """
-    return distinct(dataset, id_column)[1]
+    return distinct(dataset, id_column).pool
 
 
 def prompt_ids(dataset: Dataset, id_column: str = "prompt_id") -> list[str]:
@@ -42,13 +42,27 @@ def prompt_ids(dataset: Dataset, id_column: str = "prompt_id") -> list[str]:
     return list(prompt_rows(dataset, id_column))
 
 
-def distinct(dataset: Dataset, id_column: str = "prompt_id", prompt_column: str = "prompt") -> tuple[Dataset, Prompts]:
-    """Return the dataset with one row per prompt, and its pool in the same order. Raises as `prompt_rows`."""
+class Distinct(NamedTuple):
+    """The distinct prompts of a dataset.
+
+    Attributes:
+        dataset: the dataset with one row per prompt.
+        pool: its pool, in the same order.
+        rows: prompt id -> row in the dataset as it was.
+    """
+
+    dataset: Dataset
+    pool: Prompts
+    rows: dict[str, int]
+
+
+def distinct(dataset: Dataset, id_column: str = "prompt_id", prompt_column: str = "prompt") -> Distinct:
+    """Find the distinct prompts of a dataset. Takes and raises what `prompt_rows` does."""
     rows = prompt_rows(dataset, id_column, prompt_column)
     if len(rows) < len(dataset):
         dataset = dataset.select(list(rows.values()))
     label_columns = [column for column in LABEL_COLUMNS if column in dataset.column_names]
-    return dataset, Prompts(list(rows), _DatasetColumns(dataset), label_columns)
+    return Distinct(dataset, Prompts(list(rows), _DatasetColumns(dataset), label_columns), rows)
 
 
 class _DatasetColumns(Mapping[str, Any]):

@@ -50,7 +50,7 @@ def test_a_python_function_sees_every_number(driver: MakeDriver, tmp_path_factor
         rollouts=MadeUpRollouts(rewards=lambda prompt: BONUS),
     )
     run.step()
-    assert run.trainer.replay_buffer._run.functions == ("acc",)
+    assert run.trainer.replay_buffer._run.driver.named.names == ("acc",)
 
 
 def test_a_name_that_no_rollout_has_is_refused(driver: MakeDriver) -> None:

@@ -64,7 +64,8 @@ def test_a_verl_that_hands_no_trainer_to_its_replay_buffer_is_refused() -> None:
 
 @pytest.mark.usefixtures("_queue")
 def test_what_the_page_says_to_type_is_understood() -> None:
-    from promptdyn.training.verl.settings import OPTIONS, Settings
+    from promptdyn.training.driver import OPTIONS
+    from promptdyn.training.verl.settings import read_settings
 
     page = (ROOT / "docs" / "trainers" / "verl.md").read_text(encoding="utf-8")
     command = (
@@ -73,7 +74,7 @@ def test_what_the_page_says_to_type_is_understood() -> None:
     typed = [word for word in shlex.split(command.replace("\\\n", " ")) if "=" in word]
     assert set(typed) >= set(SELECTION)
     optional = [shlex.split(line) for line in page.splitlines() if line.startswith(f"    '{KWARGS}")]
-    read = [Settings.from_config(composed("data.train_files=none", *typed, *words)) for words in optional]
+    read = [read_settings(composed("data.train_files=none", *typed, *words)) for words in optional]
     assert [(settings.selector, settings.recipe.success) for settings in read] == [
         ("auto", "acc"),
         ("rate:cluster=ability", "auto"),

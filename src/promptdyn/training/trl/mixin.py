@@ -120,7 +120,7 @@ class SelectionMixin(ChoosingMixin):
             raise InputError(
                 "args is not given: pass TRL's GRPOConfig or RLOOConfig, with max_steps or num_train_epochs"
             )
-        train_dataset, pool = distinct(train_dataset, id_column)
+        train_dataset, pool, _ = distinct(train_dataset, id_column)
         args = with_steps(args, len(pool))
         generations = Generations.from_config(args)
         generations.check(len(pool))

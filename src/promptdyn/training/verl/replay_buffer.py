@@ -13,7 +13,7 @@ from verl.utils.dataset.rl_dataset import get_dataset_class
 from promptdyn.errors import InputError
 from promptdyn.success import FOLDED
 from promptdyn.training.verl.dataset import SelectionDataset
-from promptdyn.training.verl.run import ID_COLUMN, TRAIN, Group, Run, number, plain, queued_ids
+from promptdyn.training.verl.run import ID_COLUMN, TRAIN, Group, Run, plain, queued_ids
 
 __all__ = ["SelectionReplayBuffer"]
 
@@ -114,21 +114,21 @@ class SelectionReplayBufferSync(ReplayBuffer):
         read = {group: Group(prompt_id, {FOLDED: []}) for group, prompt_id in zip(failed, names, strict=True)}
         if not outputs:
             return read
+        named = self._run.driver.named
         data = transfer_queue.kv_batch_get(
             keys=[key for _, key in outputs.values()],
             partition_id=TRAIN,
-            select_fields=["rm_scores", ID_COLUMN, *(["extra_fields"] if self._run.functions != () else [])],
+            select_fields=["rm_scores", ID_COLUMN, *(["extra_fields"] if named.names != () else [])],
         )
         infos: list[dict[str, Any]] = [{}] * len(outputs)
-        if self._run.functions != ():
+        if named.names != ():
             infos = [plain(extra).get("reward_extra_info") or {} for extra in data["extra_fields"]]
-        functions = self._run.names_to_read(infos)
+        functions = named.to_read(infos)
         for (group, _), prompt_id, scores, info in zip(outputs, data[ID_COLUMN], data["rm_scores"], infos, strict=True):
             if group not in read:
                 read[group] = Group(str(plain(prompt_id)), {name: [] for name in (FOLDED, *functions)})
-            rewards = {FOLDED: float(scores.sum()), **{name: number(info.get(name)) for name in functions}}
-            for name, reward in rewards.items():
-                read[group].rewards[name].append(reward)
+            for name, rewards in named.group([float(scores.sum())], [info]).items():
+                read[group].rewards[name] += rewards
         return read
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:

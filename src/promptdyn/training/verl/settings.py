@@ -3,88 +3,40 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from promptdyn.errors import InputError
-from promptdyn.success import FOLDED, Grader
-from promptdyn.success.rules import Conditions
-from promptdyn.training.recipes import Recipe, selector_recipe
+from promptdyn.success import FOLDED
+from promptdyn.training.driver import HISTORY_FILE, Settings
 
-__all__ = ["Settings", "check_size", "filter_metric", "last_step"]
-
-HISTORY_FILE = "history.parquet"
-# Dynamic sampling is verl's own here, and verl's driver has no policy that could read prompts.
-NOT_FOR_VERL = ("refresh_features", "max_rounds", "at_cap", "keep")
-RECIPE_PARTS = tuple(field.name for field in fields(Recipe) if field.name not in NOT_FOR_VERL)
-OPTIONS = ("selector", *RECIPE_PARTS, "id_column", "label_columns", "history_path")
+__all__ = ["check_size", "filter_metric", "last_step", "read_settings"]
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of selection, from `trainer.v1.sampler.sampler_kwargs`.
+def read_settings(config: Any) -> Settings:
+    """Read the settings of selection from `trainer.v1.sampler.sampler_kwargs`.
 
-    Attributes:
-        selector: the selector's name.
-        recipe: how prompts are chosen.
-        id_column: the data's column of prompt ids.
-        label_columns: columns to record; None for those with well-known names.
-        history_path: the history's file.
+    Raises:
+        InputError: a setting is unknown or out of range, or prompts cannot be chosen under a setting of verl.
     """
-
-    selector: str
-    recipe: Recipe
-    id_column: str
-    label_columns: list[str] | None
-    history_path: Path
-
-    @classmethod
-    def from_config(cls, config: Any) -> Settings:
-        """Read the settings from verl's configuration.
-
-        Raises:
-            InputError: a setting is unknown or out of range, or prompts cannot be chosen under a setting of verl.
-        """
-        given: Any = OmegaConf.to_container(config.trainer.v1.sampler.sampler_kwargs, resolve=True)
-        for name in given:
-            if name not in OPTIONS:
-                similar = get_close_matches(str(name), OPTIONS, n=1)
-                mend = f"did you mean {similar[0]!r}?" if similar else f"there are {', '.join(OPTIONS)}"
-                raise InputError(f"trainer.v1.sampler.sampler_kwargs: {name!r} is no setting of selection: {mend}")
-        metric = filter_metric(config)
-        parts = {part: given[part] for part in RECIPE_PARTS if part in given}
-        if "success" not in parts and metric not in (None, FOLDED):
-            parts["success"] = metric  # forecast what verl's filter keeps
-        selector = str(given.get("selector", "auto"))
-        recipe = selector_recipe(selector, **parts)
-        if recipe.max_rounds > 1 and metric is None:
-            raise InputError(
-                f"selector {selector!r} samples dynamically, which verl does itself: set "
-                "algorithm.filter_groups.enable=True and algorithm.filter_groups.metric=reward too"
-            )
-        _check(config)
-        columns = given.get("label_columns")
-        return cls(
-            selector,
-            recipe,
-            str(given.get("id_column", "prompt_id")),
-            [columns] if isinstance(columns, str) else columns,
-            Path(given.get("history_path", Path(config.trainer.default_local_dir, HISTORY_FILE))),
-        )
-
-    @property
-    def functions(self) -> tuple[str, ...] | None:
-        """Names in verl's `reward_extra_info` that the rule of success needs. None if the rule is a Python function,
-        which may need any of them.
-        """
-        rule = Grader(self.recipe.success).requested
-        return tuple(name for name in rule.functions if name != FOLDED) if isinstance(rule, Conditions) else None
+    given: Any = OmegaConf.to_container(config.trainer.v1.sampler.sampler_kwargs, resolve=True)
+    metric = filter_metric(config)
+    settings = Settings.read(
+        given,
+        trainer="verl",
+        place="trainer.v1.sampler.sampler_kwargs",
+        history_path=Path(config.trainer.default_local_dir, HISTORY_FILE),
+        filter_off=None
+        if metric is not None
+        else "set algorithm.filter_groups.enable=True and algorithm.filter_groups.metric=reward too",
+        success=None if metric == FOLDED else metric,  # forecast what verl's filter keeps
+    )
+    _check(config)
+    return settings
 
 
 def filter_metric(config: Any) -> str | None:
