@@ -14,7 +14,7 @@ import types
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -58,8 +58,9 @@ class SkyRLTrainConfig:
     def from_cli_overrides(cls, args: list[str]) -> SkyRLTrainConfig:
         changes = dict(arg.split("=", 1) for arg in args)
         cfg = cls.__new__(cls)
-        for name, settings in cls.__dataclass_fields__.items():
-            setattr(cfg, name, settings.default_factory())  # type: ignore[misc]
+        for each in fields(cls):
+            assert callable(each.default_factory)
+            setattr(cfg, each.name, each.default_factory())
         for path, text in changes.items():
             *outer, last = path.split(".")
             place: Any = cfg
@@ -99,7 +100,8 @@ class StatefulDataLoader:
 
     def __init__(self, dataset: Any, batch_size: int) -> None:
         self.dataset, self.batch_size = dataset, batch_size
-        self._done, self._state = 0, None
+        self._done = 0
+        self._state: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset) // self.batch_size
