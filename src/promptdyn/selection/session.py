@@ -83,6 +83,16 @@ class Session:
         return list(self._in_flight)
 
     @property
+    def ended(self) -> list[str]:
+        """Ids of the prompts whose groups have ended since the last `step`, in that order."""
+        return list(self._ended)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of calls of `step`, those before a resume included."""
+        return self._steps
+
+    @property
     def num_available(self) -> int:
         """Number of prompts that can be taken now."""
         return self.selector.num_prompts - len(self._unavailable())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 from datasets import Dataset
 
 from promptdyn._columns import is_missing
@@ -16,7 +18,7 @@ from promptdyn.errors import InputError
 from promptdyn.prompts import Prompts
 from promptdyn.training.content import content_ids, values
 
-__all__ = ["Distinct", "distinct", "fetch", "prompt_ids", "prompt_rows", "prompts"]
+__all__ = ["Distinct", "dataset_of", "distinct", "fetch", "prompt_ids", "prompt_rows", "prompts"]
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +149,24 @@ def prompt_rows(dataset: Dataset, id_column: str = "prompt_id", prompt_column: s
             num_told_apart,
         )
     return rows
+
+
+def dataset_of(records: Sequence[Mapping[str, Any]]) -> Dataset:
+    """Make a dataset of records that may differ in their keys and in the types of a key's values.
+
+    Args:
+        records: (row,) values by column; a column that a record lacks is None in its row. A column whose values have no
+            common type is turned into text, as JSON.
+    """
+    names = dict.fromkeys(name for record in records for name in record)
+    return Dataset(pa.table({name: _array([record.get(name) for record in records]) for name in names}))
+
+
+def _array(column: list[Any]) -> pa.Array:
+    try:
+        return pa.array(column)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        return pa.array([None if value is None else json.dumps(value, default=str) for value in column])
 
 
 def fetch(dataset: Dataset, rows: list[int]) -> list[dict[str, Any]]:

@@ -11,19 +11,18 @@ also those that slime's dynamic filter drops. Written for slime 0.2.2 and its ma
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from datasets import Dataset
 
 from promptdyn.errors import InputError, install_hint
 from promptdyn.selection import Session
 from promptdyn.selection.files import load_selector
+from promptdyn.training.dataset import dataset_of
 from promptdyn.training.driver import HISTORY_FILE, Driver, Settings, number
 
 with install_hint():
@@ -274,23 +273,17 @@ def _read_settings(args: Namespace) -> Settings:
 def _rows(samples: Sequence[Any], id_column: str) -> Dataset:
     """Return the samples as rows: prompt, label, and what their metadata hold."""
     metadata = [sample.metadata if isinstance(sample.metadata, Mapping) else {} for sample in samples]
-    columns = {
-        name: [each.get(name) for each in metadata] for name in dict.fromkeys(key for m in metadata for key in m)
-    }
-    columns |= {"prompt": [sample.prompt for sample in samples], "label": [sample.label for sample in samples]}
-    if id_column not in columns and any(sample.multimodal_inputs is not None for sample in samples):
+    has_ids = any(id_column in each for each in metadata)
+    if not has_ids and any(sample.multimodal_inputs is not None for sample in samples):
         raise InputError(
             f"prompts with pictures or sounds need ids: add {id_column!r} to the metadata of every row (--metadata-key)"
         )
-    return Dataset(pa.table({name: _array(values) for name, values in columns.items()}))
-
-
-def _array(values: list[Any]) -> pa.Array:
-    """Return a column, as texts if its values are of several types."""
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        return pa.array([None if value is None else json.dumps(value, default=str) for value in values])
+    return dataset_of(
+        [
+            {**each, "prompt": sample.prompt, "label": sample.label}
+            for sample, each in zip(samples, metadata, strict=True)
+        ]
+    )
 
 
 def _reward(args: Namespace, sample: Any) -> float | None:
