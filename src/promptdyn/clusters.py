@@ -25,7 +25,10 @@ __all__ = [
 ]
 
 # Usual names of dataset columns that tell the kind of a prompt, or how hard it is.
-LABEL_COLUMNS = ("task", "difficulty", "level", "data_source", "category", "subject", "topic", "ability")
+LABEL_COLUMNS = (
+    *["task", "difficulty", "level", "data_source", "category", "subject", "topic", "ability"],
+    "environment",  # by which TRL finds a prompt's environment
+)
 # Clusters that are chosen automatically have at least so many prompts on average.
 PROMPTS_PER_CLUSTER = 8
 

@@ -99,22 +99,24 @@ def prompt_rows(dataset: Dataset, id_column: str = "prompt_id", prompt_column: s
         dataset: a `datasets.Dataset`.
         id_column: the column of prompt ids. If the dataset lacks it, the id is a hash of the row's prompt, or of the
             whole row for rows with the same prompt that differ. It is the same in every run and every order of rows.
-        prompt_column: the column of prompts, text or messages.
+        prompt_column: the column of prompts, text or messages. A dataset with ids may lack it, if an environment gives
+            the prompts.
 
     Raises:
-        InputError: the dataset cannot be indexed, it has no column of prompts, an id is empty or that of two rows that
-            differ, or a file, such as a picture, cannot be read that is needed to compare rows.
+        InputError: the dataset cannot be indexed, it has a column neither of prompts nor of ids, an id is empty or
+            that of two rows that differ, or a file, such as a picture, cannot be read that is needed to compare rows.
     """
     if not isinstance(dataset, Dataset):
         raise InputError(
             f"the training data is of type {type(dataset).__name__}, which has no rows to choose from: give "
             "a datasets.Dataset (of a stream, Dataset.from_list(list(stream)))"
         )
-    if prompt_column not in dataset.column_names:
-        raise InputError(
-            f"the dataset has no column {prompt_column!r}: it has {', '.join(dataset.column_names) or 'none'}"
-        )
     has_ids = id_column in dataset.column_names
+    if prompt_column not in dataset.column_names and not has_ids:
+        raise InputError(
+            f"the dataset has no column {prompt_column!r}: it has {', '.join(dataset.column_names) or 'none'}; if an "
+            f"environment gives the prompts, add a column {id_column!r} of ids"
+        )
     if has_ids:
         ids = ["" if is_missing(prompt_id) else str(prompt_id) for prompt_id in values(dataset, id_column)]
         if "" in ids:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trl
+from datasets import Dataset
 from transformers import LlamaForCausalLM, PreTrainedModel
 from trl import GRPOTrainer, RLOOConfig
 
@@ -200,3 +201,96 @@ def test_rewards_are_folded_as_trl_folds_them(tmp_path: Path) -> None:
     run.train()
     means = [entry["reward"] for entry in run.state.log_history if "reward" in entry]
     assert means == pytest.approx([float(np.mean(rewards)) for _, rewards, _ in run.selector.observed])
+
+
+@pytest.mark.filterwarnings("ignore:You are using 'rollout_func':UserWarning")
+def test_a_rollout_function_gets_the_chosen_prompts(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def rolls_out(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        asked.append(list(prompts))
+        ids = [trainer.processing_class(prompt)["input_ids"] for prompt in prompts]
+        completions = [[3 + i % 8, 1] for i in range(len(prompts))]
+        return {"prompt_ids": ids, "completion_ids": completions, "logprobs": [[-1.0, -1.0]] * len(prompts)}
+
+    run = SelectionGRPOTrainer(
+        grpo_run.model(),
+        Grader(),
+        grpo_run.config(tmp_path, max_steps=3),
+        POOL,
+        processing_class=grpo_run.tokenizer(),
+        selector="dps",
+        rollout_func=rolls_out,
+    )
+    run.train()
+    text_of = dict(zip(POOL["prompt_id"], POOL["prompt"], strict=True))
+    recorded = [(step, text_of[prompt_id]) for step, prompt_id, *_ in rows(history_of(tmp_path))]
+    assert sorted(recorded) == sorted((step, text) for step, texts in enumerate(asked) for text in set(texts))
+
+
+class Adding:
+    """An environment that gives its prompts itself, and has two kinds."""
+
+    def reset(self, prompt_id: str, **_: Any) -> str:
+        self.number = int(prompt_id.removeprefix("e"))
+        return f"{self.number:x}"
+
+    def get_reward(self) -> float:
+        return float(self.number % 3 == 0)
+
+
+class Counting(Adding):
+    pass
+
+
+def chat_tokenizer() -> Any:
+    tokenizer: Any = grpo_run.tokenizer()
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message.content }}{% for call in message.tool_calls or [] %}"
+        "{{ call.function.name }}{{ call.function.arguments | tojson }}{% endfor %}{% endfor %}"
+    )
+    tokenizer.response_template = {
+        "defaults": {"role": "assistant"},
+        "start_anchor": "f",
+        "fields": {"content": {"close": "eos"}},
+    }
+    return tokenizer
+
+
+def in_environments(folder: Path, columns: dict[str, list[Any]], factory: Any, **settings: Any) -> SelectionGRPOTrainer:
+    return SelectionGRPOTrainer(
+        grpo_run.model(),
+        None,
+        grpo_run.config(folder, max_steps=3),
+        Dataset.from_dict(columns),
+        processing_class=chat_tokenizer(),
+        environment_factory=factory,
+        **settings,
+    )
+
+
+IDS = [f"e{i}" for i in range(12)]
+KINDS = ["adding", "counting"] * 6
+
+
+@pytest.mark.filterwarnings("ignore:You are using 'environment_factory':UserWarning")
+def test_environments_may_give_the_prompts_if_the_dataset_has_ids(tmp_path: Path) -> None:
+    factories = {"adding": Adding, "counting": Counting}
+    run = in_environments(tmp_path, {"prompt_id": IDS, "environment": KINDS}, factories, selector="rate")
+    run.train()
+    history = history_of(tmp_path)
+    assert set(history.columns) == {"environment"}
+    solved = {prompt_id: 4 * (int(prompt_id[1:]) % 3 == 0) for prompt_id in IDS}
+    assert [row[1:4] for row in rows(history)] == [(row[1], 4, solved[row[1]]) for row in rows(history)]
+    assert len(history.step) == 6
+
+
+def test_prompts_that_are_not_there_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"has no column 'prompt': it has task; if an environment gives the prompts, add"
+    ):
+        in_environments(tmp_path, {"task": KINDS}, Adding)
+    with pytest.raises(
+        InputError, match=r"wants the policy to read the prompts, and the dataset has no column 'prompt'"
+    ):
+        in_environments(tmp_path, {"prompt_id": IDS}, Adding)

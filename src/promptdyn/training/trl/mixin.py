@@ -131,6 +131,11 @@ class SelectionMixin(ChoosingMixin):
         else:
             recipe = recipe if success is None else replace(recipe, success=success)
             plan = recipe.plan(pool, generations.group_size, args.seed)
+            if plan.reads_policy and "prompt" not in train_dataset.column_names:
+                raise InputError(
+                    "the selector wants the policy to read the prompts, and the dataset has no column 'prompt': add a "
+                    "column of labels, such as 'difficulty', or choose another selector: dps, mopps, ..."
+                )
             rule = DynamicSampling(recipe.max_rounds, recipe.at_cap, recipe.keep)
             if dynamic_sampling is None and recipe.max_rounds > 1:
                 dynamic_sampling = rule
