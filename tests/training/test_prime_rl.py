@@ -217,8 +217,8 @@ def test_fields_of_the_tasks_are_columns() -> None:
         (tasks(12), {}, "has 12 tasks, and two steps of groups_per_step=8 take 16"),
         ([*tasks(), Task("t0", Data({"difficulty": 2}))], {}, "'t0' is that of rows 0 and 60, which differ"),
         (None, {"stategy": "top"}, "SelectionSampler: 'stategy' is no setting of selection: did you mean 'strategy'"),
-        (None, {"selector": "greso"}, "samples dynamically, which prime-rl does itself: use a selector without"),
-        (None, {"selector": "features"}, "prime-rl's driver has no policy"),
+        (None, {"selector": "greso"}, "samples dynamically, which prime-rl does itself, by a gate: choose"),
+        (None, {"selector": "features"}, "prime-rl's orchestrator has no policy"),
     ],
 )
 def test_it_is_refused_in_one_line(taskset: Any, settings: dict[str, Any], message: str) -> None:

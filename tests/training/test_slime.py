@@ -260,7 +260,7 @@ PICTURES = [Sample(prompt=f"{i}?", multimodal_inputs={"images": [i]}) for i in r
         ({"promptdyn": {"selector": "greso"}}, "which slime does itself: set --dynamic-sampling-filter-path"),
         (
             {"promptdyn": {"selector": "features"}},
-            "slime's driver has no policy: .* in promptdyn in the file of --cust",
+            "slime's rollout manager has no policy: .* in promptdyn in the file of --cust",
         ),
         ({"promptdyn": {"label_columns": ["colour"]}}, "colour"),
         ({"over_sampling_batch_size": 64}, "have 60 different prompts, and slime takes 64 at once"),

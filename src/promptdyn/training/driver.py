@@ -40,7 +40,7 @@ class Settings:
     """Settings of selection, as a trainer's configuration gives them.
 
     Attributes:
-        trainer: the trainer's name, for messages.
+        process: the process that chooses, for messages: "verl's driver".
         place: where in the trainer's configuration the settings stand, for messages.
         selector: the selector's name.
         recipe: how prompts are chosen.
@@ -49,7 +49,7 @@ class Settings:
         history_path: the history's file; None to record nothing.
     """
 
-    trainer: str
+    process: str
     place: str
     selector: str
     recipe: Recipe
@@ -62,7 +62,7 @@ class Settings:
         cls,
         given: Mapping[str, Any],
         *,
-        trainer: str,
+        process: str,
         place: str,
         history_path: Path | None,
         filter_off: str | None,
@@ -74,10 +74,10 @@ class Settings:
             given: the settings by name, all optional: `selector` (default "auto"), parts of its `Recipe` to replace
                 (`dynamics`, `strategy`, `score`, `success`, `refit_every`), `id_column` (default "prompt_id"),
                 `label_columns`, `history_path`.
-            trainer, place: see the class.
+            process, place: see the class.
             history_path: the history's file, unless `given` names another.
-            filter_off: None if the trainer drops groups that do not vary and rolls out others; else how to turn that
-                on. Selectors with dynamic sampling, such as "greso", need it.
+            filter_off: None if the trainer drops groups that do not vary and rolls out others, which selectors with
+                dynamic sampling, such as "greso", need; else the end of a message that tells how to turn that on.
             success: the rule of success, unless `given` names another. Default: the recipe's.
 
         Raises:
@@ -92,10 +92,10 @@ class Settings:
         selector = str(given.get("selector", "auto"))
         recipe = selector_recipe(selector, **{"success": success, **parts})
         if recipe.max_rounds > 1 and filter_off is not None:
-            raise InputError(f"selector {selector!r} samples dynamically, which {trainer} does itself: {filter_off}")
+            raise InputError(f"selector {selector!r} samples dynamically, {filter_off}")
         columns, path = given.get("label_columns"), given.get("history_path", history_path)
         return cls(
-            trainer,
+            process,
             place,
             selector,
             recipe,
@@ -143,7 +143,7 @@ class Driver:
         if self._plan.reads_policy:
             raise InputError(
                 f"selector {settings.selector!r} needs the policy's reading of the prompts for these data, and "
-                f"{settings.trainer}'s driver has no policy: add a column of labels, such as 'difficulty', or set "
+                f"{settings.process} has no policy: add a column of labels, such as 'difficulty', or set "
                 f"another selector in {settings.place}: dps, mopps, 'features:features=COLUMN', ..."
             )
         columns = settings.label_columns if settings.label_columns is not None else pool.label_columns or ()

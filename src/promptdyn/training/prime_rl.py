@@ -67,10 +67,10 @@ class SelectionSampler(TaskSampler):
         self._driver = Driver(
             Settings.read(
                 {"id_column": "key", **settings},
-                trainer="prime-rl",
+                process="prime-rl's orchestrator",
                 place="SelectionSampler",
                 history_path=None,
-                filter_off="use a selector without rounds of its own, and a gate of prime-rl",
+                filter_off="which prime-rl does itself, by a gate: choose another",
             ),
             dataset_of([{"prompt": task.key, **_fields(task), "key": task.key} for task in tasks]),
             num_generations=num_generations,

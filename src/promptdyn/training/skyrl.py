@@ -299,10 +299,12 @@ def read_settings(cfg: Any) -> Settings:
     filters = cfg.trainer.algorithm.dynamic_sampling.type is not None
     return Settings.read(
         given,
-        trainer="SkyRL",
+        process="SkyRL's driver",
         place="selection",
         history_path=Path(folder, HISTORY_FILE),
-        filter_off=None if filters else "set trainer.algorithm.dynamic_sampling.type=filter too",
+        filter_off=None
+        if filters
+        else "which SkyRL does itself: set trainer.algorithm.dynamic_sampling.type=filter too",
     )
 
 

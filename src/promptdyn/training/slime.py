@@ -263,10 +263,10 @@ def _read_settings(args: Namespace) -> Settings:
         raise InputError(f"SelectionDataSource needs to hear of the groups that end: set {OBSERVE}")
     return Settings.read(
         given,
-        trainer="slime",
+        process="slime's rollout manager",
         place=f"{SETTINGS} in the file of --custom-config-path",
         history_path=None if args.save is None else Path(args.save, HISTORY_FILE),
-        filter_off=f"set {FILTER} too" if args.dynamic_sampling_filter_path is None else None,
+        filter_off=f"which slime does itself: set {FILTER} too" if args.dynamic_sampling_filter_path is None else None,
     )
 
 

@@ -14,6 +14,10 @@ from promptdyn.training.driver import HISTORY_FILE, Settings
 
 __all__ = ["check_size", "filter_metric", "last_step", "read_settings"]
 
+FILTER_OFF = (
+    "which verl does itself: set algorithm.filter_groups.enable=True and algorithm.filter_groups.metric=reward too"
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -27,12 +31,10 @@ def read_settings(config: Any) -> Settings:
     metric = filter_metric(config)
     settings = Settings.read(
         given,
-        trainer="verl",
+        process="verl's driver",
         place="trainer.v1.sampler.sampler_kwargs",
         history_path=Path(config.trainer.default_local_dir, HISTORY_FILE),
-        filter_off=None
-        if metric is not None
-        else "set algorithm.filter_groups.enable=True and algorithm.filter_groups.metric=reward too",
+        filter_off=FILTER_OFF if metric is None else None,
         success=None if metric == FOLDED else metric,  # forecast what verl's filter keeps
     )
     _check(config)
