@@ -229,10 +229,15 @@ class NamedRewards:
         """Return a group's rewards as `Driver.end` takes them.
 
         Args:
-            rewards: (rollout,) rewards; None for a rollout without one.
+            rewards: (rollout,) rewards; None for a rollout without one, which then has no grade either.
             infos: (rollout,) what came with them, by name.
         """
-        named = {name: [number(info.get(name)) for info in infos] for name in self.names or ()}
+        named = {
+            name: [
+                None if reward is None else number(info.get(name)) for reward, info in zip(rewards, infos, strict=True)
+            ]
+            for name in self.names or ()
+        }
         return {FOLDED: list(rewards), **named}
 
     def check(self, where: str, step: int) -> None:
