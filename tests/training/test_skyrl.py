@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import skyrl_stand_in
+from pages import ROOT, settings_named
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
+from promptdyn.training.driver import OPTIONS
 
 FILTER = ["trainer.algorithm.dynamic_sampling.type=filter"]
 SELECTOR = "selection.selector=rate:cluster=difficulty"
@@ -270,3 +272,12 @@ def test_the_fully_asynchronous_trainer_is_refused(tmp_path: Path) -> None:
     run.get_trainer = Trainer
     with pytest.raises(InputError, match=r"FullyAsyncRayPPOTrainer asks for prompts one by one.*use RayPPOTrainer"):
         run.run()
+
+
+def test_what_the_page_says_to_type_is_understood(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "trainers" / "skyrl.md").read_text(encoding="utf-8")
+    command = page[page.index("python -m skyrl") :].partition("\n\n")[0].replace("...your settings...", "")
+    words = [word for word in command.replace("\\\n", " ").split() if "=" in word]
+    assert words[0] == "trainer.override_entrypoint=promptdyn.training.skyrl"
+    experiment(tmp_path, *words[1:])
+    assert {name.removeprefix("selection.") for name in settings_named(page)} >= set(OPTIONS)

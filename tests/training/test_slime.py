@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import slime_stand_in
+from pages import ROOT, settings_named
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
+from promptdyn.training.driver import OPTIONS
 from slime_stand_in import Manager, Sample, arguments
 
 SELECTOR = {"selector": "rate:cluster=difficulty"}
@@ -279,3 +282,16 @@ def test_the_second_option_needs_the_first(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="needs its data source: set --data-source-path"):
         observe(arguments(tmp_path, samples()), [], slime_stand_in.RolloutDataSource(arguments(tmp_path, samples())))
+
+
+def test_what_the_page_says_to_type_is_understood(tmp_path: Path) -> None:
+    from promptdyn.training.slime import DATA_SOURCE, OBSERVE
+
+    page = (ROOT / "docs" / "trainers" / "slime.md").read_text(encoding="utf-8")
+    assert f"{DATA_SOURCE} \\\n" in page
+    assert f"{OBSERVE}\n" in page
+    start = page.index("    promptdyn:\n")
+    given = yaml.safe_load(page[start : page.index("\n\n", start)])["promptdyn"]
+    run = manager(tmp_path, promptdyn=given)
+    assert run.data_source.session.selector.grader.requested.functions == ["acc", "format"]
+    assert settings_named(page) >= set(OPTIONS)

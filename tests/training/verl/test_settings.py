@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pages import ROOT
+from pages import ROOT, settings_named
 from promptdyn.errors import InputError
 from verl_run import SELECTION, Driver, composed
 
@@ -80,5 +80,4 @@ def test_what_the_page_says_to_type_is_understood() -> None:
         ("rate:cluster=ability", "auto"),
         ("auto", "acc>=1 and format>=1"),
     ]
-    named = {name for line in page.splitlines() if line.startswith("| `") for name in line.split("|")[1].split("`")}
-    assert named >= set(OPTIONS)
+    assert settings_named(page) >= set(OPTIONS)
