@@ -139,14 +139,8 @@ def config(folder: Path, **settings: Any) -> AsyncGRPOConfig:
         "logging_steps": 1,
         "save_steps": 4,
         "seed": 3,
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "dataloader_pin_memory": False,
-        "report_to": "none",
-        "disable_tqdm": True,
     }
-    return AsyncGRPOConfig(output_dir=str(folder), **(defaults | settings))
+    return AsyncGRPOConfig(output_dir=str(folder), **(grpo_run.ON_CPU | defaults | settings))
 
 
 def trainer(folder: Path, dataset: Any = POOL, own: Any = None, **settings: Any) -> SelectionAsyncGRPOTrainer:

@@ -189,6 +189,16 @@ class WatchedTrainer(SelectionGRPOTrainer):
         return rewards
 
 
+ON_CPU: dict[str, Any] = {
+    "use_cpu": True,
+    "bf16": False,
+    CHECKPOINTING: False,
+    "dataloader_pin_memory": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
 def config(folder: Path, **settings: Any) -> GRPOConfig:
     defaults: dict[str, Any] = {
         "max_steps": 8,
@@ -199,14 +209,8 @@ def config(folder: Path, **settings: Any) -> GRPOConfig:
         "logging_steps": 1,
         "save_steps": 4,
         "seed": 3,
-        "use_cpu": True,
-        "bf16": False,
-        CHECKPOINTING: False,
-        "dataloader_pin_memory": False,
-        "report_to": "none",
-        "disable_tqdm": True,
     }
-    return GRPOConfig(output_dir=str(folder), **(defaults | settings))
+    return GRPOConfig(output_dir=str(folder), **(ON_CPU | defaults | settings))
 
 
 def selector(**settings: Any) -> WatchedSelector:

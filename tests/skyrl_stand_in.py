@@ -1,8 +1,7 @@
 """Stands in for SkyRL, which wants CUDA and Python 3.12: the names, signatures and order of calls of its trainer.
 
 After SkyRL 0.4.0: `skyrl/train/trainer.py`, `skyrl/train/dataset/dataset.py`, `skyrl/train/entrypoints/main_base.py`,
-`skyrl/train/utils/trainer_utils.py`, and torchdata's `StatefulDataLoader`. A test makes the modules importable by
-`installed`. Engines and workers are left out: the experiment's generator makes rewards up.
+`skyrl/train/utils/trainer_utils.py`, and torchdata's `StatefulDataLoader`. `MODULES` are to be installed. Engines and workers are left out: the experiment's generator makes rewards up.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import sys
 import types
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from importlib import import_module
@@ -329,19 +327,3 @@ def main(words: list[str]) -> None:
     sys.argv = ["main_base", *words]
     (module,) = [word.split("=", 1)[1] for word in words if word.startswith("trainer.override_entrypoint=")]
     import_module(module).main()
-
-
-@contextmanager
-def installed() -> Iterator[None]:
-    """Make the stand-ins importable as SkyRL and Ray."""
-    before = set(sys.modules)
-    for name, contents in MODULES.items():
-        module = types.ModuleType(name)
-        vars(module).update(contents)
-        sys.modules[name] = module
-    try:
-        yield
-    finally:
-        for name in [*MODULES, "promptdyn.training.skyrl"]:
-            if name not in before:
-                sys.modules.pop(name, None)

@@ -2,7 +2,7 @@
 
 After slime 0.2.2 and its main branch of October 2026: `slime/rollout/data_source.py` (data sources),
 `slime/rollout/sglang_rollout.py` (the rollout function), `slime/utils/types.py` (samples), and `slime/ray/rollout.py`
-(the manager). A test makes the modules importable by `install`. Engines are left out: a rollout's rewards are made up.
+(the manager). `MODULES` are to be installed. Engines are left out: a rollout's rewards are made up.
 """
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ from __future__ import annotations
 import copy
 import enum
 import importlib
-import sys
-import types
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,23 +137,6 @@ MODULES: dict[str, dict[str, Any]] = {
     "slime.utils.metric_utils": {"compute_rollout_step": compute_rollout_step},
     "slime.utils.misc": {"load_function": load_function},
 }
-
-
-@contextmanager
-def installed() -> Iterator[None]:
-    """Make the stand-ins importable as slime."""
-    before = set(sys.modules)
-    for name, contents in MODULES.items():
-        module = types.ModuleType(name)
-        vars(module).update(contents)
-        sys.modules[name] = module
-    LOGGED.clear()
-    try:
-        yield
-    finally:
-        for name in [*MODULES, "promptdyn.training.slime"]:
-            if name not in before:
-                sys.modules.pop(name, None)
 
 
 def arguments(folder: Path, samples: Sequence[Sample], **changes: Any) -> Namespace:

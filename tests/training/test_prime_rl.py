@@ -7,7 +7,7 @@ After prime-rl's main branch of October 2026 (`orchestrator/curriculum/samplers/
 from __future__ import annotations
 
 import logging
-import sys
+import textwrap
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 
+from pages import ROOT
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
+from stand_ins import installed
 
 STEP = 8
 
@@ -78,14 +80,15 @@ class TaskSampler(Iterator[Task], ABC):
 
 @pytest.fixture(autouse=True)
 def _prime_rl() -> Iterator[None]:
-    names = ["prime_rl", "prime_rl.orchestrator", "prime_rl.orchestrator.curriculum"]
-    samplers = types.ModuleType("prime_rl.orchestrator.curriculum.samplers")
-    samplers.TaskSampler = TaskSampler  # type: ignore[attr-defined]
-    modules = {**{name: types.ModuleType(name) for name in names}, samplers.__name__: samplers}
-    sys.modules.update(modules)
-    yield
-    for name in [*modules, "promptdyn.training.prime_rl"]:
-        sys.modules.pop(name, None)
+    samplers = types.SimpleNamespace(TaskSampler=TaskSampler)
+    modules = {
+        "prime_rl": {},
+        "prime_rl.orchestrator": {},
+        "prime_rl.orchestrator.curriculum": {"samplers": samplers},
+        "prime_rl.orchestrator.curriculum.samplers": vars(samplers),
+    }
+    with installed(modules, "promptdyn.training.prime_rl"):
+        yield
 
 
 def tasks(count: int = 60) -> list[Task]:
@@ -225,3 +228,14 @@ def test_it_is_refused_in_one_line(taskset: Any, settings: dict[str, Any], messa
     with pytest.raises(InputError, match=message) as refused:
         sampler(taskset, **settings)
     assert "\n" not in str(refused.value)
+
+
+def test_the_script_on_the_page_puts_the_sampler_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "trainers" / "prime-rl.md").read_text(encoding="utf-8")
+    start = page.index("    from functools import partial")
+    script: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    exec(textwrap.dedent(page[start : page.index("\n\nand", start)]), script)
+    it = script["samplers"].DifficultyPoolSampler(types.SimpleNamespace(seed=0), tasks(200))
+    it.observe(group(next(it)))
+    assert len(it.session.ended) == 1

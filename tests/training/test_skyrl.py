@@ -18,6 +18,7 @@ from pages import ROOT, settings_named
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.training.driver import OPTIONS
+from stand_ins import installed
 
 FILTER = ["trainer.algorithm.dynamic_sampling.type=filter"]
 SELECTOR = "selection.selector=rate:cluster=difficulty"
@@ -26,7 +27,7 @@ SELECTOR = "selection.selector=rate:cluster=difficulty"
 @pytest.fixture(autouse=True)
 def _skyrl(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "argv", sys.argv)
-    with skyrl_stand_in.installed():
+    with installed(skyrl_stand_in.MODULES, "promptdyn.training.skyrl"):
         yield
 
 

@@ -16,6 +16,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.training.driver import OPTIONS
 from slime_stand_in import Manager, Sample, arguments
+from stand_ins import installed
 
 SELECTOR = {"selector": "rate:cluster=difficulty"}
 FILTER = {"dynamic_sampling_filter_path": "slime_stand_in.varies"}
@@ -23,7 +24,8 @@ FILTER = {"dynamic_sampling_filter_path": "slime_stand_in.varies"}
 
 @pytest.fixture(autouse=True)
 def _slime() -> Iterator[None]:
-    with slime_stand_in.installed():
+    with installed(slime_stand_in.MODULES, "promptdyn.training.slime"):
+        slime_stand_in.LOGGED.clear()
         yield
 
 
@@ -204,7 +206,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     run.generate(0)
     run.data_source.save(0)
     other = manager(tmp_path, promptdyn={"selector": "dps"})
-    with pytest.raises(InputError, match=r"promptdyn_0.npz: .*; remove it to start anew"):
+    with pytest.raises(InputError, match=r"promptdyn_0.npz: the saved state: .*; remove the file to start anew"):
         other.data_source.load(0)
 
 

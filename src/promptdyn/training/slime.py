@@ -162,7 +162,8 @@ class SelectionDataSource(RolloutDataSourceWithBuffer):
         rollouts = [[item if isinstance(item, list) else [item] for item in group] for group in groups]
         infos = [_info(parts[-1]) for group in rollouts for parts in group if parts]
         self._driver.named.to_read(infos)
-        trained = set(getattr(self.args, "promptdyn_trained", ()))
+        noted = vars(self.args).pop("promptdyn_trained", None)  # None: the rollout function calls no sample filter
+        trained = set(self._prompt_of) if noted is None else set(noted)
         for group in rollouts:
             index = next((part.group_index for parts in group for part in parts), None)
             prompt_id = None if index is None else self._prompt_of.pop(index, None)
@@ -208,7 +209,9 @@ class SelectionDataSource(RolloutDataSourceWithBuffer):
             return
         path = _state_file(self.args.load, rollout_id)
         if path.is_file():
-            load_selector(path, lambda state: self._driver.resume(state, str(path), "remove it to start anew"))
+            load_selector(
+                path, lambda state: self._driver.resume(state, "the saved state", "remove the file to start anew")
+            )
         else:
             logger.warning("%s does not exist: the selector starts from what it knows now", path)
 
