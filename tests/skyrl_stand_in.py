@@ -1,7 +1,8 @@
 """Stands in for SkyRL, which wants CUDA and Python 3.12: the names, signatures and order of calls of its trainer.
 
 After SkyRL 0.4.0: `skyrl/train/trainer.py`, `skyrl/train/dataset/dataset.py`, `skyrl/train/entrypoints/main_base.py`,
-`skyrl/train/utils/trainer_utils.py`, and torchdata's `StatefulDataLoader`. `MODULES` are to be installed. Engines and workers are left out: the experiment's generator makes rewards up.
+`skyrl/train/utils/trainer_utils.py`, and torchdata's `StatefulDataLoader`. `MODULES` are to be installed. Engines and
+workers are left out: the experiment's generator makes rewards up.
 """
 
 from __future__ import annotations

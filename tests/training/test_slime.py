@@ -104,6 +104,13 @@ def test_a_users_own_sample_filter_runs_first(tmp_path: Path) -> None:
     assert {name for _, name, _, _, flag in recorded(run, tmp_path) if not flag} == set(ids(batch[:1]))
 
 
+def test_all_groups_count_as_trained_if_the_rollout_function_calls_no_sample_filter(tmp_path: Path) -> None:
+    run = manager(tmp_path)
+    run.args.rollout_sample_filter_path = None
+    run.generate(0)
+    assert [flag for *_, flag in recorded(run, tmp_path)] == [True] * 8
+
+
 def test_partial_rollouts_stay_in_flight_and_come_back_first(tmp_path: Path) -> None:
     run = manager(
         tmp_path, slow=lambda sample: sample.index % 5 == 0, over_sampling_batch_size=16, partial_rollout=True
