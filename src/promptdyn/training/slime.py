@@ -162,7 +162,8 @@ class SelectionDataSource(RolloutDataSourceWithBuffer):
         rollouts = [[item if isinstance(item, list) else [item] for item in group] for group in groups]
         infos = [_info(parts[-1]) for group in rollouts for parts in group if parts]
         self._driver.named.to_read(infos)
-        noted = vars(self.args).pop("promptdyn_trained", None)  # None: the rollout function calls no sample filter
+        noted = getattr(self.args, "promptdyn_trained", None)  # None: the rollout function calls no sample filter
+        self.args.promptdyn_trained = None
         trained = set(self._prompt_of) if noted is None else set(noted)
         for group in rollouts:
             index = next((part.group_index for parts in group for part in parts), None)
