@@ -1,8 +1,8 @@
 """Selection in the process that drives a trainer of others: it has the data and the groups' rewards, and no policy.
 
-An adapter (`promptdyn.training.verl`, `slime`, `skyrl`, `prime_rl`) reads `Settings` from its trainer's configuration
-and makes a `Driver` for the data. What is left to it is the trainer's own way: when it asks for prompts, where groups
-end, what it saves.
+An adapter (`promptdyn.training.verl`, `slime`, `skyrl`, `prime_rl`, `trl.async_grpo`) reads `Settings` from its
+trainer's configuration and makes a `Driver` for the data. What is left to it is the trainer's own way: when it asks
+for prompts, where groups end, what it saves.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class SelectionDataset:
     def __init__(self, dataset: Any, cfg: Any) -> None:
         self._dataset, self._cfg = dataset, cfg
         self.driver = Driver(
-            read_settings(cfg),
+            _read_settings(cfg),
             dataset.dataframe,
             num_generations=cfg.generator.n_samples_per_prompt,
             seed=cfg.trainer.seed,
@@ -282,7 +282,7 @@ class SelectionExp(BasePPOExp):
         )
 
 
-def read_settings(cfg: Any) -> Settings:
+def _read_settings(cfg: Any) -> Settings:
     """Read the settings of selection; raises InputError if prompts cannot be chosen under SkyRL's configuration."""
     workers = cfg.data.dataloader.num_workers
     if workers:
@@ -316,7 +316,7 @@ def _run(cfg: SelectionConfig) -> None:
 def main() -> None:
     """Run SkyRL with the command line's settings; SkyRL calls it for `trainer.override_entrypoint`."""
     cfg = SelectionConfig.from_cli_overrides([word for word in sys.argv[1:] if not word.startswith(ENTRYPOINT)])
-    read_settings(cfg)  # refuse what can be refused before Ray starts
+    _read_settings(cfg)  # refuse what can be refused before Ray starts
     validate_cfg(cfg)
     initialize_ray(cfg)
     ray.get(_run.remote(cfg))

@@ -92,8 +92,10 @@ class SelectionRolloutLoop(_AsyncRolloutLoop):
         told = logging.getLogger("promptdyn")  # by the trainer's process
         level = told.level
         told.setLevel(logging.ERROR)
-        self._driver = selection.driver(self.dataset, self.num_generations)
-        told.setLevel(level)
+        try:
+            self._driver = selection.driver(self.dataset, self.num_generations)
+        finally:
+            told.setLevel(level)
         self._selection = selection
         self._prompt_of: dict[int, str] = {}  # TRL's number of a group -> its prompt
 
@@ -164,6 +166,9 @@ class SelectionRolloutWorker(AsyncRolloutWorker):
         groups_per_step: groups of an optimizer step.
         seed: random seed of the selector.
         **named: what TRL passes to its worker: `dataset`, `reward_funcs`, `num_generations`, `max_inflight_tasks`, ...
+
+    Attributes:
+        loop: class of the loop that the rollout process runs; a derived worker may name another.
 
     Raises:
         InputError: the settings do not fit the data, a setting cannot be sent to another process, or there are fewer
