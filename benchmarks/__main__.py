@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import engines, filtering, fitting, kernels, models, online
+from benchmarks import engines, filtering, fitting, kernels, models, online, reading
 
 # What fits say of themselves: below the table, since sentences make no column.
 VERDICT = "verdict"
@@ -27,7 +27,7 @@ def main() -> None:
     console = Console()
     console.print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; medians")
     results = {}
-    for module in (filtering, kernels, fitting, engines, models, online):
+    for module in (filtering, kernels, fitting, engines, models, online, reading):
         with console.status(module.__name__):
             rows = results[module.__name__.rpartition(".")[2]] = module.run()
         console.print("\n" + " ".join(str(module.__doc__).split()))

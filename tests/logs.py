@@ -12,6 +12,7 @@ from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.readers import read_history
 
+LOGS = Path(__file__).parent / "data" / "logs"  # what trainers wrote themselves
 COLUMNS = ("step", "prompt_id", "num_rollouts", "num_successes")
 HEADER = ",".join(COLUMNS)
 

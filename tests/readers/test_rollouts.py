@@ -97,16 +97,3 @@ def test_bad_rollouts(tmp_path):
     )
     with pytest.warns(PromptdynWarning, match="skipped 4 bad of 5 rows"):
         assert rows(read_history(path, skip_bad=True)) == [(1, "x", 1, 1)]
-
-
-def test_what_verl_adds_to_a_batch_is_no_rollout(tmp_path):
-    group = "1110b867-778e-493f-b7ee-c5435517860a"
-    uids = [f"{group}_0_0", f"{group}_1_0", f"{group}_1_1", "pad_0_0", f"{group}_2_0"]
-    records = [
-        {"input": "x", "output": "", "score": score, "step": 1, "uid": uid}
-        for uid, score in zip(uids, [1.0, 0.0, 1.0, 0.0, 0.0], strict=True)
-    ]
-    assert rows(read_history(jsonl(tmp_path / "1.jsonl", records))) == [(1, "x", 3, 2)]
-    for record in records:  # a name of the prompt, and no verl's
-        record["uid"] = "math_1_2"
-    assert rows(read_history(jsonl(tmp_path / "1.jsonl", records))) == [(1, "x", 5, 2)]

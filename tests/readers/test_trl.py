@@ -213,7 +213,7 @@ def test_trl_steps_joined_in_one_file(tmp_path):
 
 def test_trl_files_without_rollouts(tmp_path):
     path = trl_log(tmp_path, 0, [], [])
-    with pytest.raises(InputError, match="no rollouts in Parquet files: give TRL's folder of completions"):
+    with pytest.raises(InputError, match="no rollouts in tables of completions: give a folder that TRL logged"):
         read_history(tmp_path)
     assert TRLCompletions().recognizes(path)
     trl_log(tmp_path, 1, ["p"], [1.0])

@@ -12,7 +12,7 @@ from promptdyn._columns.names import (
     rename_columns,
 )
 from promptdyn._columns.repeats import Repeated, without_repeats
-from promptdyn._columns.rows import Fault, Rows, error_for, error_for_no_rows, num_rows, warn_skipped
+from promptdyn._columns.rows import Fault, Rows, error_for, error_for_no_rows, merge_faults, num_rows, warn_skipped
 from promptdyn._columns.tables import as_columns, from_arrow
 from promptdyn._columns.values import as_array, is_missing, is_whole, quote
 
@@ -34,6 +34,7 @@ __all__ = [
     "from_arrow",
     "is_missing",
     "is_whole",
+    "merge_faults",
     "no_rows",
     "num_rows",
     "quote",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -24,6 +24,15 @@ class Fault(NamedTuple):
     problem: str
     mend: str
     num_rows: int = 1  # number of rows with the fault
+
+
+def merge_faults(faults: Iterable[Fault]) -> list[Fault]:
+    """Count together the faults that have the same mend, as those of one kind in several files do."""
+    merged: dict[str, Fault] = {}
+    for fault in faults:
+        before = merged.get(fault.mend)
+        merged[fault.mend] = before._replace(num_rows=before.num_rows + fault.num_rows) if before else fault
+    return list(merged.values())
 
 
 def num_rows(faults: Sequence[Fault]) -> int:

@@ -7,7 +7,7 @@ import typer
 from promptdyn.cli.commands.compare import compare
 from promptdyn.cli.commands.demo import demo
 from promptdyn.cli.commands.fit import fit
-from promptdyn.cli.commands.import_logs import import_logs
+from promptdyn.cli.commands.import_logs import FORMATS, import_logs
 from promptdyn.cli.commands.race import race
 from promptdyn.cli.commands.report import report
 from promptdyn.cli.commands.simulate import simulate
@@ -23,7 +23,7 @@ app = typer.Typer(
     help="Model prompt learning dynamics: forecast which prompts will teach, before rolling them out.",
 )
 
-app.command("import")(import_logs)
+app.command("import", epilog=FORMATS)(import_logs)
 for command in (fit, simulate, compare, report, train, race, demo):
     app.command()(command)
 

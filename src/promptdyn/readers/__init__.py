@@ -1,8 +1,9 @@
 """Read reward histories from logs: one file per format.
 
 A new format is a `Reader` in a file here, its export, and its entry in `READERS`; a user's own format is a file
-anywhere. The formats share `files` (find and open a log's files), `columns` (read a file's columns) and `fold` (from
-rollouts to groups). This room knows nothing of models and trainers.
+anywhere. A trainer's log of single rollouts is a `RolloutLog`, which says where the files are and how a record becomes
+rollouts. The formats share `files` (find and open a log's files), `columns` (read a file's columns), `log` (read a log
+record by record) and `fold` (from rollouts to groups). This room knows nothing of models and trainers.
 """
 
 from __future__ import annotations
@@ -10,20 +11,42 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING
-from itertools import islice
 from pathlib import Path
 
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
+from promptdyn.readers.areal import ARealRollouts
 from promptdyn.readers.base import Reader
 from promptdyn.readers.files import Paths, expand
 from promptdyn.readers.groups import GroupTable
+from promptdyn.readers.log import Parser, Rollout, RolloutLog
+from promptdyn.readers.nemo_rl import NeMoRLRollouts
+from promptdyn.readers.prime_rl import PrimeRLTraces
 from promptdyn.readers.rollouts import RolloutTable
-from promptdyn.readers.run import HISTORY_FILE, RunFolder
+from promptdyn.readers.run import RunFolder
+from promptdyn.readers.slime import SlimeRollouts
 from promptdyn.readers.trl import TRLCompletions
+from promptdyn.readers.unknown import error_for_unknown
+from promptdyn.readers.verl import VerlRollouts
 from promptdyn.registry import Registry, settings_of, subclass_fault
 
-__all__ = ["READERS", "GroupTable", "Reader", "RolloutTable", "RunFolder", "TRLCompletions", "read_history"]
+__all__ = [
+    "READERS",
+    "ARealRollouts",
+    "GroupTable",
+    "NeMoRLRollouts",
+    "Parser",
+    "PrimeRLTraces",
+    "Reader",
+    "Rollout",
+    "RolloutLog",
+    "RolloutTable",
+    "RunFolder",
+    "SlimeRollouts",
+    "TRLCompletions",
+    "VerlRollouts",
+    "read_history",
+]
 
 # Of the readers that recognize a path and have the options, the last one reads it. So stricter formats stand later, and
 # users' own, which are registered after these, come before all.
@@ -31,6 +54,11 @@ READERS: Registry[Callable[..., Reader], Reader] = Registry(
     "reader",
     GroupTable,
     RolloutTable,
+    VerlRollouts,
+    PrimeRLTraces,
+    ARealRollouts,
+    NeMoRLRollouts,
+    SlimeRollouts,
     TRLCompletions,
     RunFolder,
     fault=subclass_fault("reader", Reader, "promptdyn.readers"),
@@ -41,10 +69,14 @@ def read_history(path: Paths, reader: str | Reader | None = None, **options: obj
     """Read a reward history in any known format.
 
     - "run": the folder of a run of this package, with the history that it recorded (`RunFolder`);
-    - "trl": a folder of completions that TRL logged, the run's folder around it, or Parquet files from it
-      (`TRLCompletions`);
-    - "rollouts": Parquet, CSV, JSONL or JSON files with one row per rollout, as verl and others write them
-      (`RolloutTable`);
+    - "trl": a folder of completions that TRL logged, the run's folder around it, or Parquet files from it; the same in
+      folders of Weights & Biases and databases of trackio (`TRLCompletions`);
+    - "verl": verl's `trainer.rollout_data_dir` (`VerlRollouts`);
+    - "prime-rl": the rollouts of a run of prime-rl, or an evaluation by verifiers (`PrimeRLTraces`);
+    - "areal": AReaL's folder of rollouts (`ARealRollouts`);
+    - "nemo-rl": NeMo-RL's files of training data (`NeMoRLRollouts`);
+    - "slime": slime's files of rollouts (`SlimeRollouts`);
+    - "rollouts": Parquet, CSV, JSONL or JSON files with one row per rollout (`RolloutTable`);
     - "groups": such files with one row per group of rollouts and the columns of a history, which `columns` may rename
       (`GroupTable`).
 
@@ -97,26 +129,9 @@ def _recognized(paths: Sequence[Path], source: str, options: dict[str, object]) 
                 return READERS.create(name, options)
             without_option.append(name)
     if not without_option:
-        raise _unknown(source, paths)
+        raise error_for_unknown(source, paths)
     known = settings_of(READERS[without_option[0]])
     option = next(option for option in options if option not in known)
     raise InputError(
         f"{source}: option {option!r} does not fit format {without_option[0]!r}: it takes {', '.join(known) or 'none'}"
     )
-
-
-def _unknown(source: str, paths: Sequence[Path]) -> InputError:
-    """Return the error about paths that no reader knows."""
-    mend = (
-        "give a Parquet, CSV or JSONL file with columns step, prompt_id, num_successes, num_rollouts, or TRL's folder "
-        "of completions, or name your own reader (FILE.py:NAME)"
-    )
-    if len(paths) > 1:
-        return InputError(f"{source}: {len(paths)} paths, not all of one known format: {mend}")
-    path = paths[0]
-    if path.is_file():
-        return InputError(f"{source}: {'no known format' if path.stat().st_size else 'an empty file'}: {mend}")
-    runs = [str(file.parent) for file in islice(path.rglob(HISTORY_FILE), 4)]
-    if runs:
-        return InputError(f"{source}: no run, but a folder of runs: name one, as {runs[0]}")
-    return InputError(f"{source}: no known format: {mend}")

@@ -19,6 +19,7 @@ class Reader(ABC):
             separator: str = " "  # options are fields
 
             name = "pairs"
+            layout = "a step, a prompt, a reward on each line of FILE.pairs"
 
             def recognizes(self, path):
                 return path.suffix == ".pairs"
@@ -30,9 +31,11 @@ class Reader(ABC):
 
     Attributes:
         name: name of the format.
+        layout: the path that it reads, in a few words, for help and errors; default none.
     """
 
     name: str
+    layout: str = ""
 
     @abstractmethod
     def recognizes(self, path: Path) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from promptdyn._columns import Fault, as_array
-from promptdyn.errors import InputError, PromptdynWarning
+from promptdyn._columns import Fault, as_array, merge_faults
+from promptdyn.errors import InputError
 from promptdyn.history.parquet import read_parquet
-from promptdyn.readers.files import head, is_compressed, open_text, stream
+from promptdyn.readers.files import head, is_compressed, json_lines, open_text, stream
+from promptdyn.readers.fold import as_key
 
 __all__ = ["FileColumns", "column_names_in", "concatenate", "kind_of", "read_columns"]
 
@@ -60,6 +60,7 @@ def read_columns(
     floats: Collection[str] = (),
     booleans: Collection[str] = (),
     choose: Callable[[list[str], set[str]], Collection[str]] | None = None,
+    only: Collection[str] | None = None,
 ) -> FileColumns:
     """Read a file's columns.
 
@@ -68,6 +69,8 @@ def read_columns(
         integers, floats, booleans: names of columns of these types. In a CSV file all other columns stay text.
         choose: function of (names of all columns, names of those that hold lists or structs) that returns the columns
             to read of a Parquet file. Default: all.
+        only: the columns to read, those of them that the file has; lists and objects in JSON lines become what
+            `as_key` makes of them. Default: all.
 
     Raises:
         InputError: the file does not exist, has another kind, is empty, or damaged.
@@ -80,15 +83,19 @@ def read_columns(
     if kind == "parquet":
         if is_compressed(path):
             raise InputError(f"{path}: unpack it: a Parquet file is compressed by itself, and is read from its end")
-        names, columns, metadata = read_parquet(path, choose)
+        names, columns, metadata = read_parquet(path, choose or (None if only is None else _among(only)))
         return FileColumns(names, columns, lambda row: f"{path} row {row}", [], metadata)
     if kind == "csv":
-        return _read_csv(path, set(integers), set(floats), set(booleans))
+        return _read_csv(path, set(integers), set(floats), set(booleans), only)
     if kind == "jsonl":
-        return _read_jsonl(path)
+        return _read_jsonl(path, only)
     if kind == "json":
         return _read_json(path)
     raise InputError(f"{path}: neither Parquet nor CSV nor JSONL: give one of them, with the suffix of its kind")
+
+
+def _among(only: Collection[str]) -> Callable[[list[str], set[str]], list[str]]:
+    return lambda names, _: [name for name in names if name in only]
 
 
 def column_names_in(path: Path) -> list[str]:
@@ -132,16 +139,15 @@ def concatenate(parts: list[FileColumns]) -> FileColumns:
         ]
         plain = all(array.dtype.kind in "biuf" for array in values)
         columns[name] = np.concatenate(values if plain else [array.astype(object) for array in values])
-    faults: dict[str, Fault] = {}
-    for fault in chain.from_iterable(part.faults for part in parts):
-        before = faults.get(fault.mend)  # each kind of fault has its own mend
-        faults[fault.mend] = before._replace(num_rows=before.num_rows + fault.num_rows) if before else fault
+    faults = merge_faults(chain.from_iterable(part.faults for part in parts))
     shared = dict.fromkeys(chain.from_iterable(part.metadata for part in parts))
     metadata = {key: parts[0].metadata[key] for key in shared if len({part.metadata.get(key) for part in parts}) == 1}
-    return FileColumns(names, columns, row_name, list(faults.values()), metadata)
+    return FileColumns(names, columns, row_name, faults, metadata)
 
 
-def _read_csv(path: Path, integers: set[str], floats: set[str], booleans: set[str]) -> FileColumns:
+def _read_csv(
+    path: Path, integers: set[str], floats: set[str], booleans: set[str], only: Collection[str] | None
+) -> FileColumns:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
@@ -187,7 +193,8 @@ def _read_csv(path: Path, integers: set[str], floats: set[str], booleans: set[st
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8: save the file in that encoding") from None
 
-    values = {name: table[name].to_numpy() for name in table.column_names}
+    chosen = [name for name in table.column_names if only is None or name in only]
+    values = {name: table[name].to_numpy() for name in chosen}
     for name in integers | floats:
         # A single value that is no number turns the whole column into text.
         if name in values and pa.types.is_string(table[name].type):
@@ -229,7 +236,9 @@ def _read_json(path: Path) -> FileColumns:
     items = _json_array(path)
     numbers = [item for item, value in enumerate(items) if isinstance(value, dict)]
     others = [(item, str(value)) for item, value in enumerate(items) if not isinstance(value, dict)]
-    return _columns_of(path, "item", numbers, [items[item] for item in numbers], others, "give one an item")
+    records = [items[item] for item in numbers]
+    names = list(dict.fromkeys(chain.from_iterable(records)))
+    return _columns_of(path, "item", names, numbers, records, others, "give one an item")
 
 
 def _json_array(path: Path) -> list[Any]:
@@ -245,35 +254,30 @@ def _json_array(path: Path) -> list[Any]:
     return content
 
 
-def _read_jsonl(path: Path) -> FileColumns:
+def _read_jsonl(path: Path, only: Collection[str] | None) -> FileColumns:
+    """Read JSON lines one by one, so that columns which are not asked for take no memory."""
+    names: dict[str, None] = {}
+    texts: dict[str, str] = {}  # prompts repeat: each text is kept once
     records: list[dict[str, Any]] = []
     numbers: list[int] = []
     others: list[tuple[int, str]] = []
-    with open_text(path) as file:
-        for line, text in enumerate(file, 1):
-            try:
-                record = json.loads(text)
-            except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, or nested as deep
-                record = None
-                if text.isspace():
-                    continue
-                if records and not text.endswith("\n"):
-                    message = (
-                        f"{path} line {line}: left out, since it was cut off, as by a run that died while it wrote"
-                    )
-                    warnings.warn(message, PromptdynWarning, stacklevel=4)
-                    continue
-            if isinstance(record, dict):
-                records.append(record)
-                numbers.append(line)
-            else:
-                others.append((line, text))
-    return _columns_of(path, "line", numbers, records, others, "give one object a line")
+    for line, text, record in json_lines(path):
+        if record is None:
+            others.append((line, text))
+            continue
+        names |= dict.fromkeys(record)
+        if only is not None:
+            kept = {name: as_key(record[name]) for name in only if name in record}
+            record = {name: texts.setdefault(v, v) if isinstance(v, str) else v for name, v in kept.items()}
+        records.append(record)
+        numbers.append(line)
+    return _columns_of(path, "line", list(names), numbers, records, others, "give one object a line")
 
 
 def _columns_of(
     path: Path,
     unit: str,
+    names: list[str],
     numbers: list[int],
     records: list[dict[str, Any]],
     others: list[tuple[int, str]],
@@ -284,6 +288,7 @@ def _columns_of(
     Args:
         path: their file.
         unit: what the file counts, for errors: "line" or "item".
+        names: names of all their columns.
         numbers: (row,) number of each object's line or item.
         records: (row,) the objects.
         others: (number, text) of each line or item that is no object.
@@ -294,6 +299,6 @@ def _columns_of(
         number, text = others[0]
         problem = f"{text.strip()[:60]!r} is no JSON object"
         faults.append(Fault(f"{path} {unit} {number}", "", problem, mend, len(others)))
-    names = list(dict.fromkeys(chain.from_iterable(records)))
-    columns = {name: as_array([record.get(name) for record in records]) for name in names}
+    read = dict.fromkeys(chain.from_iterable(records))
+    columns = {name: as_array([record.get(name) for record in records]) for name in read}
     return FileColumns(names, columns, lambda row: f"{path} {unit} {numbers[row]}", faults, {})

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from glob import glob, has_magic
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +25,9 @@ __all__ = [
     "expand",
     "files_in",
     "head",
+    "in_order",
     "is_compressed",
+    "json_lines",
     "of_the_last_run",
     "open_text",
     "stream",
@@ -53,7 +56,7 @@ def expand(path: Paths) -> list[Path]:
         return [Path(path)]
     if not has_magic(str(path)):
         raise InputError(f"{path}: no such file or folder")
-    matches = _in_order([Path(name) for name in glob(str(path), recursive=True)])
+    matches = in_order([Path(name) for name in glob(str(path), recursive=True)])
     if not matches:
         raise InputError(f"{path}: no file matches")
     return matches
@@ -63,10 +66,10 @@ def files_in(path: Path) -> list[Path]:
     """Return the file itself, or a folder's files (not its subfolders', nor hidden ones), 2.jsonl before 10.jsonl."""
     if path.is_file():
         return [path]
-    return _in_order([file for file in path.iterdir() if file.is_file() and not file.name.startswith((".", "_"))])
+    return in_order([file for file in path.iterdir() if file.is_file() and not file.name.startswith((".", "_"))])
 
 
-def _in_order(paths: Sequence[Path]) -> list[Path]:
+def in_order(paths: Iterable[Path]) -> list[Path]:
     """Sort paths by the numbers in them."""
 
     def key(path: Path) -> list[tuple[int, str]]:
@@ -161,6 +164,33 @@ def open_text(path: Path) -> Iterator[TextIO]:
             yield text
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8: save the file in that encoding") from None
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, str, dict[str, Any] | None]]:
+    """Yield (line number, counted from 1; its text; the object in it, or None if it holds no object); skip blank lines.
+
+    Warns:
+        PromptdynWarning: the last line was cut off, and is left out.
+
+    Raises:
+        InputError: as in `open_text`.
+    """
+    with open_text(path) as file:
+        for line, text in enumerate(file, 1):
+            try:
+                record = json.loads(text)
+            except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, or nested as deep
+                record = None
+                if text.isspace():
+                    continue
+                if text.startswith("{") and not text.endswith("\n"):
+                    warnings.warn(
+                        f"{path} line {line}: left out, since it was cut off, as by a run that died while it wrote",
+                        PromptdynWarning,
+                        stacklevel=5,
+                    )
+                    continue
+            yield line, text, record if isinstance(record, dict) else None
 
 
 def head(path: Path, size: int = 4096) -> bytes:

@@ -31,6 +31,7 @@ class Rollouts:
     prompt: NDArray[np.int32]  # (rollout,) index into prompt_ids
     prompt_ids: NDArray[np.object_]  # (prompt,)
     rewards: Rewards
+    trained: NDArray[np.bool_]  # (rollout,) whether the trainer learned from its group
     labels: Mapping[str, NDArray[np.object_]]  # label column -> (prompt,)
     row: NDArray[np.intp]  # (rollout,) row number in the source
     row_name: Callable[[int], str]  # name of a row in errors, from its number
@@ -42,6 +43,7 @@ class Rollouts:
             step=self.step[mask],
             prompt=self.prompt[mask],
             rewards=self.rewards._replace(values=self.rewards.values[mask]),
+            trained=self.trained[mask],
             row=self.row[mask],
         )
 
@@ -102,6 +104,7 @@ def check_rollouts(
     key_mend: str = "",
     skip_bad: bool = False,
     faults: Sequence[Fault] = (),
+    trained: NDArray[np.bool_] | None = None,
 ) -> Rollouts:
     """Check the columns of rollouts.
 
@@ -116,6 +119,7 @@ def check_rollouts(
         key_name, key_mend: name of the key in errors, and the mend if it is missing.
         skip_bad: leave out bad rollouts, with a warning, instead of raising.
         faults: lines that could not be read as rollouts.
+        trained: (rollout,) whether the trainer learned from the rollout's group; default True.
 
     Raises:
         InputError: no rollouts; a bad step, a prompt without a key, a reward that is no number, a prompt with different
@@ -144,6 +148,7 @@ def check_rollouts(
         prompt=prompt[good],
         prompt_ids=prompt_ids,
         rewards=Rewards(tuple(rewards), weights, values[order[good]]),
+        trained=np.ones(int(good.sum()), bool) if trained is None else trained[order[good]],
         labels=labels_of_prompts,
         row=order[good],
         row_name=row_name,
@@ -161,7 +166,8 @@ def _as_floats(rows: Rows, name: str, values: NDArray) -> NDArray[np.float64]:
 def fold(rollouts: Rollouts, grader: Grader) -> RewardHistory:
     """Fold rollouts into one row per step and prompt, in the order of their first rollouts.
 
-    A rollout without a grade does not count, and a group without any grade has no row. If the rule of success had to be
+    A rollout without a grade does not count, and a group without any grade has no row. A row is `trained` if one of its
+    rollouts is: a step may have several groups of a prompt. If the rule of success had to be
     found, a log line tells it.
 
     Raises:
@@ -192,6 +198,7 @@ def fold(rollouts: Rollouts, grader: Grader) -> RewardHistory:
         prompt_id=rollouts.prompt_ids[prompt],
         num_successes=num_successes[rows],
         num_rollouts=num_rollouts[rows],
+        trained=(np.bincount(group[rollouts.trained], minlength=len(first)) > 0)[rows],
         columns={name: labels[prompt] for name, labels in rollouts.labels.items()},
         source=rollouts.source,
         row_name=lambda row: rollouts.row_name(int(rollouts.row[first[rows][row]])),

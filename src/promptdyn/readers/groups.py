@@ -46,6 +46,7 @@ class GroupTable(Reader):
     skip_bad: bool = False
 
     name = "groups"
+    layout = "a table with one row a group, or a folder of such"
 
     def recognizes(self, path: Path) -> bool:
         """Whether `path` is a file of one of these kinds, by its content or its suffix, or a folder with one."""

@@ -1,4 +1,4 @@
-"""Read tables with one row per rollout, as verl and most trainers write them.
+"""Read tables with one row per rollout, whoever writes them.
 
 Each row of a file has a prompt, a reward and a step. A folder holds one file per step (`7.jsonl`,
 `rollouts_step_7.jsonl`), whose name tells the step if no column does. Files are Parquet, JSON lines, JSON or CSV.
@@ -14,10 +14,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from promptdyn._columns import error_for_no_rows, is_whole
 from promptdyn.errors import InputError
@@ -39,9 +37,6 @@ PROMPTS = ("prompt_id", "input", "prompt")
 REWARDS = ("score", "reward")
 # The name of the column of steps in this module.
 STEP = "step"
-# verl's column of trajectory ids, GROUP_SESSION_OUTPUT, where a group is a UUID.
-UID = "uid"
-VERL_UID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}_\d+)_(\d+)")
 # Columns of a table of counts.
 COUNTS = ("num_successes", "num_rollouts")
 
@@ -51,8 +46,7 @@ class RolloutTable(Reader):
     """Counts the successes of each prompt and step among rollouts.
 
     A rollout without a grade (null or NaN where the rule of success needs a reward) does not count; a group without any
-    grade has no row. All rows are `trained`. Rows whose `uid` begins with "pad", which verl adds to fill batches, are
-    not rollouts. Of a session's outputs in verl's multi-turn runs (`uid` GROUP_SESSION_OUTPUT) only the last counts.
+    grade has no row. All rows are `trained`.
 
     Attributes:
         prompt_key: column that identifies prompts. Default: the first of `prompt_id`, `input` and `prompt` that the
@@ -68,7 +62,8 @@ class RolloutTable(Reader):
             them out with a warning; the times of the files tell them.
 
     Example:
-        >>> history = promptdyn.read_history("verl/rollouts", reward="score")  # doctest: +SKIP
+        >>> history = promptdyn.read_history("rollouts", "rollouts:prompt_key=question", reward="correct")
+        ... # doctest: +SKIP
     """
 
     prompt_key: str | None = None
@@ -81,6 +76,7 @@ class RolloutTable(Reader):
     keep_superseded: bool = False
 
     name = "rollouts"
+    layout = "a table with one row a rollout: prompt, reward, step (or a file a step, named by it), or a folder of such"
 
     def recognizes(self, path: Path) -> bool:
         """Whether a file, or a folder's first, has a column of rewards (`reward`, or a usual name) and no counts."""
@@ -103,7 +99,7 @@ class RolloutTable(Reader):
         files = [file for path in paths for file in _files(path) or [path]]
         functions_given, label_columns = column_names(self.reward), column_names(self.label_columns)
         rewards, steps = functions_given or REWARDS, (self.step_key,) if self.step_key else STEPS
-        names_to_read = [*((self.prompt_key,) if self.prompt_key else PROMPTS), *rewards, *steps, *label_columns, UID]
+        names_to_read = [*((self.prompt_key,) if self.prompt_key else PROMPTS), *rewards, *steps, *label_columns]
         files_columns = [_read_file(file, names_to_read, rewards, steps) for file in files]
         if not self.keep_superseded:
             is_last = of_the_last_run(source, [_first_step(file_columns) for file_columns in files_columns], files)
@@ -129,15 +125,14 @@ class RolloutTable(Reader):
         functions = [column("rewards", "reward", name, REWARDS) for name in functions_given or (None,)]
         labels = [column("labels", "label_columns", name) for name in label_columns]
         weights = weights_of(source, functions, self.reward_weights)
-        rows = _rollouts(log.columns[UID]) if UID in log.columns else np.arange(len(log.columns[key]))
         rollouts = check_rollouts(
             source,
-            log.columns[STEP][rows],
-            log.columns[key][rows].tolist(),
-            {name: log.columns[name][rows] for name in functions},
+            log.columns[STEP],
+            log.columns[key].tolist(),
+            {name: log.columns[name] for name in functions},
             weights,
-            {name: log.columns[name][rows] for name in labels},
-            lambda row: log.row_name(int(rows[row])),
+            {name: log.columns[name] for name in labels},
+            log.row_name,
             key,
             skip_bad=self.skip_bad,
             faults=log.faults,
@@ -152,7 +147,7 @@ def _files(path: Path) -> list[Path]:
 
 def _read_file(file: Path, names_to_read: Sequence[str], rewards: Sequence[str], steps: Sequence[str]) -> FileColumns:
     """Return a file's columns, with one of steps: the first of `steps` that it has, or the number in its name."""
-    part = read_columns(file, steps, rewards, (), lambda names, _: [name for name in names if name in names_to_read])
+    part = read_columns(file, steps, rewards, only=names_to_read)
     available = ", ".join(part.names) or "none"
     if part.names and not part.columns:
         raise InputError(
@@ -173,16 +168,3 @@ def _read_file(file: Path, names_to_read: Sequence[str], rewards: Sequence[str],
 def _first_step(part: FileColumns) -> int | None:
     step = part.columns[STEP]
     return int(step[0]) if len(step) and is_whole(step[0]) and 0 <= step[0] < 2**31 else None
-
-
-def _rollouts(uids: NDArray) -> NDArray[np.intp]:
-    """Return the rows that are rollouts: without verl's padding, and only the last output of each session."""
-    matches = [VERL_UID.fullmatch(str(uid)) for uid in uids]
-    if not any(matches):
-        return np.arange(len(uids))
-    last: dict[Any, tuple[int, int]] = {}  # session -> (output, row)
-    for row, (uid, match) in enumerate(zip(uids, matches, strict=True)):
-        session, output = (match[1], int(match[2])) if match else (row, 0)
-        if not str(uid).startswith("pad") and last.get(session, (-1, 0))[0] <= output:
-            last[session] = (output, row)
-    return np.sort(np.fromiter((row for _, row in last.values()), np.intp, len(last)))

@@ -29,6 +29,7 @@ class RunFolder(Reader):
     skip_bad: bool = False
 
     name = "run"
+    layout = "the folder of a run of this package, with its history"
 
     def recognizes(self, path: Path) -> bool:
         """Whether `path` is a folder with a run's history, and not a folder of TRL's completions."""

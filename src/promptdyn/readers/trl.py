@@ -1,4 +1,4 @@
-"""Read the completions that TRL's GRPOTrainer logs with `log_completions=True`.
+"""Read the completions that TRL's GRPOTrainer logs with `log_completions=True`, wherever it logs them.
 
 TRL writes `OUTPUT_DIR/completions/completions_00001.parquet` and so on, one row per rollout: `step`, `prompt` (text
 or messages), `completion`, a float column per reward function, columns from `log_extra`, `advantage`. At each logging
@@ -12,14 +12,16 @@ step it writes the rollouts of its latest generation, so what a log tells depend
 
 So log every generation, and give each prompt an id with `log_extra("prompt_id", prompt_id)` in a reward function.
 `step` is the number of optimizer steps done when TRL logged, counted from 1.
+
+Weights & Biases and trackio get the same tables (`report_to`), see `promptdyn.readers.trl_tables`; with
+`log_unique_prompts` they get one row a prompt only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,13 +33,13 @@ from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.prompts import column_names
 from promptdyn.readers.base import Reader
-from promptdyn.readers.files import files_in, of_the_last_run
+from promptdyn.readers.files import of_the_last_run
 from promptdyn.readers.fold import Rollouts, check_rollouts, fold, weights_of
+from promptdyn.readers.trl_tables import Table, columns_in, files_of, run_of, tables_of
 from promptdyn.success import AUTO, Grader, Success, spread
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 __all__ = ["TRLCompletions"]
 
@@ -48,9 +50,10 @@ COLUMNS = ("step", "prompt", "completion", "advantage")
 class TRLCompletions(Reader):
     """Counts the successes of each prompt and step among logged completions.
 
-    A path is a folder of completions, the run's folder that contains `completions`, or a Parquet file. A rollout
-    without a grade (null or NaN where the rule of success needs a reward) does not count; a group without any grade has
-    no row. Several groups of one prompt in a step are counted together. All rows are `trained`.
+    A path is a folder of completions, the run's folder that contains `completions`, a Parquet file, a folder or table
+    of Weights & Biases, or trackio's database. A rollout without a grade (null or NaN where the rule of success needs a
+    reward) does not count; a group without any grade has no row. Several groups of one prompt in a step are counted
+    together. All rows are `trained`.
 
     Attributes:
         prompt_key: column that identifies prompts. Default: `prompt_id` if every file has it, else `prompt`. Messages
@@ -66,6 +69,7 @@ class TRLCompletions(Reader):
             warning, instead of raising.
         keep_superseded: True keeps files of an earlier run that ended later in the same folder. False (default) leaves
             them out with a warning; the times of the files tell them.
+        run: name of the run to read from a trackio database that holds several; default the only one.
     """
 
     prompt_key: str | None = None
@@ -75,16 +79,18 @@ class TRLCompletions(Reader):
     label_columns: str | Sequence[str] = ()
     skip_bad: bool = False
     keep_superseded: bool = False
+    run: str | None = None
 
     name = "trl"
+    layout = "TRL's completions/ (log_completions=True), wandb/ or trackio's PROJECT.db, or a file of them"
 
     def recognizes(self, path: Path) -> bool:
-        """Whether `path` is a Parquet file with TRL's columns, a folder with such a file, or the run's folder.
+        """Whether a path has a table with TRL's columns.
 
         Raises:
-            InputError: a Parquet file is damaged.
+            InputError: a Parquet file or database is damaged.
         """
-        return any(set(COLUMNS) <= set(_schema(file)[0].names) for file in _files(path) if _is_parquet(file))
+        return any(set(COLUMNS) <= columns_in(file) for file in files_of(path))
 
     def read(self, paths: Sequence[Path], source: str) -> RewardHistory:
         """Count the successes.
@@ -99,23 +105,27 @@ class TRLCompletions(Reader):
         """
         grader = Grader(self.success)
         # TRL writes a file without rollouts when it logs before it has generated.
-        files = dict.fromkeys(file for path in paths for file in _files(path))
-        schemas = {file: schema for file in files for schema, rows in [_schema(file)] if rows > 0}
-        if not schemas:
-            raise InputError(f"{source}: no rollouts in Parquet files: give TRL's folder of completions")
+        files = dict.fromkeys(file for path in paths for file in files_of(path))
+        for path in paths:
+            _check_runs(path)
+        tables = [table for file in files for table in tables_of(file, self.run) if table.num_rows > 0]
+        if not tables:
+            raise InputError(f"{source}: no rollouts in tables of completions: give a folder that TRL logged")
         prompt_key = self.prompt_key
         if prompt_key is None:
-            prompt_key = "prompt_id" if all("prompt_id" in schema.names for schema in schemas.values()) else "prompt"
+            prompt_key = "prompt_id" if all("prompt_id" in table.schema.names for table in tables) else "prompt"
         functions_given, labels = column_names(self.reward), column_names(self.label_columns)
-        names = functions_given or _find_rewards(source, next(iter(schemas.values())), {*COLUMNS, prompt_key, *labels})
+        names = functions_given or _find_rewards(source, tables[0].schema, {*COLUMNS, prompt_key, *labels})
         weights = weights_of(source, names, self.reward_weights)
-        for file, schema in schemas.items():
+        for table in tables:
             for name in (*COLUMNS, prompt_key, *names, *labels):
-                if name not in schema.names:
-                    available = ", ".join(schema.names)
-                    raise InputError(f"{file}: no column {name!r} among {available}: name one of these, or log it")
+                if name not in table.schema.names:
+                    available = ", ".join(table.schema.names)
+                    raise InputError(
+                        f"{table.name}: no column {name!r} among {available}: name one of these, or log it"
+                    )
 
-        log = _Log.concatenate([_read(file, prompt_key, names, labels) for file in schemas])
+        log = _Log.concatenate([_read(table, prompt_key, names, labels) for table in tables])
         rollouts = check_rollouts(
             source,
             log.step.astype(np.int64) if _are_whole(log.step) else log.step,
@@ -123,7 +133,7 @@ class TRLCompletions(Reader):
             log.rewards,
             weights,
             log.labels,
-            lambda row: f"{log.file[row]} row {log.row[row]}",
+            lambda row: f"{log.table[row].name} row {log.row[row]}",
             prompt_key,
             "log all of them, or give prompt_key='prompt'" if prompt_key != "prompt" else "",
             self.skip_bad,
@@ -137,10 +147,10 @@ class TRLCompletions(Reader):
 
 
 class _Log(NamedTuple):
-    """The columns of one or several files, each an array over rollouts."""
+    """The columns of one or several tables, each an array over rollouts."""
 
-    file: NDArray[np.object_]
-    row: NDArray[np.intp]  # number in the file
+    table: NDArray[np.object_]  # the Table of each
+    row: NDArray[np.intp]  # number in the table
     step: NDArray[np.float64]
     key: NDArray[np.object_]
     completion: NDArray[np.object_]
@@ -149,9 +159,9 @@ class _Log(NamedTuple):
     labels: dict[str, NDArray[np.object_]]  # label column -> labels
 
     @classmethod
-    def concatenate(cls, files: list[_Log]) -> _Log:
+    def concatenate(cls, logs: list[_Log]) -> _Log:
         def concatenated(name: str) -> Any:
-            parts = [getattr(file, name) for file in files]
+            parts = [getattr(log, name) for log in logs]
             if not isinstance(parts[0], dict):
                 return np.concatenate(parts)
             return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -159,35 +169,12 @@ class _Log(NamedTuple):
         return cls(*map(concatenated, cls._fields))
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    folder = path / "completions" if (path / "completions").is_dir() else path
-    return [file for file in files_in(folder) if file.suffix == ".parquet"]
-
-
-def _is_parquet(file: Path) -> bool:
-    with file.open("rb") as content:
-        return content.read(4) == b"PAR1"
-
-
-@contextmanager
-def _open(file: Path) -> Iterator[pq.ParquetFile]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as parquet:
-            yield parquet
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file}: not a Parquet file, or damaged ({reason}): remove or replace it") from None
-
-
-def _schema(file: Path) -> tuple[pa.Schema, int]:
-    """Return the file's schema and its number of rows."""
-    with _open(file) as parquet:
-        return parquet.schema_arrow, parquet.metadata.num_rows
+def _check_runs(path: Path) -> None:
+    """Raise InputError for a folder of several runs of Weights & Biases."""
+    runs = dict.fromkeys(folder for file in files_of(path) if (folder := run_of(file)) is not None)
+    if len(runs) > 1:
+        names = ", ".join(run.name for run in runs)
+        raise InputError(f"{path}: {len(runs)} runs, {names}: give the folder of one, or of each that belongs together")
 
 
 def _find_rewards(source: str, schema: pa.Schema, exclude: set[str]) -> list[str]:
@@ -246,41 +233,40 @@ def _check_fold(rollouts: Rollouts, log: _Log, rewards_named: bool) -> None:
     warnings.warn(f"{message}: is a reward missing, or a weight wrong?", PromptdynWarning, stacklevel=4)
 
 
-def _read(file: Path, prompt_key: str, names: Sequence[str], label_columns: Sequence[str]) -> _Log:
-    with _open(file) as parquet:
-        table = parquet.read(columns=list(dict.fromkeys((*COLUMNS, prompt_key, *names, *label_columns))))
+def _read(table: Table, prompt_key: str, names: Sequence[str], label_columns: Sequence[str]) -> _Log:
+    content = table.read(list(dict.fromkeys((*COLUMNS, prompt_key, *names, *label_columns))))
     rows = table.num_rows
     return _Log(
-        file=np.full(rows, file, object),
+        table=np.full(rows, table, object),
         row=np.arange(rows),
-        step=_numbers(file, table, "step"),
-        key=_objects(_values(file, table, prompt_key)),
-        completion=_objects(_values(file, table, "completion")),
-        advantage=_numbers(file, table, "advantage"),
-        rewards={name: _numbers(file, table, name) for name in names},
-        labels={name: _objects(_values(file, table, name)) for name in label_columns},
+        step=_numbers(table, content, "step"),
+        key=_objects(_values(table, content, prompt_key)),
+        completion=_objects(_values(table, content, "completion")),
+        advantage=_numbers(table, content, "advantage"),
+        rewards={name: _numbers(table, content, name) for name in names},
+        labels={name: _objects(_values(table, content, name)) for name in label_columns},
     )
 
 
-def _numbers(file: Path, table: pa.Table, name: str) -> NDArray[np.float64]:
+def _numbers(table: Table, content: pa.Table, name: str) -> NDArray[np.float64]:
     """Return a (rollout,) column of numbers, NaN for null."""
     import pyarrow as pa
 
-    kind = table[name].type
+    kind = content[name].type
     if not (pa.types.is_primitive(kind) or pa.types.is_null(kind)) or pa.types.is_temporal(kind):
-        raise InputError(f"{file}: column {name!r} is of type {kind}: name a column of numbers")
-    values: NDArray[np.float64] = table[name].cast(pa.float64(), safe=False).to_numpy()
+        raise InputError(f"{table.name}: column {name!r} is of type {kind}: name a column of numbers")
+    values: NDArray[np.float64] = content[name].cast(pa.float64(), safe=False).to_numpy()
     return values
 
 
-def _values(file: Path, table: pa.Table, name: str) -> list[Any]:
+def _values(table: Table, content: pa.Table, name: str) -> list[Any]:
     """Return a column's (rollout,) values as Python objects."""
     try:
-        return table[name].to_pylist()
+        return content[name].to_pylist()
     except (ValueError, OverflowError) as error:  # bytes that are no text, dates beyond Python's
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{file}: column {name!r} holds values that cannot be read ({reason}): write it again"
+            f"{table.name}: column {name!r} holds values that cannot be read ({reason}): write it again"
         ) from None
 
 
@@ -294,7 +280,7 @@ def _are_whole(values: NDArray[np.float64]) -> bool:
 
 def _of_the_last_run(rollouts: Rollouts, log: _Log) -> Rollouts:
     """Return the rollouts without those of files that an earlier run in the folder wrote."""
-    files = log.file[rollouts.row]
+    files = np.fromiter((table.file for table in log.table[rollouts.row]), object, len(rollouts.row))
     first = {files[block.start]: int(rollouts.step[block.start]) for block in reversed(list(rollouts.blocks(files)))}
     is_last = of_the_last_run(rollouts.source, list(first.values()), list(first))
     if is_last.all():
@@ -304,28 +290,28 @@ def _of_the_last_run(rollouts: Rollouts, log: _Log) -> Rollouts:
 
 
 def _without_repeats(rollouts: Rollouts, log: _Log) -> Rollouts:
-    """Return the rollouts without those that TRL wrote again under a later step."""
-    files, keep = log.file[rollouts.row], np.ones(len(rollouts.step), bool)
-    blocks = list(rollouts.blocks(files))
+    """Return the rollouts without those that TRL wrote again, under a later step or (for a tracker) the last one."""
+    tables, keep = log.table[rollouts.row], np.ones(len(rollouts.step), bool)
+    blocks = list(rollouts.blocks(tables))
     digests = [_digest(rollouts, log, block) for block in blocks]
     repeats = []
     for i in range(1, len(blocks)):
-        step, file, before = rollouts.step[blocks[i].start], files[blocks[i].start], files[blocks[i - 1].start]
+        step, before = rollouts.step[blocks[i].start], rollouts.step[blocks[i - 1].start]
         if digests[i] == digests[i - 1]:
-            repeats.append(step)
             keep[blocks[i]] = False
-        elif step == rollouts.step[blocks[i - 1].start]:
-            raise InputError(f"{file}: step {step} has other rollouts than in {before}: keep only the files of one run")
-    if not repeats:
-        return rollouts
-    steps = ", ".join(map(str, repeats[:5])) + (", ..." if len(repeats) > 5 else "")
-    warnings.warn(
-        f"{rollouts.source}: dropped {len(repeats)} of {len(blocks)} blocks of rollouts, which repeat those before "
-        f"them (step {steps}): TRL logged more often than it generated",
-        PromptdynWarning,
-        stacklevel=4,
-    )
-    return rollouts.select(keep)
+            repeats += [] if step == before and run_of(tables[blocks[i].start].file) else [step]
+        elif step == before:
+            name, other = tables[blocks[i].start].name, tables[blocks[i - 1].start].name
+            raise InputError(f"{name}: step {step} has other rollouts than in {other}: keep only the files of one run")
+    if repeats:
+        steps = ", ".join(map(str, repeats[:5])) + (", ..." if len(repeats) > 5 else "")
+        warnings.warn(
+            f"{rollouts.source}: dropped {len(repeats)} of {len(blocks)} blocks of rollouts, which repeat those before "
+            f"them (step {steps}): TRL logged more often than it generated",
+            PromptdynWarning,
+            stacklevel=4,
+        )
+    return rollouts if keep.all() else rollouts.select(keep)
 
 
 def _digest(rollouts: Rollouts, log: _Log, block: slice) -> bytes:

@@ -12,25 +12,35 @@ from promptdyn.cli.process import check_targets
 from promptdyn.cli.tables import console, show
 from promptdyn.errors import InputError
 from promptdyn.history import Repeated
-from promptdyn.readers import read_history
+from promptdyn.readers import READERS, read_history
 
-__all__ = ["import_logs"]
+__all__ = ["FORMATS", "import_logs"]
+
+FORMATS = "\n\n".join(
+    ["Formats, of which the one that recognizes the sources is used:"]
+    + [f"{name}: {READERS.create(name).layout}" for name in reversed(list(READERS))]
+    + [
+        "Not readable: SkyRL's dumps, pickles without rewards; OpenRLHF, which logs no rollouts. Record a history while "
+        "they train."
+    ]
+)
+"""What `promptdyn import --help` says below the options."""
 
 
 def import_logs(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="A run's folder, TRL's completions, a table of groups or of rollouts (Parquet, CSV, JSONL, JSON; .gz, "
-            ".zst), a folder of such files, or a glob; several are allowed."
+            help="A trainer's log of rollouts, a run's folder, or tables of groups or rollouts (Parquet, CSV, JSONL, "
+            "JSON; .gz, .zst): files, folders or globs; several are one history."
         ),
     ],
     out: Annotated[Path, typer.Argument(help="History file to write (Parquet).")],
     reader: Annotated[
         str | None,
         typer.Option(
-            help="Format: run, trl, rollouts or groups, with options (rollouts:reward=score), or your own, "
-            "FILE.py:NAME; default the one that recognizes the sources."
+            help="Format, one of those below, with options (rollouts:reward=score), or your own, FILE.py:NAME; default "
+            "the one that recognizes the sources."
         ),
     ] = None,
     columns: Annotated[
@@ -56,10 +66,12 @@ def import_logs(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad rows, and say how many.")] = False,
     reward: Annotated[
         str | None,
-        typer.Option(help="Rollouts: column(s) of the reward functions, comma-separated; default those of the format."),
+        typer.Option(
+            help="Rollouts: column(s), or fields, of the reward functions, comma-separated; default those of the format."
+        ),
     ] = None,
     reward_weights: Annotated[
-        str | None, typer.Option(help="Rollouts: their weights, as in 1,0.2; default 1 each.")
+        str | None, typer.Option(help="Rollouts: their weights, as in 1,0.2; default those of the log, or 1 each.")
     ] = None,
     success: Annotated[
         str | None,
@@ -94,10 +106,14 @@ def import_logs(
         "keep_superseded": keep_superseded or None,
     }
     reader_options: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    history = read_history(sources[0] if len(sources) == 1 else sources, reader, **reader_options)
+    with console.status("reading"):
+        history = read_history(sources[0] if len(sources) == 1 else sources, reader, **reader_options)
     history.to_parquet(out)
     summary = history.summary()
     show([{"history": name.replace("_", " "), "": fact} for name, fact in summary.items()], json_path, summary)
+    failed, solved = (int((history.num_successes == each).sum()) for each in (0, history.num_rollouts))
+    vary = len(history) - failed - solved
+    console.print(f"{len(history):,} groups: {failed:,} all failed, {solved:,} all solved, {vary:,} vary")
     console.print(f"wrote {out}")
 
 
