@@ -3,10 +3,12 @@
 A few dozen inputs each by default; `make test-long` (the profile "long") draws many more.
 """
 
+import copy
 import gzip
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -103,6 +105,59 @@ ROLLOUTS = b"".join(
     json.dumps({"input": "a", "score": i / 2, "step": i, "uid": f"pad_{i}", "task": "x"}).encode() + b"\n"
     for i in range(3)
 )
+TRACE = {"task": {"key": "a", "data": {}}, "rewards": {"exact": {"score": 1.0, "weight": 1.0}}, "ok": True, "info": {}}
+# Format -> the name of a file, and the lines of a good log.
+LOGS: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "verl": (
+        "7.jsonl",
+        [{"input": "a", "output": "b", "gts": "c", "score": 1.0, "step": i, "uid": f"u_{i}_0"} for i in "12"],
+    ),
+    "prime-rl": (
+        "step_3/train/all/traces.jsonl",
+        [
+            TRACE,
+            {"env": {"name": "sum"}, "group": {"id": "g"}, "traces": [TRACE]},
+            {"example_id": 1, "reward": 0.0, "metrics": {"exact": 0.0}},
+        ],
+    ),
+    "areal": ("rollout/3/7.jsonl", [{"task_id": 7, "tail_version": 3, "reward": i, "prompt": "a"} for i in (0.0, 1.0)]),
+    "nemo-rl": (
+        "train_data_step3.jsonl",
+        [{"token_ids": [[1, 2, i]], "token_loss_mask": [[0, 0, 1]], "rewards": [1.0]} for i in (0, 1)],
+    ),
+}
+
+
+@inputs(5_000)
+@given(st.data(), st.booleans())
+@pytest.mark.parametrize("reader", LOGS)
+def test_logs_of_trainers(folder, reader, data, skip_bad):
+    name, lines = LOGS[reader]
+    path = folder / reader / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    good = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    path.write_bytes(data.draw(st.one_of(spoil(good), st.sampled_from(lines).flatmap(spoilt))))
+    check(taken(promptdyn.read_history, path, reader, skip_bad=skip_bad, label_columns=data.draw(NAMES)))
+
+
+NAMES = st.sampled_from([(), "input", "exact", "environment", "rewards", "prompt"])
+JSON = st.recursive(st.one_of(st.none(), st.booleans(), integers, st.text(max_size=3)), st.lists, max_leaves=3)
+
+
+@st.composite
+def spoilt(draw, record):
+    """A line of JSON in which one value, however deep, is another."""
+    record = copy.deepcopy(record)
+    part = record
+    while True:
+        key = draw(st.sampled_from(list(part) if isinstance(part, dict) else list(range(len(part)))))
+        if not isinstance(part[key], dict | list) or not part[key] or draw(st.booleans()):
+            break
+        part = part[key]
+    part[key] = draw(JSON)
+    return (json.dumps(record) + "\n").encode()
+
+
 PACKED = [gzip.compress(content) for content in (LINES, ROLLOUTS, CSV)] + [
     pa.compress(content, codec="zstd", asbytes=True) for content in (LINES, ROLLOUTS, CSV)
 ]

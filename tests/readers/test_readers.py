@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from logs import HEADER, bad, trl_log
+from promptdyn.cli.commands.import_logs import FORMATS
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.readers import READERS, read_history
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_histories_that_are_joined_keep_what_they_share(tmp_path):
@@ -23,6 +28,15 @@ def test_histories_that_are_joined_keep_what_they_share(tmp_path):
     with pytest.warns(PromptdynWarning, match="its files count successes by different rules: '0.5', '1'"):
         history = read_history(tmp_path)
     assert (history.success, history.pool_size) == (None, None)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_is_listed_where_users_look(name):
+    layout = READERS.create(name).layout
+    assert layout
+    assert f"{name}: {layout}" in FORMATS
+    assert f'- "{name}": ' in str(read_history.__doc__)
+    assert f"| `{name}` | " in (ROOT / "docs" / "logs.md").read_text()
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -98,9 +98,9 @@ class RolloutLog(Reader):
         return json_lines(file)
 
     def recognizes(self, path: Path) -> bool:
-        """Whether the first file that the log has at a path begins with a record of this format."""
-        files = self.files(path)
-        names = set(column_names_in(files[0])) if files else set()
+        """Whether the first file with content that the log has at a path begins with a record of this format."""
+        first = next((file for file in self.files(path) if file.stat().st_size), None)
+        names = set() if first is None else set(column_names_in(first))
         return any(keys <= names for keys in self.keys)
 
     def read(self, paths: Sequence[Path], source: str) -> RewardHistory:
@@ -122,9 +122,8 @@ class RolloutLog(Reader):
         if not functions and log.step:
             raise InputError(f"{source}: no rollout has a reward: was the log written before they were graded?")
         log.check_names(source)
-        weights = weights_of(source, functions, self.reward_weights)
-        if self.reward_weights is None:
-            weights = np.array([log.weights.get(name, (1.0, ""))[0] for name in functions], np.float64)
+        told = [log.weights[name][0] if name in log.weights else 1.0 for name in functions]
+        weights = weights_of(source, functions, told if self.reward_weights is None else self.reward_weights)
 
         def column(values: Sequence[Any]) -> NDArray:
             return as_array(values)[kept]
@@ -170,6 +169,7 @@ class _Log:
     place: list[int] = field(default_factory=list)  # number of the record in its file
     prompts: dict[tuple[Any, Any], int] = field(default_factory=dict)  # (prompt, answer) -> index
     weights: dict[str, tuple[float, str]] = field(default_factory=dict)  # function -> weight, where it was told first
+    texts: dict[str, str] = field(default_factory=dict)  # labels, each kept once
     names: dict[str, None] = field(default_factory=dict)  # the fields that some record has
     files: list[_File] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)  # those of the files that are kept
@@ -177,12 +177,23 @@ class _Log:
 
     def add(self, file: Path) -> None:
         """Read a file."""
-        reader = self.reader
         faults: list[Fault] = []
-        functions, label_columns = column_names(reader.reward), column_names(reader.label_columns)
-        self.labels = self.labels or {name: [] for name in label_columns}
         self.files.append(_File(file, len(self.step), faults))
         last: dict[Hashable, tuple[int, int]] = {}  # session -> its last turn, and the number of its rollout
+        for place, rollout in self._rollouts(file, faults):
+            row = len(self.step)
+            if rollout.session is not None:
+                turn, before = last.get(rollout.session, (-1, -1))
+                self.superseded |= {before if rollout.turn >= turn else row} - {-1}
+                last[rollout.session] = max((turn, before), (rollout.turn, row))
+            self._append(rollout)
+            self.place.append(place)
+            if rollout.weights and self.reader.reward_weights is None:
+                self._note_weights(rollout.weights, f"{file} {self.reader.unit} {place}")
+
+    def _rollouts(self, file: Path, faults: list[Fault]) -> Iterator[tuple[int, Rollout]]:
+        """Yield (number of its record, rollout) of a file, and note the records that hold none."""
+        reader = self.reader
         parse = reader.parser(file)
         for place, text, record in reader.records(file):
             problem, mend, rollouts = "", "", []
@@ -194,36 +205,35 @@ class _Log:
             except KeyError as error:
                 problem = f"no {error.args[0]!r} in the record of a rollout"
                 mend = f"give the log as {reader.title} wrote it"
-            except (AttributeError, IndexError, TypeError, ValueError):
+            except (AttributeError, IndexError, OverflowError, TypeError, ValueError):
                 problem, mend = f"{_short(text)} is no record of {reader.title}", "name the format by its reader"
             if problem:
                 faults.append(Fault(f"{file} {reader.unit} {place}", "", problem, mend))
             for rollout in rollouts:
-                row = len(self.step)
-                if rollout.session is not None:
-                    turn, before = last.get(rollout.session, (-1, -1))
-                    self.superseded |= {before if rollout.turn >= turn else row} - {-1}
-                    last[rollout.session] = max((turn, before), (rollout.turn, row))
-                fields = rollout.fields
-                self.names |= dict.fromkeys(fields)
-                prompt, answer = rollout.prompt, rollout.answer
-                if reader.prompt_key is not None:
-                    prompt, answer = fields.get(reader.prompt_key), None
-                key = (as_key(prompt), as_key(answer))
-                self.step.append(rollout.step)
-                self.prompt.append(self.prompts.setdefault(key, len(self.prompts)))
-                self.trained.append(rollout.trained)
-                self.place.append(place)
-                for name, labels in self.labels.items():
-                    labels.append(fields.get(name))
-                rewards = {name: fields.get(name) for name in functions} if functions else rollout.rewards
-                for name in rewards:
-                    if name not in self.rewards:
-                        self.rewards[name] = [None] * row
-                for name, values in self.rewards.items():
-                    values.append(rewards.get(name))
-                if rollout.weights and reader.reward_weights is None:
-                    self._note_weights(rollout.weights, f"{file} {reader.unit} {place}")
+                yield place, rollout
+
+    def _append(self, rollout: Rollout) -> None:
+        reader, fields = self.reader, rollout.fields
+        prompt, answer = rollout.prompt, rollout.answer
+        if reader.prompt_key is not None:
+            prompt, answer = fields.get(reader.prompt_key), None
+        functions = column_names(reader.reward)
+        rewards = {name: fields.get(name) for name in functions} if functions else rollout.rewards
+        for name in rewards:
+            if name not in self.rewards:
+                self.rewards[name] = [None] * len(self.step)
+        for name, values in self.rewards.items():
+            values.append(rewards.get(name))
+        for name in column_names(reader.label_columns):
+            label = fields.get(name)
+            self.labels.setdefault(name, []).append(
+                self.texts.setdefault(label, label) if isinstance(label, str) else label
+            )
+        self.names |= dict.fromkeys(fields)
+        key = (as_key(prompt), as_key(answer))
+        self.step.append(rollout.step)
+        self.prompt.append(self.prompts.setdefault(key, len(self.prompts)))
+        self.trained.append(rollout.trained)
 
     def _note_weights(self, weights: Mapping[str, float], where: str) -> None:
         for name, weight in weights.items():

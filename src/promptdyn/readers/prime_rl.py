@@ -59,7 +59,7 @@ class PrimeRLTraces(RolloutLog):
     keys = (
         frozenset({"traces", "env"}),
         frozenset({"task", "rewards", "info"}),
-        frozenset({"example_id", "task", "reward"}),
+        frozenset({"example_id", "task", "reward", "metrics"}),
     )
 
     def files(self, path: Path) -> list[Path]:
@@ -126,7 +126,7 @@ def _trace(trace: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[str, Ro
     scores, weights = {}, {}
     for name, reward in trace["rewards"].items():
         if isinstance(reward, dict):
-            scores[name], weights[name] = reward["score"], reward["weight"]
+            scores[name], weights[name] = reward["score"], float(reward["weight"])
         else:
             scores[name] = reward
     if not trace.get("ok", not trace.get("errors")):

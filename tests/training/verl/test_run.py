@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from datasets import Dataset
 
 from promptdyn.history import RewardHistory
+from promptdyn.readers import read_history
 from promptdyn.training.dataset import prompt_rows
 from promptdyn.training.tasks import make_pool
 from verl_run import BATCH, row, whole_run, write_inputs
@@ -41,23 +42,16 @@ def of_history(history: RewardHistory, trained: bool) -> list[Row]:
     return sorted(zip(history.step[rows].tolist(), ids, *(column.tolist() for column in columns), strict=True))
 
 
-def of_dump(output: Path) -> list[Row]:
-    """What verl's own dump of rollouts tells of the groups it trained on."""
-    rows = []
-    for path in (output / "rollouts").glob("*.jsonl"):
-        groups = defaultdict(list)
-        for line in path.read_text().splitlines():
-            rollout = json.loads(line)
-            groups[rollout["uid"].split("_")[0], rollout["input"]].append(rollout["score"])
-        rows += [(int(path.stem), prompt, len(scores), round(sum(scores))) for (_, prompt), scores in groups.items()]
-    return sorted(rows)
-
-
 def assert_dump_agrees(inputs: Path, output: Path) -> None:
+    """Check that verl's own dump of rollouts, as the reader counts it, tells what was recorded as trained on."""
     data = Dataset.from_parquet(str(inputs / "train.parquet"), cache_dir=str(output / "cache"))
     prompt = {prompt_id: data[row]["prompt"][0]["content"] for prompt_id, row in prompt_rows(data).items()}
     trained = of_history(recorded(output), trained=True)
-    assert of_dump(output) == sorted((step, prompt[prompt_id], n, k) for step, prompt_id, n, k in trained)
+    dumped = read_history(output / "rollouts")
+    assert dumped.trained.all()
+    assert of_history(dumped, trained=True) == sorted(
+        (step, prompt[prompt_id], n, k) for step, prompt_id, n, k in trained
+    )
 
 
 def test_sync_mode_records_what_verl_trains_on_and_resumes(inputs: Path, tmp_path: Path) -> None:

@@ -19,10 +19,7 @@ __all__ = ["FORMATS", "import_logs"]
 FORMATS = "\n\n".join(
     ["Formats, of which the one that recognizes the sources is used:"]
     + [f"{name}: {READERS.create(name).layout}" for name in reversed(list(READERS))]
-    + [
-        "Not readable: SkyRL's dumps, pickles without rewards; OpenRLHF, which logs no rollouts. Record a history while "
-        "they train."
-    ]
+    + ["Not readable: SkyRL's dumps, which are pickles without rewards; OpenRLHF, which logs no rollouts."]
 )
 """What `promptdyn import --help` says below the options."""
 
@@ -67,7 +64,7 @@ def import_logs(
     reward: Annotated[
         str | None,
         typer.Option(
-            help="Rollouts: column(s), or fields, of the reward functions, comma-separated; default those of the format."
+            help="Rollouts: column(s) or fields of the reward functions, comma-separated; default those of the format."
         ),
     ] = None,
     reward_weights: Annotated[
