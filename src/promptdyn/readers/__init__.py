@@ -16,7 +16,7 @@ from pathlib import Path
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.readers.areal import ARealRollouts
-from promptdyn.readers.base import Reader
+from promptdyn.readers.base import Reader, RolloutReader
 from promptdyn.readers.files import Paths, expand
 from promptdyn.readers.groups import GroupTable
 from promptdyn.readers.log import Parser, Rollout, RolloutLog
@@ -40,6 +40,7 @@ __all__ = [
     "Reader",
     "Rollout",
     "RolloutLog",
+    "RolloutReader",
     "RolloutTable",
     "RunFolder",
     "SlimeRollouts",

@@ -33,7 +33,7 @@ class ARealRollouts(RolloutLog):
 
     Attributes:
         prompt_key, reward, reward_weights, success, label_columns, skip_bad, keep_superseded: as in
-            `promptdyn.readers.RolloutLog`. The default reward is `reward`.
+            `promptdyn.readers.RolloutReader`. The default reward is `reward`.
 
     Example:
         >>> history = promptdyn.read_history("logs/root/exp/trial/rollout")  # doctest: +SKIP

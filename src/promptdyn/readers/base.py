@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from promptdyn.history import RewardHistory
+from promptdyn.success import AUTO, Success
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "RolloutReader"]
 
 
 class Reader(ABC):
@@ -52,3 +54,27 @@ class Reader(ABC):
         Raises:
             InputError: a fault in the log; the message names the file, the line and the mend.
         """
+
+
+@dataclass(frozen=True)
+class RolloutReader(Reader):
+    """A format that holds single rollouts, whose rewards are graded; with the options of all such formats.
+
+    Attributes:
+        prompt_key: column that identifies prompts. Default: as the format does.
+        reward: column(s) of the reward functions. Default: those of the format.
+        reward_weights: weights of the reward functions in the folded reward. Default: those that the log tells, or 1.
+        success: what a success is, see `promptdyn.success`. Default "auto": found from the first rewards.
+        label_columns: columns with a label for each prompt; a missing one is the label "(none)". Default: none.
+        skip_bad: leave out bad lines and rollouts, with a warning, instead of raising.
+        keep_superseded: True keeps files of an earlier run that ended later in the same folder. False (default) leaves
+            them out with a warning; the times of the files tell them.
+    """
+
+    prompt_key: str | None = None
+    reward: str | Sequence[str] | None = None
+    reward_weights: float | Sequence[float] | None = None
+    success: Success = AUTO
+    label_columns: str | Sequence[str] = ()
+    skip_bad: bool = False
+    keep_superseded: bool = False

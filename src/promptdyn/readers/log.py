@@ -23,11 +23,11 @@ from promptdyn._columns import Fault, as_array, is_whole, merge_faults
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.prompts import column_names
-from promptdyn.readers.base import Reader
+from promptdyn.readers.base import RolloutReader
 from promptdyn.readers.columns import column_names_in
 from promptdyn.readers.files import json_lines, of_the_last_run
 from promptdyn.readers.fold import as_key, check_rollouts, fold, weights_of
-from promptdyn.success import AUTO, Grader, Success
+from promptdyn.success import Grader
 
 __all__ = ["Parser", "Rollout", "RolloutLog"]
 
@@ -53,33 +53,19 @@ Parser = Callable[[Any], Iterable[Rollout]]
 
 
 @dataclass(frozen=True)
-class RolloutLog(Reader):
+class RolloutLog(RolloutReader):
     """A trainer's log of single rollouts. Inherit from this class in a frozen dataclass, as `VerlRollouts` does.
 
     A rollout without a reward does not count, and a group without any has no row. Several groups of one prompt in a
     step are counted together. Prompts with the same text and different right answers are told apart by these.
 
     Attributes:
-        prompt_key: field of a record that identifies prompts. Default: as the format does.
-        reward: field(s) of a record that are the reward functions. Default: the rewards of the format.
-        reward_weights: weights of the reward functions in the folded reward; default those that the log tells, else 1.
-        success: what a success is, see `promptdyn.success`. Default "auto": found from the first rewards.
-        label_columns: fields with a label for each prompt; a missing one is the label "(none)". Default: none.
-        skip_bad: leave out bad lines and rollouts, with a warning, instead of raising.
-        keep_superseded: True keeps files of an earlier run that ended later in the same folder. False (default) leaves
-            them out with a warning; the times of the files tell them.
+        prompt_key, reward, reward_weights, success, label_columns, skip_bad, keep_superseded: as in
+            `promptdyn.readers.RolloutReader`; they name fields of records.
         title: the trainer's name in messages.
         keys: names of the keys by which a record is recognized; several sets if the trainer changed them.
         unit: what a file has one of for each record, in messages.
     """
-
-    prompt_key: str | None = None
-    reward: str | Sequence[str] | None = None
-    reward_weights: float | Sequence[float] | None = None
-    success: Success = AUTO
-    label_columns: str | Sequence[str] = ()
-    skip_bad: bool = False
-    keep_superseded: bool = False
 
     title: ClassVar[str]
     keys: ClassVar[tuple[frozenset[str], ...]]

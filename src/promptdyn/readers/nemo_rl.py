@@ -33,7 +33,7 @@ class NeMoRLRollouts(RolloutLog):
 
     Attributes:
         prompt_key, reward, reward_weights, success, label_columns, skip_bad, keep_superseded: as in
-            `promptdyn.readers.RolloutLog`. The default reward is `filtered_rewards`, or else `rewards`.
+            `promptdyn.readers.RolloutReader`. The default reward is `filtered_rewards`, or else `rewards`.
 
     Example:
         >>> history = promptdyn.read_history("logs/exp_001")  # doctest: +SKIP

@@ -43,7 +43,7 @@ class PrimeRLTraces(RolloutLog):
 
     Attributes:
         prompt_key, reward, reward_weights, success, label_columns, skip_bad, keep_superseded: as in
-            `promptdyn.readers.RolloutLog`. The default rewards are all that the environments give. `environment`,
+            `promptdyn.readers.RolloutReader`. The default rewards are all that the environments give. `environment`,
             metrics and fields of the task's data may be named too.
         step: step of an evaluation whose records tell none; default 0.
 

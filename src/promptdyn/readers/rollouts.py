@@ -21,11 +21,11 @@ from promptdyn._columns import error_for_no_rows, is_whole
 from promptdyn.errors import InputError
 from promptdyn.history import RewardHistory
 from promptdyn.prompts import column_names
-from promptdyn.readers.base import Reader
+from promptdyn.readers.base import RolloutReader
 from promptdyn.readers.columns import FileColumns, column_names_in, concatenate, kind_of, read_columns
 from promptdyn.readers.files import files_in, of_the_last_run
 from promptdyn.readers.fold import check_rollouts, fold, weights_of
-from promptdyn.success import AUTO, Grader, Success
+from promptdyn.success import Grader
 
 __all__ = ["RolloutTable"]
 
@@ -42,7 +42,7 @@ COUNTS = ("num_successes", "num_rollouts")
 
 
 @dataclass(frozen=True)
-class RolloutTable(Reader):
+class RolloutTable(RolloutReader):
     """Counts the successes of each prompt and step among rollouts.
 
     A rollout without a grade (null or NaN where the rule of success needs a reward) does not count; a group without any
@@ -52,28 +52,15 @@ class RolloutTable(Reader):
         prompt_key: column that identifies prompts. Default: the first of `prompt_id`, `input` and `prompt` that the
             file has. Messages are identified by their JSON text, with sorted keys and without nulls.
         reward: column(s) of the reward functions. Default: `score` or `reward`.
-        reward_weights: weights of the reward functions in the folded reward; default 1 each.
-        success: what a success is, see `promptdyn.success`. Default "auto": found from the first rewards.
-        label_columns: columns with a label for each prompt; a null becomes the label "(none)". Default: none.
         step_key: column of the training step. Default: `step` or `global_step`, or else the last number in a file's
             name.
-        skip_bad: leave out bad lines and rollouts, with a warning, instead of raising.
-        keep_superseded: True keeps files of an earlier run that ended later in the same folder. False (default) leaves
-            them out with a warning; the times of the files tell them.
+        reward_weights, success, label_columns, skip_bad, keep_superseded: as in `promptdyn.readers.RolloutReader`.
 
     Example:
-        >>> history = promptdyn.read_history("rollouts", "rollouts:prompt_key=question", reward="correct")
-        ... # doctest: +SKIP
+        >>> history = promptdyn.read_history("rollouts", prompt_key="question", reward="correct")  # doctest: +SKIP
     """
 
-    prompt_key: str | None = None
-    reward: str | Sequence[str] | None = None
-    reward_weights: float | Sequence[float] | None = None
-    success: Success = AUTO
-    label_columns: str | Sequence[str] = ()
     step_key: str | None = None
-    skip_bad: bool = False
-    keep_superseded: bool = False
 
     name = "rollouts"
     layout = "a table with one row a rollout: prompt, reward, step (or a file a step, named by it), or a folder of such"

@@ -33,7 +33,7 @@ class SlimeRollouts(RolloutLog):
 
     Attributes:
         prompt_key, reward, reward_weights, success, label_columns, skip_bad, keep_superseded: as in
-            `promptdyn.readers.RolloutLog`. The default reward is `reward`; if that is a dict, `reward` names one or
+            `promptdyn.readers.RolloutReader`. The default reward is `reward`; if that is a dict, `reward` names one or
             several of its keys. Fields of the metadata may be named too.
 
     Example:

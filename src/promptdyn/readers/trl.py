@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
 from promptdyn.prompts import column_names
-from promptdyn.readers.base import Reader
+from promptdyn.readers.base import RolloutReader
 from promptdyn.readers.files import of_the_last_run
 from promptdyn.readers.fold import Rollouts, check_rollouts, fold, weights_of
 from promptdyn.readers.trl_tables import Table, columns_in, files_of, run_of, tables_of
-from promptdyn.success import AUTO, Grader, Success, spread
+from promptdyn.success import Grader, spread
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,7 +47,7 @@ COLUMNS = ("step", "prompt", "completion", "advantage")
 
 
 @dataclass(frozen=True)
-class TRLCompletions(Reader):
+class TRLCompletions(RolloutReader):
     """Counts the successes of each prompt and step among logged completions.
 
     A path is a folder of completions, the run's folder that contains `completions`, a Parquet file, a folder or table
@@ -64,21 +64,12 @@ class TRLCompletions(Reader):
         reward_weights: weights of the reward functions in the folded reward, TRL's `reward_weights`; default 1 each.
         success: what a success is, see `promptdyn.success`. Default "auto": found from the first rewards, as in a live
             run; unless rewards are 0 and 1, a log line tells the rule that was found.
-        label_columns: columns with a label for each prompt; a null becomes the label "(none)". Default: none.
+        label_columns, keep_superseded: as in `promptdyn.readers.RolloutReader`.
         skip_bad: leave out rollouts without a step or a key, or with another label than their prompt had before, with a
             warning, instead of raising.
-        keep_superseded: True keeps files of an earlier run that ended later in the same folder. False (default) leaves
-            them out with a warning; the times of the files tell them.
         run: name of the run to read from a trackio database that holds several; default the only one.
     """
 
-    prompt_key: str | None = None
-    reward: str | Sequence[str] | None = None
-    reward_weights: float | Sequence[float] | None = None
-    success: Success = AUTO
-    label_columns: str | Sequence[str] = ()
-    skip_bad: bool = False
-    keep_superseded: bool = False
     run: str | None = None
 
     name = "trl"

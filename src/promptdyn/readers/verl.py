@@ -33,7 +33,7 @@ class VerlRollouts(RolloutLog):
 
     Attributes:
         prompt_key, reward, reward_weights, success, label_columns, skip_bad, keep_superseded: as in
-            `promptdyn.readers.RolloutLog`. The default reward is `score`; the others that a line has can be named too.
+            `promptdyn.readers.RolloutReader`. The default reward is `score`; a line may have others.
 
     Example:
         >>> history = promptdyn.read_history("rollouts", success="score>=1")  # doctest: +SKIP
