@@ -47,6 +47,9 @@ def test_only_rollouts_of_agents_that_learn_count(tmp_path: Path) -> None:
     assert rows(read_history(step / "all" / "traces.jsonl")) == rows(history)
     assert rows(read_history(step / "effective" / "traces.jsonl")) == [(12, "sum/a", 2, 1)]
     assert read_history(step / "effective" / "traces.jsonl").trained.all()
+    (step / "effective" / "traces.jsonl").write_text("damaged\n")
+    with pytest.raises(InputError, match=r"effective/traces\.jsonl line 1: no record of a group: leave the line out"):
+        read_history(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["train/all/traces.jsonl", "train_rollouts.jsonl"])
@@ -102,6 +105,14 @@ def test_weights_are_those_of_the_log(tmp_path: Path) -> None:
     ):
         read_history(log)
     assert rows(read_history(log, reward_weights=[1, 0])) == [(0, "sum/a", 1, 1), (0, "product/a", 1, 1)]
+
+
+def test_a_trace_that_stands_twice_counts_once(tmp_path: Path) -> None:
+    tries = [episode("g", trace("a", exact(score), ok=True, id=f"t{score}")) for score in (1.0, 0.0, 1.0)]
+    write(tmp_path / "eval" / "rollouts" / "step_1" / "train" / "all", tries)
+    history = read_history(tmp_path / "eval")
+    assert rows(history) == [(1, "sum/a", 2, 1)]
+    assert history.trained.all()
 
 
 def test_a_step_and_a_file_of_a_real_run() -> None:

@@ -8,7 +8,8 @@ prime-rl has written four layouts under `RUN/rollouts/step_{N}`, which the recor
   trained on.
 
 An episode has `traces`, one of each agent; those of agents that are trained are rollouts. A trace has `task`, and
-`rewards`, each with a score and a weight (from verifiers 0.3), or weighted already (0.2).
+`rewards`, each with a score and a weight (from verifiers 0.3), or weighted already (0.2). Files are appended to, so a
+step that was begun again after a restart holds both tries; a trace that stands twice counts once.
 
 verifiers itself writes evaluations: `traces.jsonl` with such lines, or `results.jsonl` with flat rows (0.1).
 """
@@ -21,15 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from promptdyn.errors import InputError
 from promptdyn.readers.files import in_order, json_lines
 from promptdyn.readers.fold import as_key
 from promptdyn.readers.log import Parser, Rollout, RolloutLog
 
 __all__ = ["PrimeRLTraces"]
 
-STEP = re.compile(r"step_(\d+)")
+STEP = re.compile(r"step_\d+")
 # Files in the folder of a step, or of an evaluation; the first that is there is read.
-TRAINING = ("train/all/traces.jsonl", "train/effective/traces.jsonl", "train/traces.jsonl", "train_rollouts.jsonl")
+TRAINING = ("train/all/traces.jsonl", "train/effective/traces.jsonl", "train_rollouts.jsonl")
 EVALUATION = ("traces.jsonl", "results.jsonl")
 
 
@@ -74,18 +76,21 @@ class PrimeRLTraces(RolloutLog):
         return in_order(files[0] for files in found if files)
 
     def parser(self, file: Path) -> Parser:
-        """Return the function that turns an episode, a trace or a row into rollouts."""
-        step = next((int(match[1]) for part in reversed(file.parts) if (match := STEP.fullmatch(part))), None)
-        evaluated = "eval" in file.parts
+        """Return the function that turns an episode, a trace or a row into rollouts.
+
+        Raises:
+            InputError: a damaged line in the file that tells which groups were trained on.
+        """
+        folder = next((parent for parent in file.parents if STEP.fullmatch(parent.name)), None)
+        step = None if folder is None else int(folder.name.removeprefix("step_"))
+        evaluated = folder is None or "eval" in file.relative_to(folder).parts
         effective = file.parent.with_name("effective") / file.name
-        groups: set[Any] | None = None
-        if file.parent.name == "all" and effective.is_file():
-            groups = {_group(record) for _, _, record in json_lines(effective) if record is not None}
+        groups = _groups(effective) if file.parent.name == "all" and effective.is_file() else None
 
         def parse(record: dict[str, Any]) -> Iterator[Rollout]:
             run = record.get("run") or {}
             told = (step, (run.get("work") or {}).get("step"), run.get("step"), self.step)
-            kind = run.get("type", "eval" if evaluated or step is None else "train")
+            kind = run.get("type", "eval" if evaluated else "train")
             trained = kind == "train" and (groups is None or _group(record) in groups)
             for trace in record.get("traces", [record]):
                 if (trace.get("agent") or {}).get("trainable", True):
@@ -96,6 +101,7 @@ class PrimeRLTraces(RolloutLog):
                         prompt=prompt,
                         fields={**rollout.fields, "environment": environment},
                         trained=trained,
+                        session=as_key(trace.get("id")),
                     )
 
         return parse
@@ -107,8 +113,23 @@ def _stamp(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return info.get("prime_rl", info)
 
 
-def _group(record: Mapping[str, Any]) -> Any:
-    return record["group"]["id"] if record.get("group") else _stamp(record).get("group_id")
+def _group(record: Any) -> Any:
+    return as_key(record["group"]["id"] if record.get("group") else _stamp(record).get("group_id"))
+
+
+def _groups(effective: Path) -> set[Any]:
+    """Return the groups that were trained on.
+
+    Raises:
+        InputError: a line is no record, so that its group would not count as trained on.
+    """
+    groups = set()
+    for line, _, record in json_lines(effective):
+        try:
+            groups.add(_group(record))
+        except (AttributeError, KeyError, TypeError):
+            raise InputError(f"{effective} line {line}: no record of a group: leave the line out") from None
+    return groups
 
 
 def _row(row: Mapping[str, Any]) -> tuple[str, Rollout]:
