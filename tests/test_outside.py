@@ -98,7 +98,7 @@ def test_the_command_line_takes_a_reader_of_ones_own(log, tmp_path):
     assert counts(promptdyn.read_history(tmp_path / "history.parquet"))[1] == (0, "b", 2)
     done = promptdyn_here("import", log, tmp_path / "other.parquet", "--reader", "pears")
     assert done.returncode == 2
-    assert done.stderr.startswith("promptdyn: reader 'pears' is none of groups, rollouts, trl, run, pairs, nor FILE.py")
+    assert done.stderr.startswith("promptdyn: reader 'pears' is none of groups, rollouts, verl, prime-rl, ")
     done = promptdyn_here("import", log, tmp_path / "other.parquet", "--reader", named, "--reward", "r")
     assert done.returncode == 2
     assert "reader 'pairs' has no setting 'reward'; it has least" in done.stderr

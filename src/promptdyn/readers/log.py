@@ -37,11 +37,11 @@ NONE: Mapping[str, Any] = MappingProxyType({})
 class Rollout(NamedTuple):
     """One rollout of a log."""
 
-    step: Any  # training step
-    prompt: Any  # what identifies the prompt: a text, a number or messages
-    rewards: Mapping[str, Any]  # reward function -> reward; None for none
-    fields: Mapping[str, Any] = NONE  # all that options may name: rewards, label columns, the prompt key
-    answer: Any = None  # right answer, which tells apart prompts with the same text
+    step: object  # training step, a whole number
+    prompt: object  # what identifies the prompt: a text, a number or messages
+    rewards: Mapping[str, object]  # reward function -> reward; None for none
+    fields: Mapping[str, object] = NONE  # all that options may name: rewards, label columns, the prompt key
+    answer: object = None  # right answer, which tells apart prompts with the same text
     trained: bool = True  # whether the trainer learned from the rollout's group, as far as the log tells
     weights: Mapping[str, float] = NONE  # reward function -> its weight, where the log tells it
     session: Hashable = None  # of the rollouts of one session (of several turns) only that of the last turn counts
