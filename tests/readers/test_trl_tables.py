@@ -81,6 +81,12 @@ def test_a_run_that_started_again_in_a_database(tmp_path: Path) -> None:
         assert rows(read_history(database)) == [(1, "p0", 2, 0), (2, "p0", 2, 2), (3, "p0", 2, 1)]
 
 
+def test_one_rollout_a_prompt_is_told(tmp_path: Path) -> None:
+    database = trackio(tmp_path / "p.db", ("a", table(1, [0, 1, 1])[1:]), ("a", table(2, [0, 1, 1])[1:]))
+    with pytest.warns(PromptdynWarning, match=r"p\.db: one rollout a prompt, as log_unique_prompts=True leaves"):
+        assert rows(read_history(database)) == [(1, "p0", 1, 1), (1, "p1", 1, 1), (2, "p0", 1, 1), (2, "p1", 1, 1)]
+
+
 def test_missing_rewards_and_damage(tmp_path: Path) -> None:
     database = trackio(tmp_path / "p.db", ("a", table(1, [0.0, "NaN", 1.0, 0.5])))
     assert rows(read_history(database, success=1.0)) == [(1, "p0", 1, 0), (1, "p1", 2, 1)]

@@ -36,4 +36,5 @@ def test_logs_that_hold_no_rewards_of_rollouts(tmp_path: Path, name: str, reason
 def test_a_folder_of_runs_names_one(tmp_path: Path) -> None:
     (tmp_path / "runs" / "a").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "history.parquet").touch()
+    (tmp_path / "runs" / "a" / "events.out.tfevents.1700.host").touch()
     assert bad(tmp_path / "runs") == "runs: no run, but a folder of runs: name one, as runs/a"

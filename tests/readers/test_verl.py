@@ -6,6 +6,8 @@ import gzip
 import json
 from pathlib import Path
 
+import pytest
+
 from logs import jsonl, rows
 from promptdyn.readers import VerlRollouts, read_history
 
@@ -38,3 +40,9 @@ def test_steps_are_those_of_the_lines_and_files_may_be_compressed(tmp_path: Path
         line = json.dumps({"input": "x", "output": "", "score": step == 10, "step": step})
         (tmp_path / f"{step}.jsonl.gz").write_bytes(gzip.compress(f"{line}\n".encode()))
     assert rows(read_history(tmp_path)) == [(2, "x", 1, 0), (10, "x", 1, 1)]
+
+
+def test_a_dump_that_is_read_as_a_table_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = jsonl(tmp_path / "1.jsonl", [{"input": "x", "output": "", "score": 1.0, "step": 1, "epoch": 3}])
+    assert rows(read_history(log, step_key="epoch")) == [(3, "x", 1, 1)]
+    assert "1.jsonl: read as 'rollouts': format 'verl' has no step_key" in caplog.text

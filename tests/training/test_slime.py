@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import slime_stand_in
 from pages import ROOT, settings_named
-from promptdyn.errors import InputError
+from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.history import RewardHistory
+from promptdyn.readers import read_history
 from promptdyn.training.driver import OPTIONS
 from slime_stand_in import Manager, Sample, arguments
 from stand_ins import installed
@@ -68,6 +71,21 @@ def test_rollouts_are_of_chosen_prompts_and_teach_the_selector(tmp_path: Path) -
     groups = [group for batch in batches for group in batch]
     assert [sample.index for group in groups for sample in group] == list(range(20 * 8 * 4))
     assert [group[0].group_index for group in groups] == list(range(20 * 8))
+
+
+def test_what_slime_saves_is_read_as_it_was_recorded(tmp_path: Path) -> None:
+    run = manager(tmp_path, **FILTER)
+    for rollout_id in range(6):
+        saved = [dataclasses.asdict(sample) for group in run.generate(rollout_id) for sample in group]
+        for sample in saved:
+            sample["status"] = sample["status"].value
+        torch.save({"rollout_id": rollout_id, "samples": saved}, tmp_path / f"{rollout_id}.pt")
+    with pytest.warns(PromptdynWarning, match="all of its 48 groups vary: the log seems to keep only those that do"):
+        dump = read_history(tmp_path, "slime")
+    counted = zip(dump.step, dump.prompt_ids[dump.prompt], dump.num_rollouts, dump.num_successes, strict=True)
+    trained = [(step, name, n, k) for step, name, n, k, fed in recorded(run, tmp_path) if fed]
+    assert sorted(counted) == sorted(trained)
+    assert dump.trained.all()
 
 
 def test_the_history_has_slimes_numbers_labels_and_every_group(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ record by record) and `fold` (from rollouts to groups). This room knows nothing 
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING
@@ -48,6 +49,8 @@ __all__ = [
     "VerlRollouts",
     "read_history",
 ]
+
+logger = logging.getLogger(__name__)
 
 # Of the readers that recognize a path and have the options, the last one reads it. So stricter formats stand later, and
 # users' own, which are registered after these, come before all.
@@ -118,7 +121,7 @@ def read_history(path: Paths, reader: str | Reader | None = None, **options: obj
 
 def _recognized(paths: Sequence[Path], source: str, options: dict[str, object]) -> Reader:
     """Return the reader that recognizes all the paths and has the options."""
-    without_option = []
+    without_option: list[str] = []
     for name in reversed(list(READERS)):
         known = settings_of(READERS[name])
         needed = {option for option, field in known.items() if field.default is field.default_factory is MISSING}
@@ -127,6 +130,9 @@ def _recognized(paths: Sequence[Path], source: str, options: dict[str, object]) 
         reader: Reader = READERS[name](**{option: options[option] for option in options if option in known})
         if all(reader.recognizes(path) for path in paths):
             if options.keys() <= known.keys():
+                if without_option:
+                    lacking = ", ".join(options.keys() - settings_of(READERS[without_option[0]]).keys())
+                    logger.warning("%s: read as %r: format %r has no %s", source, name, without_option[0], lacking)
                 return READERS.create(name, options)
             without_option.append(name)
     if not without_option:

@@ -87,7 +87,8 @@ class TRLCompletions(RolloutReader):
         """Count the successes.
 
         Warns:
-            PromptdynWarning: files or rollouts were left out; the rewards do not agree with the logged advantages.
+            PromptdynWarning: files or rollouts were left out; the rewards do not agree with the logged advantages;
+                a tracker kept one rollout a prompt.
 
         Raises:
             InputError: nothing to read; a missing column; no way to tell which columns are rewards; a rollout without a
@@ -134,7 +135,15 @@ class TRLCompletions(RolloutReader):
         rollouts = _without_repeats(rollouts, log)
         if len(names) > 1:
             _check_fold(rollouts, log, rewards_named=bool(functions_given))
-        return fold(rollouts, grader)
+        history = fold(rollouts, grader)
+        if (history.num_rollouts == 1).all() and any(table.file.suffix != ".parquet" for table in tables):
+            warnings.warn(
+                f"{source}: one rollout a prompt, as log_unique_prompts=True leaves: no group can vary, and rates are "
+                "unknown; read completions/, which has all, or log without it",
+                PromptdynWarning,
+                stacklevel=3,
+            )
+        return history
 
 
 class _Log(NamedTuple):

@@ -39,16 +39,15 @@ def error_for_unknown(source: str, paths: Sequence[Path]) -> InputError:
     if len(paths) > 1:
         return InputError(f"{source}: {len(paths)} paths, not all of one known format: {mend}")
     path = paths[0]
+    runs = [str(file.parent) for file in islice(path.rglob(HISTORY_FILE), 4)] if path.is_dir() else []
+    if runs:
+        return InputError(f"{source}: no run, but a folder of runs: name one, as {runs[0]}")
     for file in [path] if path.is_file() else islice(_files_below(path), 1000):
         for name, reason in UNREADABLE.items():
             if re.fullmatch(name, file.name):
                 return InputError(f"{file}: {reason}")
-    if path.is_file():
-        return InputError(f"{source}: {'no known format' if path.stat().st_size else 'an empty file'}: {mend}")
-    runs = [str(file.parent) for file in islice(path.rglob(HISTORY_FILE), 4)]
-    if runs:
-        return InputError(f"{source}: no run, but a folder of runs: name one, as {runs[0]}")
-    return InputError(f"{source}: no known format: {mend}")
+    empty = path.is_file() and path.stat().st_size == 0
+    return InputError(f"{source}: {'an empty file' if empty else 'no known format'}: {mend}")
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
