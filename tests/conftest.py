@@ -39,6 +39,11 @@ def registries(monkeypatch):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
+def pytest_collection_modifyitems(items):
+    """The longest tests, examples of whole pages, come first: at the end one process would wait for the other."""
+    items.sort(key=lambda item: item.path.name != "test_docs.py")
+
+
 def pytest_collection_finish():
     """What was imported so far stays, and need not be looked through each time a trainer has garbage collected."""
     gc.collect()
