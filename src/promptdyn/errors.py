@@ -15,6 +15,7 @@ EXTRA_OF = {
     **dict.fromkeys(("accelerate", "datasets", "filelock", "peft", "reasoning_gym"), "train"),
     **dict.fromkeys(("torch", "transformers", "trl", "yaml"), "train"),
     **dict.fromkeys(("transfer_queue", "verl"), "verl"),
+    "vllm": "vllm",
 }
 
 # Most characters of a message; a longer one keeps only its head and tail.

@@ -9,6 +9,7 @@ from promptdyn.cli.commands.demo import demo
 from promptdyn.cli.commands.fit import fit
 from promptdyn.cli.commands.import_logs import FORMATS, import_logs
 from promptdyn.cli.commands.race import race
+from promptdyn.cli.commands.record import record
 from promptdyn.cli.commands.report import report
 from promptdyn.cli.commands.simulate import simulate
 from promptdyn.cli.commands.train import train
@@ -24,7 +25,7 @@ app = typer.Typer(
 )
 
 app.command("import", epilog=FORMATS)(import_logs)
-for command in (fit, simulate, compare, report, train, race, demo):
+for command in (fit, simulate, compare, report, record, train, race, demo):
     app.command()(command)
 
 

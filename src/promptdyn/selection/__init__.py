@@ -2,6 +2,7 @@
 `Session` connects it to a trainer.
 """
 
+from promptdyn.selection.conditions import meets
 from promptdyn.selection.groups import Observation
 from promptdyn.selection.recording import HistoryRecorder
 from promptdyn.selection.scores import SCORES, Score
@@ -21,6 +22,7 @@ from promptdyn.selection.strategies import (
     TopEntropy,
     Uniform,
 )
+from promptdyn.selection.warm_start import warm_start
 
 __all__ = [
     "GRESO",
@@ -41,4 +43,6 @@ __all__ = [
     "Top",
     "TopEntropy",
     "Uniform",
+    "meets",
+    "warm_start",
 ]

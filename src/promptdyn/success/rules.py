@@ -147,8 +147,12 @@ ANY = Conditions(())
 CONDITION = re.compile(r"(?P<name>.+?)\s*(?P<sign><=|>=)\s*(?P<bound>\S+)")
 
 
-def parse(success: Success) -> Conditions | ByFunction:
+def parse(success: Success, setting: str = "success") -> Conditions | ByFunction:
     """Return the rule that a user asked for, with open bounds; `ANY` if the whole rule is open.
+
+    Args:
+        success: what the user asked for.
+        setting: its name, for messages.
 
     Raises:
         InputError: `success` is no rule.
@@ -156,31 +160,31 @@ def parse(success: Success) -> Conditions | ByFunction:
     if callable(success):
         return ByFunction(success)
     if isinstance(success, int | float | np.number) and not isinstance(success, bool):
-        return Conditions(((Condition(None, _finite(success, success)),),))
+        return Conditions(((Condition(None, _finite(success, f"{setting}={success}")),),))
     if not isinstance(success, str) or not success.strip():
-        raise InputError(f"success={success!r}: give a number, a reward function's name, FUNCTION>=NUMBER, or 'auto'")
+        raise InputError(f"{setting}={success!r}: give a number, a reward function's name, FUNCTION>=NUMBER, or 'auto'")
     text = success.strip()
     if text == AUTO:
         return ANY
     if re.fullmatch(r"(.+\.py|[\w.]+):\w+", text):
-        return ByFunction(load_object(text, "success"))
+        return ByFunction(load_object(text, setting))
     number = _number(text)
     if number is not None:
-        return Conditions(((Condition(None, _finite(number, success)),),))
+        return Conditions(((Condition(None, _finite(number, f"{setting}={success}")),),))
     alternatives = [re.split(r"\s+and\s+", part) for part in re.split(r"\s+or\s+", text)]
-    return Conditions(tuple(tuple(_condition(part, text) for part in parts) for parts in alternatives))
+    return Conditions(tuple(tuple(_condition(part, f"{setting}={text!r}") for part in parts) for parts in alternatives))
 
 
-def _condition(part: str, text: str) -> Condition:
+def _condition(part: str, asked: str) -> Condition:
     match = CONDITION.fullmatch(part.strip())
     if match is None:
         if not part.strip() or re.search(r"[<>=]", part):
-            raise InputError(f"success={text!r}: {part.strip()!r} is no condition: write FUNCTION>=NUMBER")
+            raise InputError(f"{asked}: {part.strip()!r} is no condition: write FUNCTION>=NUMBER")
         name, bound, at_most = part.strip(), None, False
     else:
         name, bound, at_most = match["name"], _number(match["bound"]), match["sign"] == "<="
         if bound is None or math.isnan(bound):
-            raise InputError(f"success={text!r}: {match['bound']!r} is no number: write FUNCTION>=NUMBER")
+            raise InputError(f"{asked}: {match['bound']!r} is no number: write FUNCTION>=NUMBER")
     return Condition(name, bound, at_most)
 
 
@@ -191,9 +195,9 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _finite(number: float, success: Any) -> float:
+def _finite(number: float, asked: str) -> float:
     if not math.isfinite(number):
-        raise InputError(f"success={success} is not finite: give the least reward of a success")
+        raise InputError(f"{asked} is not finite: give the least reward of a success")
     return float(number)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from numbers import Real
@@ -32,6 +32,7 @@ __all__ = [
     "load_eval_sets",
     "load_reward",
     "load_rows",
+    "unique_names",
 ]
 
 DEFAULT_REWARD = "exact_answer"
@@ -141,6 +142,14 @@ def load_reward(name: str) -> RewardFunction:
         kind = f"the class {function.__name__}" if isinstance(function, type) else f"a {type(function).__name__}"
         raise InputError(f"reward {name!r} is {kind}: name a function, or an object that can be called")
     return _checked(function, name)
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """Return names of reward functions; one that repeats gets a number."""
+    unique: list[str] = []
+    for name in names:
+        unique.append(name if name not in unique else f"{name}_{len(unique)}")
+    return unique
 
 
 def _checked(reward: Callable[..., Any], name: str) -> RewardFunction:

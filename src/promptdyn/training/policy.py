@@ -7,18 +7,18 @@ module knows nothing of selection and trainers.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from promptdyn.success import Grader, Rewards, Success
+from promptdyn.success import Grader, Success
 from promptdyn.training.loading import RewardFunction
+from promptdyn.training.rollout import Sampling, TransformersGenerator, grade, roll_out
 from promptdyn.training.tasks import exact_answer
 
 __all__ = ["EMBEDDED", "load_policy", "pass_counts"]
@@ -37,7 +37,6 @@ def load_policy(name: str = "embedded") -> tuple[PreTrainedModel, PreTrainedToke
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-@torch.no_grad()
 def pass_counts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -67,39 +66,10 @@ def pass_counts(
     Returns:
         (prompt,) numbers of successes, 0 to `num_generations`.
     """
-    row_of_rollout = [row for row in rows for _ in range(num_generations)]
-    other_columns = [column for column in rows[0] if column != "prompt"]
-    values: list[list[float | None]] = [[] for _ in rewards]
-    was_training = model.training
-    model.eval()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for start in range(0, len(row_of_rollout), batch_size):
-            chunk = row_of_rollout[start : start + batch_size]
-            prompts = [row["prompt"] for row in chunk]
-            batch = tokenizer(prompts, return_tensors="pt", padding=True).to(model.device)
-            rollouts = cast(Any, model).generate(
-                **batch,
-                do_sample=True,
-                temperature=temperature,
-                top_k=0,
-                top_p=1.0,
-                max_new_tokens=max_completion_length,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            texts = tokenizer.batch_decode(rollouts[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-            columns = {column: [row[column] for row in chunk] for column in other_columns}
-            for reward, of_function in zip(rewards, values, strict=True):
-                graded = reward(prompts=prompts, completions=texts, **columns)
-                of_function += asyncio.run(_awaited(graded)) if isinstance(graded, Awaitable) else graded
-    model.train(was_training)
-    names = tuple(getattr(reward, "__name__", type(reward).__name__) for reward in rewards)
-    rollout_rewards = Rewards(names, np.ones(len(names)), np.array(values, np.float64).T)
+    generator = TransformersGenerator(model, tokenizer, batch_size)
+    sampling = Sampling(num_generations, max_completion_length, temperature)
+    rollout_rewards = grade(roll_out(generator, [row["prompt"] for row in rows], sampling, seed), rows, rewards)
     grader = success if isinstance(success, Grader) else Grader(success)
     grader.see(rollout_rewards)
     grader.settle()
     return (grader.grades(rollout_rewards) == 1).reshape(-1, num_generations).sum(axis=1)
-
-
-async def _awaited(rewards: Awaitable[Sequence[float | None]]) -> Sequence[float | None]:
-    return await rewards

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from promptdyn.clusters import LABEL_COLUMNS
 from promptdyn.errors import InputError
+from promptdyn.history import RewardHistory
 from promptdyn.inference import Fit, Refitted
 from promptdyn.models import MODELS, FeatureRate, InformativeRate
 from promptdyn.models.checks import check_dynamics, check_forecaster
 from promptdyn.online import Forecaster, OnlineFilter
 from promptdyn.prompts import AUTO, POLICY, Prompts, column_names
+from promptdyn.readers import read_history
 from promptdyn.registry import settings_of
-from promptdyn.selection import Selector
+from promptdyn.selection import STRATEGIES, Selector, Strategy, warm_start
 from promptdyn.selection.scores import SCORES
-from promptdyn.selection.strategies import STRATEGIES
 from promptdyn.success import Success
 
 __all__ = ["SELECTORS", "Plan", "Recipe", "check_selector", "selector_recipe"]
@@ -59,6 +60,8 @@ class Recipe:
             (`promptdyn.training.dynamic_sampling.DynamicSampling`). Default 1: no dynamic sampling.
         at_cap: what happens if the batch is not full after `max_rounds`: "train" (default), "drop" or "raise".
         keep: which groups teach: those with mixed outcomes ("success", default), or whose rewards differ ("reward").
+        warm_start: history that the forecaster learns before the first step, of an earlier run or a recording: a file,
+            or a run's folder. Default: none.
 
     Raises:
         InputError: a strategy or score is unknown, or one of its settings is out of range.
@@ -73,6 +76,7 @@ class Recipe:
     max_rounds: int = 1
     at_cap: AtCap = "train"
     keep: Keep = "success"
+    warm_start: str | None = None
 
     def __post_init__(self) -> None:
         STRATEGIES.resolve(self.strategy)
@@ -87,7 +91,8 @@ class Recipe:
             seed: random seed of the selector.
 
         Raises:
-            InputError: the model is unknown, a setting is out of range, or a column is absent or cannot be used.
+            InputError: the model is unknown, a setting is out of range, a column is absent or cannot be used, or the
+                history of the warm start cannot be read or has no prompt of the pool.
         """
         strategy, score = STRATEGIES.resolve(self.strategy), SCORES.resolve(self.score)
         model, words, by_kinds = self._forecaster(prompts)
@@ -99,9 +104,14 @@ class Recipe:
                 "of steps between its readings"
             )
 
+        known = self._known(strategy)
+
         def selector(prompts: Prompts) -> Selector:
+            online = model.online(prompts)
+            if known is not None:
+                warm_start(online, known, str(self.warm_start))
             return Selector(
-                model.online(prompts),
+                online,
                 strategy=strategy,
                 score=score,
                 num_generations=num_generations,
@@ -127,6 +137,17 @@ class Recipe:
             selector if reads_policy else _always(selector(prompts)),
             filter_of if may_differ else None,
         )
+
+    def _known(self, strategy: Strategy) -> RewardHistory | None:
+        """Read the history of the warm start."""
+        if self.warm_start is None:
+            return None
+        if strategy.rule:
+            raise InputError(
+                f"warm_start={self.warm_start!r}: strategy {strategy.name!r} chooses without a forecast, which is what "
+                "would start warm: leave it out, or choose another selector"
+            )
+        return read_history(self.warm_start)
 
     def _forecaster(self, prompts: Prompts) -> tuple[Forecaster, str, bool]:
         """Return the forecaster, its basis in words, and whether that basis depends on the pool's label columns."""

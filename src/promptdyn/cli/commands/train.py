@@ -110,6 +110,10 @@ def train(
             "default found from the first rewards (auto)."
         ),
     ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(help="History that the selector knows before the first step: a recording, or an earlier run."),
+    ] = None,
     num_prompts: Annotated[int, typer.Option(help="Pool size, for embedded tasks.")] = 1000,
     max_steps: Annotated[
         int | None, typer.Option(help="Optimizer steps; default 200 (embedded), else worked out from the epochs.")

@@ -19,6 +19,7 @@ from promptdyn.selection import Observation, Selector, Session
 from promptdyn.success import Rewards, spread
 from promptdyn.training.dataset import fetch
 from promptdyn.training.dynamic_sampling import DynamicSampling
+from promptdyn.training.loading import unique_names
 from promptdyn.training.trl.batch import Batch, batch_advantages, gather_rollouts
 from promptdyn.training.trl.generations import Generations
 
@@ -195,10 +196,7 @@ class ChoosingMixin(Trainer):
     @property
     def _functions(self) -> list[str]:
         """TRL's names of the reward functions; a name that repeats gets a number."""
-        names: list[str] = []
-        for name in self.reward_func_names:
-            names.append(name if name not in names else f"{name}_{len(names)}")
-        return names
+        return unique_names(self.reward_func_names)
 
     def _from_main_process(self, compute: Callable[[], Any]) -> Any:
         """Compute something on the main process, and return it on every process."""
