@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from promptdyn.history import Observed, RewardHistory
 
-__all__ = ["AllowSeen", "HistoryPath", "JsonPath", "ObservedOption", "num_fit_steps"]
+__all__ = ["AllowSeen", "HistoryPath", "JsonPath", "ObservedOption", "num_fit_steps", "take_config"]
 
 HistoryPath = Annotated[Path, typer.Argument(help="Reward history: a run's folder, Parquet, CSV or JSONL.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON ('-' for stdout).")]
@@ -23,3 +24,23 @@ ObservedOption = Annotated[
 def num_fit_steps(history: RewardHistory, fit_steps: int | None) -> int:
     """Return the number of steps to fit on: `fit_steps`, or else half of the history's."""
     return len(history.steps) // 2 if fit_steps is None else fit_steps
+
+
+def take_config(context: typer.Context, path: Path | None, others: Collection[str] = ()) -> None:
+    """Make the settings of a training run's file the defaults of the command's options.
+
+    Those of TRL go into the context: `context.meta` has "grpo", fields of `GRPOConfig`, and "script", the rest.
+
+    Args:
+        context: the command's.
+        path: the YAML file; None does nothing.
+        others: names of settings that the file may have, and for which the command has no use.
+    """
+    if path is None or context.resilient_parsing:
+        return
+    from promptdyn.training.config import read_config
+
+    options = {str(option.name) for option in context.command.params}
+    settings, context.meta["grpo"] = read_config(path, options | set(others))
+    context.default_map = {name: value for name, value in settings.items() if name in options}
+    context.meta["script"] = {name: value for name, value in settings.items() if name not in options | set(others)}

@@ -120,6 +120,7 @@ max_completion_length: 5
 temperature: 0.9
 success: correct>=1
 selector: dps
+warm_start: not-there-yet.parquet
 learning_rate: 1e-5
 per_device_train_batch_size: 8
 seed: 3

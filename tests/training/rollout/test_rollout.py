@@ -86,7 +86,7 @@ def test_prompts_that_cannot_be_completed(generator):
 
 
 def test_reward_functions_receive_what_trl_gives_them(generator):
-    seen = {}
+    seen: dict[str, object] = {}
 
     def plain(prompts, completions, completion_ids, answer, trainer_state, log_extra, log_metric):
         log_extra("column", completions)
@@ -102,15 +102,16 @@ def test_reward_functions_receive_what_trl_gives_them(generator):
     rewards = grade(rollouts, rows, [plain, judge, judge], [1.0, 0.5, 0.0], step=7)
     assert seen == {"step": 7, "answer": ["2", "2", "5", "5"]}
     assert rewards.functions == ("plain", "judge", "judge_2") == tuple(function_names([plain, judge, judge]))
-    assert np.array_equal(
-        rewards.values, [[1, 2, 2], [1, 2, 2], [0, np.nan, np.nan], [0, np.nan, np.nan]], equal_nan=True
-    )
+    expected = np.array([[1, 2, 2], [1, 2, 2], [0, np.nan, np.nan], [0, np.nan, np.nan]])
+    assert np.array_equal(rewards.values, expected, equal_nan=True)
     assert rewards.folded.tolist() == [2.0, 2.0, 0.0, 0.0]
 
 
 def test_engines_are_named_with_their_settings(tmp_path):
     engine = ROLLOUT_ENGINES.parse_one("transformers:batch_size=12,dtype=bfloat16")
-    assert engine.load(str(policy.EMBEDDED["embedded"])).model.dtype == torch.bfloat16
+    loaded = engine.load(str(policy.EMBEDDED["embedded"]))
+    assert isinstance(loaded, TransformersGenerator)
+    assert loaded.model.dtype == torch.bfloat16
     with pytest.raises(InputError, match="sample at least 1 rollout"):
         ROLLOUT_ENGINES.parse_one("transformers:batch_size=0")
     with pytest.raises(InputError, match="has no setting 'tensor_parallel'"):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from promptdyn.cli.options import JsonPath
+from promptdyn.cli.options import JsonPath, take_config
 from promptdyn.cli.process import check_targets, quiet
 from promptdyn.cli.tables import console, show
 from promptdyn.progress import bars
@@ -16,17 +16,13 @@ __all__ = ["record"]
 
 
 def _take_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Make a file's settings the defaults of the command's options, and store those of TRL in the context."""
-    if path is not None and not context.resilient_parsing:
-        from promptdyn.training.config import read_config
+    if path is not None:
         from promptdyn.training.recipes import Recipe
         from promptdyn.training.run import RunSettings
 
-        own = {str(option.name) for option in context.command.params}
-        of_runs = {*RunSettings.__dataclass_fields__, *Recipe.__dataclass_fields__}
-        given, context.meta["grpo"] = read_config(path, own | of_runs)
-        context.default_map = {name: value for name, value in given.items() if name in own}
-        context.meta["script"] = {name: value for name, value in given.items() if name not in own | of_runs}
+        take_config(context, path, {*RunSettings.__dataclass_fields__, *Recipe.__dataclass_fields__})
+        for name in ("selector", "warm_start"):  # those of the training, while --where has its own
+            (context.default_map or {}).pop(name, None)
     return path
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from promptdyn.cli.options import JsonPath
+from promptdyn.cli.options import JsonPath, take_config
 from promptdyn.cli.process import check_targets, quiet
 from promptdyn.cli.tables import console, show
 from promptdyn.progress import bars
@@ -17,13 +17,7 @@ __all__ = ["train"]
 
 
 def _take_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Make a file's settings the defaults of the command's options, and store those of TRL in the context."""
-    if path is not None and not context.resilient_parsing:
-        from promptdyn.training.config import read_config
-
-        options = [str(option.name) for option in context.command.params]
-        context.default_map, context.meta["grpo"] = read_config(path, options)
-        context.meta["script"] = {name: value for name, value in context.default_map.items() if name not in options}
+    take_config(context, path)
     return path
 
 
