@@ -10,7 +10,20 @@ import typer
 
 from promptdyn.history import Observed, RewardHistory
 
-__all__ = ["AllowSeen", "HistoryPath", "JsonPath", "ObservedOption", "num_fit_steps", "take_config"]
+__all__ = [
+    "DATASET_HELP",
+    "AllowSeen",
+    "HistoryPath",
+    "JsonPath",
+    "MaxCompletionLengthOption",
+    "ModelOption",
+    "NumGenerationsOption",
+    "NumPromptsOption",
+    "ObservedOption",
+    "RewardOption",
+    "num_fit_steps",
+    "take_config",
+]
 
 HistoryPath = Annotated[Path, typer.Argument(help="Reward history: a run's folder, Parquet, CSV or JSONL.")]
 JsonPath = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON ('-' for stdout).")]
@@ -19,6 +32,20 @@ AllowSeen = Annotated[bool, typer.Option("--allow-seen", help="Score fits also o
 ObservedOption = Annotated[
     Observed, typer.Option(parser=str, help="Rows that models observe: 'trained' (as in live training) or 'all'.")
 ]
+ModelOption = Annotated[str, typer.Option(help="'embedded', or a Hugging Face model name or folder.")]
+RewardOption = Annotated[
+    str | None,
+    typer.Option(
+        help="'exact_answer' (default), accuracy_reward or another of TRL's, MODULE:FUNCTION or FILE.py:FUNCTION; "
+        "several with commas."
+    ),
+]
+NumPromptsOption = Annotated[int, typer.Option(help="Pool size, for embedded tasks.")]
+NumGenerationsOption = Annotated[int | None, typer.Option(help="Rollouts of a prompt; default TRL's, 8.")]
+MaxCompletionLengthOption = Annotated[
+    int | None, typer.Option(help="Most tokens of a rollout; default 8 (embedded), or TRL's.")
+]
+DATASET_HELP = "Embedded family (default arithmetic), a data file with a 'prompt' column, or a Hugging Face dataset."
 
 
 def num_fit_steps(history: RewardHistory, fit_steps: int | None) -> int:

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from promptdyn.cli.options import JsonPath, take_config
+from promptdyn.cli.options import (
+    DATASET_HELP,
+    JsonPath,
+    MaxCompletionLengthOption,
+    ModelOption,
+    NumGenerationsOption,
+    NumPromptsOption,
+    RewardOption,
+    take_config,
+)
 from promptdyn.cli.process import check_targets, quiet
 from promptdyn.cli.tables import console, show
 from promptdyn.progress import bars
@@ -44,22 +53,12 @@ def record(
             "vllm:tensor_parallel_size=2), or FILE.py:NAME."
         ),
     ] = "transformers",
-    model: Annotated[str, typer.Option(help="'embedded', or a Hugging Face model name or folder.")] = "embedded",
+    model: ModelOption = "embedded",
     dataset: Annotated[
         str | None,
-        typer.Option(
-            "--prompts",
-            "--dataset",
-            help="Embedded family (default arithmetic), a data file with a 'prompt' column, or a Hugging Face dataset.",
-        ),
+        typer.Option("--prompts", "--dataset", help=DATASET_HELP),
     ] = None,
-    reward: Annotated[
-        str | None,
-        typer.Option(
-            help="'exact_answer' (default), accuracy_reward or another of TRL's, MODULE:FUNCTION or FILE.py:FUNCTION; "
-            "several with commas."
-        ),
-    ] = None,
+    reward: RewardOption = None,
     success: Annotated[
         str,
         typer.Option(
@@ -67,10 +66,8 @@ def record(
             "default found from the rewards (auto)."
         ),
     ] = "auto",
-    num_generations: Annotated[int | None, typer.Option(help="Rollouts of a prompt; default TRL's, 8.")] = None,
-    max_completion_length: Annotated[
-        int | None, typer.Option(help="Most tokens of a rollout; default 8 (embedded), or TRL's.")
-    ] = None,
+    num_generations: NumGenerationsOption = None,
+    max_completion_length: MaxCompletionLengthOption = None,
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature; default TRL's, 1.")] = None,
     where: Annotated[
         str | None,
@@ -89,7 +86,7 @@ def record(
     step: Annotated[
         int | None, typer.Option(help="Training step of the model; default that of a checkpoint's folder, else 0.")
     ] = None,
-    num_prompts: Annotated[int, typer.Option(help="Pool size, for embedded tasks.")] = 1000,
+    num_prompts: NumPromptsOption = 1000,
     seed: Annotated[int, typer.Option(help="Random seed of sampling and pool.")] = 0,
     log_completions: Annotated[
         bool, typer.Option("--log-completions", help="Keep the completions in the log of rollouts.")

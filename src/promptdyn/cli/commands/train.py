@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from promptdyn.cli.options import JsonPath, take_config
+from promptdyn.cli.options import (
+    DATASET_HELP,
+    JsonPath,
+    MaxCompletionLengthOption,
+    ModelOption,
+    NumGenerationsOption,
+    NumPromptsOption,
+    RewardOption,
+    take_config,
+)
 from promptdyn.cli.process import check_targets, quiet
 from promptdyn.cli.tables import console, show
 from promptdyn.progress import bars
@@ -32,12 +41,10 @@ def train(
             help="YAML file as TRL's GRPO script reads it; it may also set these options. The command line wins.",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="'embedded', or a Hugging Face model name or folder.")] = "embedded",
+    model: ModelOption = "embedded",
     dataset: Annotated[
         str | None,
-        typer.Option(
-            help="Embedded family (default arithmetic), a data file with a 'prompt' column, or a Hugging Face dataset."
-        ),
+        typer.Option(help=DATASET_HELP),
     ] = None,
     eval_dataset: Annotated[
         str | None,
@@ -45,13 +52,7 @@ def train(
             help="Dataset to evaluate on, named as --dataset is; several with commas, NAME=DATASET; default none."
         ),
     ] = None,
-    reward: Annotated[
-        str | None,
-        typer.Option(
-            help="'exact_answer' (default), accuracy_reward or another of TRL's, MODULE:FUNCTION or FILE.py:FUNCTION; "
-            "several with commas."
-        ),
-    ] = None,
+    reward: RewardOption = None,
     selector: Annotated[
         str,
         typer.Option(
@@ -108,7 +109,7 @@ def train(
         str | None,
         typer.Option(help="History that the selector knows before the first step: a recording, or an earlier run."),
     ] = None,
-    num_prompts: Annotated[int, typer.Option(help="Pool size, for embedded tasks.")] = 1000,
+    num_prompts: NumPromptsOption = 1000,
     max_steps: Annotated[
         int | None, typer.Option(help="Optimizer steps; default 200 (embedded), else worked out from the epochs.")
     ] = None,
@@ -119,10 +120,8 @@ def train(
         int | None,
         typer.Option(help="Prompts in an optimizer step, over all devices; default 32 (embedded), or TRL's."),
     ] = None,
-    num_generations: Annotated[int | None, typer.Option(help="Rollouts of a prompt; default TRL's, 8.")] = None,
-    max_completion_length: Annotated[
-        int | None, typer.Option(help="Most tokens of a rollout; default 8 (embedded), or TRL's.")
-    ] = None,
+    num_generations: NumGenerationsOption = None,
+    max_completion_length: MaxCompletionLengthOption = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Learning rate at the start; default 3e-5 (embedded), or TRL's.")
     ] = None,
