@@ -16,6 +16,7 @@ from known import known
 from promptdyn import InputError, RewardHistory, models
 from promptdyn.training import policy, tasks
 from promptdyn.training.record import RecordSettings, RolloutLog, record
+from promptdyn.training.rollout import ROLLOUT_ENGINES
 from promptdyn.training.run import RunSettings, run
 
 SMALL: dict[str, Any] = {"num_prompts": 60, "num_generations": 4, "engine": "transformers:batch_size=80"}
@@ -91,6 +92,37 @@ def test_a_recording_that_was_cut_off_ends_like_one_that_never_was(settings, cap
     assert (again.seconds, again.history.marks().tolist()) == (0.0, whole.history.marks().tolist())
     fewer = record(replace(settings, max_prompts=20))
     assert fewer.history.marks().tolist() == part.history.marks().tolist()
+
+
+ENGINE = """
+from dataclasses import dataclass
+from promptdyn.training import policy
+from promptdyn.training.rollout import RolloutEngine, TransformersGenerator
+
+SEEDS = []
+
+class Noted(TransformersGenerator):
+    def generate(self, prompts, sampling, seed):
+        SEEDS.append(seed)
+        return super().generate(prompts, sampling, seed)
+
+@dataclass(frozen=True)
+class Mine(RolloutEngine):
+    batch_size: int = 64
+    name = "noted"
+    def load(self, model, revision=None, trust_remote_code=False):
+        return Noted(*policy.load_policy(), self.batch_size)
+"""
+
+
+def test_an_engine_of_ones_own_and_no_random_stream_twice(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(ROLLOUT_ENGINES, "_entries", dict(ROLLOUT_ENGINES))
+    (tmp_path / "engine_of_mine.py").write_text(ENGINE)
+    for seed in (0, 1, 2**32, 2**40):
+        name = f"{tmp_path}/engine_of_mine.py:Mine:batch_size=80"
+        record(replace(settings, out=tmp_path / f"{seed}.parquet", seed=seed, engine=name))
+    seeds = sys.modules[ROLLOUT_ENGINES["noted"].__module__].SEEDS
+    assert len({seed % 2**32 for seed in seeds}) == len(seeds) == 4 * 3
 
 
 def test_another_rule_counts_the_same_rollouts(settings, rewards, caplog):
@@ -187,6 +219,7 @@ def test_completions_are_logged_if_asked_for(settings):
 
 STOPPED = """
 import logging, os, pathlib, signal, sys
+from promptdyn.training.rollout import ROLLOUT_ENGINES
 from promptdyn.training.record import RecordSettings, record
 def stop(done, total, watch):
     if done == 40:

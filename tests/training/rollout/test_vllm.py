@@ -58,6 +58,13 @@ def test_seeds_make_rollouts_again(generators):
     assert len(set(first.completions[:8])) > 1
 
 
+def test_more_prompts_than_vllm_reads_at_once(generators):
+    prompts = ["+".join("1" * n) + "=" for n in range(21, 27)] * 30  # 8,000 tokens, of which it takes 4,096 by itself
+    rollouts = roll_out(generators[0], prompts, Sampling(8, 4), seed=1)
+    assert len(rollouts.completions) == 8 * 180
+    assert roll_out(generators[0], prompts, Sampling(8, 4), seed=1) == rollouts
+
+
 def test_cut_off_and_too_long(generators):
     rollouts = roll_out(generators[0], ["99*99="], Sampling(8, 2))
     assert all(rollouts.cut_off)

@@ -197,8 +197,8 @@ class _Job:
     def _roll_out(self, generator: Generator, rows: list[int], number: int) -> list[dict[str, Any]]:
         """Return the log's lines of some prompts, of which the first is the recording's prompt `number`."""
         examples = fetch(self.dataset, rows)
-        # Seeds of different recordings are far apart, so that no two batches share one.
-        seed = (self.settings.seed << 32) + number
+        # Hashed, since torch's generator on the CPU uses 32 bits of a seed only: no two batches share a stream.
+        seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
         prompts = [example["prompt"] for example in examples]
         rollouts = roll_out(generator, prompts, self.sampling, seed, self.grpo.get("chat_template_kwargs"))
         graded = grade(rollouts, examples, self.rewards, step=self.step)

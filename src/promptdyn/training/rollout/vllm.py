@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from promptdyn.errors import InputError, install_hint
 from promptdyn.training.loading import first_line
 from promptdyn.training.rollout.base import Generator, RolloutEngine, Sampling
 
 __all__ = ["VllmEngine"]
-
-# Seeds of requests are apart by this much, since vLLM seeds the rollouts of a request with consecutive numbers.
-SEED_STRIDE = 2**16
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,9 @@ class VllmEngine(RolloutEngine):
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         with install_hint():
             from vllm import LLM
+            from vllm.platforms import current_platform
+        # On CPUs vLLM (0.31) cannot seed the rollouts of a prompt that it reads in pieces.
+        whole_prompts = {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
         try:
             llm = LLM(
                 model=model,
@@ -64,6 +66,7 @@ class VllmEngine(RolloutEngine):
                 max_model_len=self.max_model_len,
                 enforce_eager=self.enforce_eager,
                 disable_log_stats=True,
+                **whole_prompts,
             )
         except Exception as error:  # of many kinds; the cause stands in vLLM's own log
             raise InputError(f"model {model!r} cannot be loaded by vLLM: {first_line(error)}") from error
@@ -88,6 +91,8 @@ class _VllmGenerator(Generator):
         """
         from vllm import SamplingParams
 
+        # vLLM seeds the rollouts of a prompt with consecutive numbers, of which the CPU's generator uses 32 bits.
+        seeds = np.random.SeedSequence(seed).generate_state(len(prompts)).tolist()
         requests = [
             SamplingParams(
                 n=sampling.num_generations,
@@ -98,10 +103,10 @@ class _VllmGenerator(Generator):
                 min_p=sampling.min_p or 0.0,
                 repetition_penalty=sampling.repetition_penalty,
                 stop_token_ids=list(self.end_ids),
-                seed=seed + i * SEED_STRIDE,
+                seed=prompt_seed,
                 detokenize=False,
             )
-            for i in range(len(prompts))
+            for prompt_seed in seeds
         ]
         try:
             outputs = self._llm.generate(
