@@ -299,6 +299,12 @@ def test_bad_settings_leave_nothing_behind(settings, changes, message):
     assert list(settings.out.parent.iterdir()) == []
 
 
+def test_pictures_are_refused(settings, tmp_path):
+    (tmp_path / "seen.jsonl").write_text('{"prompt": "1+1=", "answer": "2", "image": "one.png"}\n')
+    with pytest.raises(InputError, match="column 'image': a recording shows no pictures"):
+        record(replace(settings, dataset=str(tmp_path / "seen.jsonl")))
+
+
 def test_a_warm_start_needs_a_condition(tmp_path):
     with pytest.raises(InputError, match="only a condition on the prompts asks"):
         RecordSettings(tmp_path / "a.parquet", warm_start="before.parquet")

@@ -132,8 +132,8 @@ class RolloutLog:
         try:
             yield
         finally:
+            Path(lock.lock_file).unlink(missing_ok=True)  # first, so that nobody waits for a file that is gone
             lock.release()
-            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _line(content: Mapping[str, Any]) -> str:

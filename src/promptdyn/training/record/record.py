@@ -36,6 +36,8 @@ __all__ = ["Progress", "Recording", "record"]
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """A function of (prompts rolled out, prompts in all, numbers to watch by name)."""
 
+# Columns whose pictures TRL shows to the model.
+PICTURES = ("image", "images")
 # A share of rollouts without an end above which a line tells it: their answers were probably never given.
 MANY_CUT_OFF = 0.5
 
@@ -149,6 +151,9 @@ class _Job:
         self.rewards = [reward for reward in self.inputs.rewards if callable(reward)]
         if len(self.rewards) < len(self.inputs.rewards):
             raise InputError("reward_model_name_or_path: a recording has no reward models: name functions (reward)")
+        for column in PICTURES:
+            if column in self.inputs.dataset.column_names:
+                raise InputError(f"dataset {self.inputs.name!r}: column {column!r}: a recording shows no pictures")
         self.weights = self.grpo.get("reward_weights") or [1.0] * len(self.rewards)
         if len(self.weights) != len(self.rewards):
             raise InputError(f"reward_weights={self.weights} for {len(self.rewards)} reward functions: give one each")

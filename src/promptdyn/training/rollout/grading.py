@@ -15,6 +15,9 @@ from promptdyn.training.rollout.base import Rollouts
 
 __all__ = ["function_names", "grade"]
 
+# Columns that TRL does not hand on, since it has its own.
+OWN_COLUMNS = ("prompt", "completion", "completion_ids")
+
 
 def grade(
     rollouts: Rollouts,
@@ -36,9 +39,8 @@ def grade(
         step: training step, for functions that depend on it; default 0.
     """
     group_size = len(rollouts.prompts) // len(rows)
-    columns = {
-        column: [row[column] for row in rows for _ in range(group_size)] for column in rows[0] if column != "prompt"
-    }
+    names = [column for column in rows[0] if column not in OWN_COLUMNS]
+    columns = {column: [row[column] for row in rows for _ in range(group_size)] for column in names}
     batch = {
         **columns,
         "prompts": rollouts.prompts,
@@ -52,9 +54,9 @@ def grade(
     for reward in rewards:
         graded = reward(**batch)
         values.append(asyncio.run(_awaited(graded)) if isinstance(graded, Awaitable) else graded)
-    names = function_names(rewards)
     table = np.array(values, np.float64).T
-    return Rewards(tuple(names), np.ones(len(names)) if weights is None else np.asarray(weights, np.float64), table)
+    factors = np.ones(len(rewards)) if weights is None else np.asarray(weights, np.float64)
+    return Rewards(tuple(function_names(rewards)), factors, table)
 
 
 def function_names(rewards: Sequence[RewardFunction]) -> list[str]:
