@@ -9,16 +9,14 @@ import pytest
 from pages import PAGES, ROOT, code_of
 
 # Half a minute each, and on what other tests hold too.
-LONG = {"fitting.md", "free-form.md", "models.md"}
-# Whose fits are too short to gain from it.
-BRIEF = {"declare.md"}
+LONG = {"declare.md", "fitting.md", "free-form.md", "models.md"}
 
 
 @pytest.fixture
-def compiled_well(page):
+def compiled_well():
     """As in a user's process, where fits are long enough to gain from it."""
     swift = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", swift and page.name in BRIEF)
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", swift)
 
