@@ -176,6 +176,15 @@ output_dir: {tmp_path}/run
     folded = np.nansum([correct, 0.5 * short], axis=0)
     np.testing.assert_allclose(known(history.reward_mean), folded.mean(axis=1), rtol=1e-6)
     assert history.num_successes.tolist() == (correct >= 1).sum(axis=1).tolist()
+    ids = {row["prompt_id"] for row in tasks.make_pool("arithmetic", 30, 3)}
+    assert set(history.prompt_ids) == ids
+    typed = ("--seed", 5, "--num-generations", 2, "--max-completion-length", 3, "--temperature", 0.5)
+    done = promptdyn_here("record", "--config", tmp_path / "run.yaml", "--out", tmp_path / "b.parquet", *typed)
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((tmp_path / "b.rollouts.jsonl").read_text().splitlines()[0])["settings"]
+    names = ("seed", "num_generations", "max_completion_length", "temperature")
+    assert [settings[name] for name in names] == [5, 2, 3, 0.5]
+    assert RewardHistory.from_parquet(tmp_path / "b.parquet").num_rollouts.tolist() == [2] * 30
 
 
 def test_only_prompts_of_which_the_selector_is_unsure(settings, tmp_path, caplog):
@@ -314,6 +323,7 @@ def test_a_warm_start_needs_a_condition(tmp_path):
     ("change", "message"),
     [
         (lambda lines: ["{}"], "is no log of a recording"),
+        (lambda lines: ['{"mine": 1}'], "is no log of a recording"),
         (lambda lines: ["no JSON", *lines[1:]], "is no log of a recording"),
         (lambda lines: [*lines[:2], "{}", *lines[3:]], "is no log of a recording, or damaged"),
         (lambda lines: [lines[0], lines[2], lines[1]], "line 2: has prompt"),

@@ -5,7 +5,8 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from trl import GRPOConfig
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
 
 from promptdyn import InputError
 from promptdyn.training import policy
@@ -105,6 +106,29 @@ def test_reward_functions_receive_what_trl_gives_them(generator):
     expected = np.array([[1, 2, 2], [1, 2, 2], [0, np.nan, np.nan], [0, np.nan, np.nan]])
     assert np.array_equal(rewards.values, expected, equal_nan=True)
     assert rewards.folded.tolist() == [2.0, 2.0, 0.0, 0.0]
+
+
+def test_trl_makes_the_same_rollouts_and_calls(tmp_path, generator):
+    rows = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a, b in ((1, 1), (12, 7), (3, 40), (15, 15))]
+    called: list[dict[str, object]] = []
+
+    def noted(**batch):
+        called.append(batch)
+        return [0.0] * len(batch["completions"])
+
+    args = GRPOConfig(
+        str(tmp_path), max_steps=1, per_device_train_batch_size=8, num_generations=2, max_completion_length=8, top_k=1,
+        use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    model, tokenizer = policy.load_policy()
+    GRPOTrainer(model, noted, args, Dataset.from_list(rows), processing_class=tokenizer).train()
+    sampling = Sampling(2, 8, top_k=1)
+    grade(roll_out(generator, [row["prompt"] for row in rows], sampling), rows, [noted])
+    by_trl, here = called
+    assert by_trl.keys() == here.keys()
+    for name in ("completions", "completion_ids", "answer"):
+        pairs = [sorted(zip(batch["prompts"], batch[name], strict=True)) for batch in called]  # type: ignore[call-overload]
+        assert pairs[0] == pairs[1], name
 
 
 def test_engines_are_named_with_their_settings(tmp_path):

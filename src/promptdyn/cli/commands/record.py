@@ -87,7 +87,7 @@ def record(
         int | None, typer.Option(help="Training step of the model; default that of a checkpoint's folder, else 0.")
     ] = None,
     num_prompts: NumPromptsOption = 1000,
-    seed: Annotated[int, typer.Option(help="Random seed of sampling and pool.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Random seed of sampling and pool; default 0.")] = None,
     log_completions: Annotated[
         bool, typer.Option("--log-completions", help="Keep the completions in the log of rollouts.")
     ] = False,
@@ -99,8 +99,10 @@ def record(
     from promptdyn.training.record import RecordSettings
     from promptdyn.training.record import record as record_prompts
 
-    own = {name: value for name, value in options.items() if name in RecordSettings.__dataclass_fields__}
-    grpo: dict[str, Any] = dict(context.meta.get("grpo", {}))
+    fields = RecordSettings.__dataclass_fields__
+    own = {name: value for name, value in options.items() if name in fields and value is not None}
+    # What is typed wins over the file.
+    grpo: dict[str, Any] = {name: value for name, value in context.meta.get("grpo", {}).items() if name not in own}
     if temperature is not None:
         grpo["temperature"] = temperature
     quiet()

@@ -18,6 +18,7 @@ from promptdyn.errors import InputError
 __all__ = ["RolloutLog"]
 
 VERSION = 1
+BEGINNING = '{"promptdyn": "rollouts"'
 
 
 @dataclass
@@ -54,7 +55,7 @@ class RolloutLog:
         if not path.exists():
             return log
         whole, _, cut_off = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
-        if not whole and cut_off.startswith("{"):  # it died in the first line
+        if not whole and cut_off.startswith(BEGINNING):  # it died in the first line
             return log
         try:
             header, *lines = [json.loads(line) for line in whole.split("\n")]

@@ -139,6 +139,7 @@ class _Job:
         facts: what its rollouts depend on.
         prompt_ids: (prompt,) ids to roll out, in order.
         sampling: how completions are sampled.
+        seed: random seed of the prompts' order and of the rollouts.
     """
 
     def __init__(self, settings: RecordSettings) -> None:
@@ -159,7 +160,8 @@ class _Job:
             raise InputError(f"reward_weights={self.weights} for {len(self.rewards)} reward functions: give one each")
         Grader(settings.success).check(function_names(self.rewards))
         self.dataset, self.pool, _ = distinct(self.inputs.dataset, settings.id_column)
-        self.rows = _chosen(settings, self.pool, self.sampling.num_generations)
+        self.seed = int(self.grpo["seed"])
+        self.rows = _chosen(settings, self.pool, self.sampling.num_generations, self.seed)
         self.prompt_ids = [self.pool.ids[row] for row in self.rows]
         self.model = str(policy.EMBEDDED.get(settings.model, settings.model))
         self.step = (steps_done(Path(self.model)) or 0) if settings.step is None else settings.step
@@ -203,7 +205,7 @@ class _Job:
         """Return the log's lines of some prompts, of which the first is the recording's prompt `number`."""
         examples = fetch(self.dataset, rows)
         # Hashed, since torch's generator on the CPU uses 32 bits of a seed only: no two batches share a stream.
-        seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         prompts = [example["prompt"] for example in examples]
         rollouts = roll_out(generator, prompts, self.sampling, seed, self.grpo.get("chat_template_kwargs"))
         graded = grade(rollouts, examples, self.rewards, step=self.step)
@@ -269,13 +271,11 @@ def _plain(rewards: NDArray[np.float64]) -> list[float | None]:
     return [None if np.isnan(reward) else float(reward) for reward in rewards]
 
 
-def _chosen(settings: RecordSettings, pool: Prompts, num_rollouts: int) -> list[int]:
+def _chosen(settings: RecordSettings, pool: Prompts, num_rollouts: int, seed: int) -> list[int]:
     """Return the rows of the prompts to roll out, in the order in which that happens."""
     rows = np.arange(len(pool))
     if settings.where is not None:
-        plan = selector_recipe(settings.selector, warm_start=settings.warm_start).plan(
-            pool, num_rollouts, settings.seed
-        )
+        plan = selector_recipe(settings.selector, warm_start=settings.warm_start).plan(pool, num_rollouts, seed)
         if plan.reads_policy:
             raise InputError(
                 f"selector {settings.selector!r} wants the policy to read the prompts, which a recording does not do: "
@@ -286,4 +286,4 @@ def _chosen(settings: RecordSettings, pool: Prompts, num_rollouts: int) -> list[
             raise InputError(f"where={settings.where!r}: none of {len(pool)} prompts is so: lower the bound")
         logger.warning("%d of %d prompts have %s", len(rows), len(pool), settings.where)
     # In random order: what a stopped recording has is a fair sample, and a larger `max_prompts` goes on from it.
-    return np.random.default_rng(settings.seed).permutation(rows)[: settings.max_prompts].tolist()
+    return np.random.default_rng(seed).permutation(rows)[: settings.max_prompts].tolist()

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from promptdyn.errors import InputError
 
-__all__ = ["Generator", "Message", "RolloutEngine", "Rollouts", "Sampling", "roll_out"]
+__all__ = ["Generator", "Message", "RolloutEngine", "Rollouts", "Sampling", "end_tokens", "roll_out"]
 
 Message = dict[str, Any]
 """A message of a conversation: {"role": ..., "content": ...}."""
@@ -72,6 +72,17 @@ class Generator(ABC):
         Returns:
             (rollout token) ids, group after group. A completion that ended holds its end token.
         """
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase, configured: int | list[int] | None) -> tuple[int, ...]:
+    """Return the ids of the tokens that end a completion, as TRL finds them.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        configured: what the model's generation config says.
+    """
+    ends = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
+    return tuple(dict.fromkeys(token for token in ends if token is not None))
 
 
 class RolloutEngine(ABC):

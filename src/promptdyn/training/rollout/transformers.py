@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from promptdyn.errors import InputError
 from promptdyn.training.loading import first_line
-from promptdyn.training.rollout.base import Generator, RolloutEngine, Sampling
+from promptdyn.training.rollout.base import Generator, RolloutEngine, Sampling, end_tokens
 
 __all__ = ["TransformersEngine", "TransformersGenerator"]
 
@@ -61,8 +61,7 @@ class TransformersGenerator(Generator):
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         own = model.generation_config.eos_token_id if model.generation_config else None
-        ends = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
-        self.end_ids = tuple(dict.fromkeys(token for token in ends if token is not None))
+        self.end_ids = end_tokens(tokenizer, own)
         # Padding is masked before a completion and cut off behind it, so any token will do.
         self._pad_id = self.end_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 

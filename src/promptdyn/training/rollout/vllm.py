@@ -12,7 +12,7 @@ import numpy as np
 
 from promptdyn.errors import InputError, install_hint
 from promptdyn.training.loading import first_line
-from promptdyn.training.rollout.base import Generator, RolloutEngine, Sampling
+from promptdyn.training.rollout.base import Generator, RolloutEngine, Sampling, end_tokens
 
 __all__ = ["VllmEngine"]
 
@@ -80,8 +80,7 @@ class _VllmGenerator(Generator):
         self._llm = llm
         self.tokenizer = llm.get_tokenizer()
         own = llm.model_config.try_get_generation_config().get("eos_token_id")
-        ends = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
-        self.end_ids = tuple(dict.fromkeys(token for token in ends if token is not None))
+        self.end_ids = end_tokens(self.tokenizer, own)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[list[int]]:
         """See `Generator.generate`.
