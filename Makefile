@@ -31,7 +31,7 @@ test-verl-long: $(VERL)/.ready
 
 # vLLM for CPUs; its wheels are for Linux.
 test-vllm: $(VLLM)/.ready
-	$(VLLM)/bin/python -m pytest -m vllm -rP tests/training/rollout
+	$(VLLM)/bin/python -m pytest -m vllm -rP tests/training/rollout/test_vllm.py
 
 # What the long tests look at reports with.
 browser:
