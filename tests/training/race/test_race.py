@@ -55,8 +55,8 @@ def test_a_race_is_read(tmp_path):
     assert total_rollouts(declared) == 2 * 64 + 5 * 128
     for path in Path(promptdyn.__file__).parents[2].glob("races/*.yaml"):
         shipped = read_race(path)
-        assert len(shipped.seeds) >= 5
-        assert min(shipped.seeds) >= 9
+        assert len(shipped.seeds) >= (3 if path.stem == "smollm2" else 5)
+        assert min(shipped.seeds) >= 2  # 0 and 1 are for choices
         assert shipped.baseline == "uniform"
 
 
@@ -223,6 +223,8 @@ def test_the_command_races_and_shows(tmp_path):
         ({"learning_rates": [-1.0]}, r"learning_rates: \[-1.0\] are not numbers above 0"),
         ({"baseline": "dps"}, "baseline: 'dps' is none of the selectors uniform, dynamic_sampling"),
         ({"target": "frontiers"}, "target: 'frontiers' is none of solved, out of reach, frontier, all, mix"),
+        ({"grpo": "bf16"}, "grpo: 'bf16': give a mapping from names to values"),
+        ({"grpo": {"seed": 1}}, "grpo: 'seed' is not free in a race: it follows from the race's own settings"),
         ({"held_out": "tests.jsonl"}, "held_out: 'tests.jsonl' for dataset 'scarce'"),
         ({"dataset": "mine.jsonl"}, "held_out: 2 for dataset 'mine.jsonl'"),
         ({"selectors": ["uniform"]}, "selectors: give a mapping"),

@@ -55,6 +55,7 @@ class Race:
         reference: name of the selector whose final accuracy others are to reach; default none.
         model, reward, num_prompts, prompts_per_step, num_generations, max_completion_length: see
             `promptdyn.training.run.RunSettings`.
+        grpo: settings of `trl.GRPOConfig` by name, such as `bf16`, for all runs.
         evaluations: number of measurements in a run, after the one at the start.
         held_out_samples: rollouts of each held-out prompt, at temperature 1.
     """
@@ -75,6 +76,7 @@ class Race:
     prompts_per_step: int = 8
     num_generations: int = 8
     max_completion_length: int = 8
+    grpo: Mapping[str, Any] = field(default_factory=dict)
     evaluations: int = 6
     held_out_samples: int = 4
     entrants: dict[str, Entrant] = field(init=False)
@@ -96,6 +98,10 @@ class Race:
         shared = set(self.seeds) & set(self.tuning_seeds)
         if shared:
             raise InputError(f"seeds: {min(shared)} is one of tuning_seeds too: keep those apart")
+        if not isinstance(self.grpo, Mapping):
+            raise InputError(f"grpo: {self.grpo!r}: give a mapping from names to values, as in 'grpo: {{bf16: false}}'")
+        if ruled := sorted(RULED & self.grpo.keys()):
+            raise InputError(f"grpo: {ruled[0]!r} is not free in a race: it follows from the race's own settings")
         if (isinstance(self.held_out, int)) != (self.dataset in tasks.FAMILIES):
             raise InputError(
                 f"held_out: {self.held_out!r} for dataset {self.dataset!r}: give the number of prompts of each kind "
@@ -130,8 +136,14 @@ class Race:
 # Settings of a race that all of its runs depend on.
 SHARED = (
     *("dataset", "held_out", "model", "reward", "num_prompts", "prompts_per_step", "num_generations"),
-    *("max_completion_length", "evaluations", "held_out_samples"),
+    *("max_completion_length", "grpo", "evaluations", "held_out_samples"),
 )
+# Settings of `trl.GRPOConfig` that a race decides itself.
+RULED = {
+    *("output_dir", "seed", "max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "num_generations"),
+    *("max_completion_length", "logging_steps", "logging_strategy", "save_strategy", "eval_strategy"),
+    "resume_from_checkpoint",
+}
 
 
 @dataclass(frozen=True)
@@ -166,7 +178,10 @@ def _race(settings: dict[str, Any]) -> Race:
     for name in settings:
         if name not in known:
             raise InputError(f"{name!r} is none of {', '.join(known)}")
-    missing = [name for name, part in known.items() if part.default is MISSING and name not in settings]
+    optional = {
+        name for name, part in known.items() if part.default is not MISSING or part.default_factory is not MISSING
+    }
+    missing = [name for name in known if name not in optional and name not in settings]
     if missing:
         raise InputError(f"{missing[0]!r} is missing")
     values = dict(settings)

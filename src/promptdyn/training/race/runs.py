@@ -37,9 +37,8 @@ def race(
 ) -> dict[Run, dict[str, Any]]:
     """Make the runs of a race that have no result yet.
 
-    The result of each run is saved in `out` as soon as the run ends: `runs/NAME/RATE/seed-N/result.json`, and for the
-    first seed also the history. If an entrant has several learning rates, they are tried on the tuning seeds
-    first.
+    The result and the history of each run are saved in `out` as soon as the run ends, in `runs/NAME/RATE/seed-N`. If
+    an entrant has several learning rates, they are tried on the tuning seeds first.
 
     Args:
         declared: the race.
@@ -98,8 +97,8 @@ def _result(held_out: HeldOut, run: Run, out: Path, progress: Callable[[Run, int
         try:
             result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             earlier = result["settings"]
-            # Parts of a recipe that an older version did not have count as their defaults.
-            earlier["recipe"] = {**asdict(Recipe()), **earlier["recipe"]}
+            # Settings that an older version did not have count as their defaults.
+            earlier = {"grpo": {}, **earlier, "recipe": {**asdict(Recipe()), **earlier["recipe"]}}
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{path}: is no result of a race: delete it, and the run is made again") from None
         differ = [name for name in settings if earlier.get(name) != settings[name]]
@@ -131,8 +130,7 @@ def _run(held_out: HeldOut, run: Run, folder: Path, progress: Callable[[Run, int
         max_steps=max_steps,
         learning_rate=run.learning_rate,
         seed=run.seed,
-        grpo={"logging_steps": 1, "save_strategy": "no"},
-        **shared,
+        **{**shared, "grpo": {**declared.grpo, "logging_steps": 1, "save_strategy": "no"}},
     )
     trainer = make_trainer(settings, lambda *_: None, kind=RaceTrainer, budget=entrant.budget)
     assert isinstance(trainer, RaceTrainer)
@@ -154,8 +152,7 @@ def _run(held_out: HeldOut, run: Run, folder: Path, progress: Callable[[Run, int
     trainer.train()
     seconds = time.perf_counter() - started - budget_callback.seconds
     history = RewardHistory.from_parquet(work_folder / HISTORY_FILE)
-    if run.seed == declared.seeds[0]:
-        shutil.copyfile(work_folder / HISTORY_FILE, folder / HISTORY_FILE)
+    shutil.copyfile(work_folder / HISTORY_FILE, folder / HISTORY_FILE)
     shutil.rmtree(work_folder)
     forecast, informative = (np.concatenate(part) for part in (trainer.forecasts, trainer.outcomes))
     overhead = [entry["selection/overhead"] for entry in trainer.state.log_history if "selection/overhead" in entry]

@@ -21,6 +21,8 @@ __all__ = ["BudgetCallback", "RaceTrainer"]
 class RaceTrainer(SelectionGRPOTrainer):
     """The trainer of a race, for one process. It counts its rollouts and tokens, and saves the forecasts it chose by.
 
+    Groups that teach nothing cost their rollouts and tokens, but no pass forward and back.
+
     Args:
         budget: rollouts of the run; the learning rate falls linearly with the rest of them.
     """
@@ -46,6 +48,17 @@ class RaceTrainer(SelectionGRPOTrainer):
         self.rollouts += len(chosen) * self._generations.group_size
         self.tokens += int(outputs["completion_mask"].sum())
         return outputs
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """Leave out rollouts without advantage: they add nothing to the gradient, and take as long as the others."""
+        if model.training and self.loss_type == "dapo" and self.beta == 0.0 and not self._entropy_bonus_enabled:
+            teaches = inputs["advantages"] != 0
+            teaches[0] = True  # a batch needs a row
+            inputs = {
+                name: value[teaches] if torch.is_tensor(value) and value.shape[:1] == teaches.shape else value
+                for name, value in inputs.items()
+            }
+        return super()._compute_loss(model, inputs)
 
     def _learn(self, trained: Collection[str]) -> Observation | None:
         observation = super()._learn(trained)
