@@ -218,7 +218,9 @@ class RayPPOTrainer:
         kept = [i for i, uid in enumerate(uids) if uid in good]
         part = _rows_of(output, kept)
         before = state["output"]
-        state["output"] = part if before is None else {name: before[name] + part[name] for name in part if part[name]}
+        state["output"] = (
+            part if before is None else {name: before.get(name, []) + part[name] for name in part if part[name]}
+        )
         state["uids"] = state["uids"] + [uids[i] for i in kept]
         state["rounds"] += 1
         self.dynamic_sampling_state = state

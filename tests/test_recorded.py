@@ -32,10 +32,11 @@ STEPS, GROUPS, ROLLOUTS = 12, 6, 4
 
 BY_SCORE = [name for name in STRATEGIES if name not in ("greso", "history_resampling")]
 ONLINE = [name for name, cls in MODELS.items() if not hasattr(cls, "program")]
+POOLED = [f"{model}:cluster=kind" for model in ("dps", "mopps", "rate")]
+MEANS = "proportional:drawn=false"
 SELECTORS = [
-    *[(model, "proportional") for model in ONLINE],
-    *[(f"{model}:cluster=kind", "proportional") for model in ("dps", "mopps", "rate")],
-    *[(model, strategy) for model in ("mopps", "fit") for strategy in BY_SCORE],
+    *[(model, strategy) for model in (*ONLINE, *POOLED) for strategy in ("proportional", MEANS)],
+    *[(model, strategy) for model in ("mopps", "fit") for strategy in (*BY_SCORE, MEANS)],
     ("rate", "history_resampling"),
     ("rate", "greso"),
 ]
@@ -118,7 +119,7 @@ def test_fits_are_those_recorded(recorded, model, method):
 def half_way() -> tuple[Selector, list[str]]:
     """A selector over a fit, and what it chooses next."""
     fit = promptdyn.Fit.load(FILES / "fit.npz")
-    selector = Selector(fit.online(POOL), num_generations=ROLLOUTS, success=1.0, seed=3)
+    selector = Selector(fit.online(POOL), MEANS, num_generations=ROLLOUTS, success=1.0, seed=3)
     for t in range(3):
         selector.observe(IDS[t::4], [[1.0, 0.0, 0.0, 1.0]] * len(IDS[t::4]))
     return selector, deepcopy(selector).select(GROUPS)

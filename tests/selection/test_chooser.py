@@ -52,7 +52,7 @@ def choose_and_observe(strategy: str) -> None:
         selector.observe(selector.select(4), (draws.random((4, 8)) < 0.5).astype(float))
 
 
-@pytest.mark.parametrize("strategy", ["top", "gumbel:temperature=0.001", "proportional:power=40,uniform=0"])
+@pytest.mark.parametrize("strategy", ["top", "gumbel:temperature=0.001", "proportional:power=40,uniform=0,drawn=false"])
 def test_a_choice_that_keeps_to_a_few_prompts_is_told_once(strategy):
     with pytest.warns(PromptdynWarning) as told:
         choose_and_observe(strategy)

@@ -61,7 +61,7 @@ def test_metrics_compare_the_forecast_with_what_came_true():
 
 
 def test_new_prompts_join_and_are_chosen():
-    selector = taught()
+    selector = taught(strategy="top")
     selector.add(["late"])
     assert "late" in selector.select(9)
     selector.observe(["late"], [[0, 1]])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -12,14 +14,19 @@ from promptdyn.cli.tables import console
 __all__ = ["RaceBar"]
 
 
+# Seconds between two lines of a log.
+INTERVAL = 60.0
+
+
 class RaceBar:
-    """A progress bar over all the rollouts of a race, with the time left."""
+    """A progress bar over all the rollouts of a race, with the time left; where there is no terminal, lines of a log."""
 
     def __init__(self, rollouts: int) -> None:
         quiet()
         self.logger = logging.getLogger("promptdyn")
         self.level = self.logger.level
         self.done, self.current, self.spent = 0, "", 0
+        self.rollouts, self.told = rollouts, -math.inf
         self.progress = Progress(
             BarColumn(),
             TaskProgressColumn(),
@@ -45,6 +52,10 @@ class RaceBar:
             self.done, self.current = self.done + self.spent, name
         self.spent = spent
         self.progress.update(self.task, completed=self.done + spent, description=name)
+        if not console.is_terminal and time.monotonic() - self.told >= INTERVAL:
+            self.told = time.monotonic()
+            share = (self.done + spent) / self.rollouts
+            console.print(f"{share:4.0%}  {name}: {spent:,} rollouts", markup=False, highlight=False)
 
     def stage(self, text: str) -> None:
         """Print a line above the bar."""

@@ -350,8 +350,9 @@ class Selector:
                 score, num_generations or success; or it is damaged. The selector is left unchanged.
         """
         for setting, value in self._settings().items():
-            # Earlier versions called a strategy a policy.
-            if setting in state and state[setting] not in (value, f"policy {value}"):
+            # Earlier versions called a strategy a policy, and "proportional" never drew scores.
+            earlier = value.replace(", drawn=False", "") if isinstance(value, str) else value
+            if setting in state and state[setting] not in (value, earlier, f"policy {earlier}"):
                 raise InputError(
                     f"the selector was saved with {setting} {state[setting]}, this one has {value}: "
                     "use the saved setting, or start without the saved state"

@@ -220,7 +220,8 @@ SELECTORS: dict[str, Recipe] = {
     "pooled": Recipe("mopps:cluster=auto,step_decay=0.95", strategy="thompson"),
     "rate": Recipe("rate:cluster=auto"),
     "features": Recipe("features"),
-    "refitted": Recipe("hierarchical:num_states=6", refit_every=50),
+    # A fit's states are those of single prompts: drawn, they would say more of chance than of what is not known.
+    "refitted": Recipe("hierarchical:num_states=6", strategy="proportional:drawn=false", refit_every=50),
     "auto+dynamic_sampling": Recipe(max_rounds=ROUNDS),
 }
 

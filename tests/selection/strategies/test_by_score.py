@@ -5,10 +5,19 @@ import pytest
 from scipy.stats import chisquare
 
 from promptdyn.errors import InputError
-from promptdyn.models import DPS, BetaBernoulli
+from promptdyn.models import DPS, BetaBernoulli, InformativeRate, LogitKalman
+from promptdyn.prompts import Prompts
 from promptdyn.selection import Selector
 from promptdyn.selection.scores import entropy
 from taught import IDS, taught
+
+
+def first_choices(selector, times):
+    """Return how often each prompt was the first of the chosen ones."""
+    first = np.zeros(12)
+    for _ in range(times):
+        first[IDS.index(selector.select(3)[0])] += 1
+    return first
 
 
 def test_top_takes_the_prompts_most_likely_informative():
@@ -22,21 +31,43 @@ def test_gumbel_first_choice_follows_the_softmax_of_the_score():
     selector = taught(strategy="gumbel:temperature=0.2")
     score = selector.online.informative(8)
     expected = np.exp(score / 0.2) / np.exp(score / 0.2).sum()
-    first = np.zeros(12)
-    for _ in range(4000):
-        first[IDS.index(selector.select(3)[0])] += 1
-    assert chisquare(first, 4000 * expected).pvalue > 1e-3
+    assert chisquare(first_choices(selector, 4000), 4000 * expected).pvalue > 1e-3
 
 
-def test_proportional_first_choice_follows_the_power_of_the_score():
+def test_proportional_first_choice_follows_the_power_of_the_mean_score():
     for power, uniform in ((1.0, 0.0), (2.5, 0.0), (3.0, 0.0), (3.0, 0.25), (2.5, 1.0)):
-        selector = taught(BetaBernoulli(), strategy=f"proportional:power={power},uniform={uniform}")
+        selector = taught(BetaBernoulli(), strategy=f"proportional:power={power},uniform={uniform},drawn=false")
         score = selector.online.informative(8)
-        first = np.zeros(12)
-        for _ in range(1000):
-            first[IDS.index(selector.select(3)[0])] += 1
         expected = (1 - uniform) * score**power / (score**power).sum() + uniform / 12
-        assert chisquare(first, 1000 * expected).pvalue > 1e-3
+        assert chisquare(first_choices(selector, 1000), 1000 * expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("model", [BetaBernoulli(), InformativeRate(), LogitKalman()])
+def test_proportional_first_choice_follows_the_power_of_drawn_scores(model):
+    selector = taught(model, strategy="proportional:uniform=0.25")
+    rng = np.random.default_rng(1)
+    odds = np.array([selector.online.informative(8, rng) for _ in range(20_000)]) ** 3
+    expected = 0.75 * (odds / odds.sum(axis=1, keepdims=True)).mean(axis=0) + 0.25 / 12
+    assert chisquare(first_choices(selector, 2000), 2000 * expected).pvalue > 1e-3
+
+
+def test_proportional_goes_on_trying_a_kind_that_it_hardly_knows():
+    """Of three kinds one is known to teach now and then, one failed to in its only group, and one teaches always."""
+    prompts = Prompts(IDS, {"kind": [f"kind {i % 3}" for i in range(12)]})
+    share = {}
+    for drawn in (True, False):
+        online = InformativeRate(cluster="kind", decay=1.0).online(prompts)
+        for step in range(400):
+            online.step([IDS[2], IDS[0]], [1, 1 if step % 8 == 0 else 0], 2)
+        online.step([IDS[1]], [0], 2)
+        selector = Selector(online, strategy=f"proportional:uniform=0,drawn={drawn}".lower(), num_generations=2)
+        first = first_choices(selector, 3000).reshape(-1, 3).sum(axis=0) / 3000
+        share[drawn] = first[:2]
+    # Beta(1/2, 3/2): a mean of 1/4, whose third power is 1/64, and a third power of 5/64 on average
+    assert share[False][1] == pytest.approx((1 / 64) / (1 + 1 / 64), abs=0.006)
+    assert share[True][1] == pytest.approx(0.057, abs=0.012)
+    assert share[True][0] < 0.006
+    assert share[False][0] < 0.006
 
 
 def test_proportional_takes_prompts_that_score_nothing_last():

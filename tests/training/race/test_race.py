@@ -205,7 +205,7 @@ def test_the_command_races_and_shows(tmp_path):
     (record,) = json.loads(done.stdout)
     assert record["selector"] == "uniform"
     assert len(record["curves"]["frontier"][0]) == 3
-    assert "uniform, 0.0001, seed 9" in done.stderr
+    assert " 25%  uniform, 0.0001, seed 9: 16 rollouts" in done.stderr  # the first of a line a minute
     assert (tmp_path / "out" / "report.html").is_file()
 
 
@@ -223,6 +223,7 @@ def test_the_command_races_and_shows(tmp_path):
         ({"learning_rates": [-1.0]}, r"learning_rates: \[-1.0\] are not numbers above 0"),
         ({"baseline": "dps"}, "baseline: 'dps' is none of the selectors uniform, dynamic_sampling"),
         ({"target": "frontiers"}, "target: 'frontiers' is none of solved, out of reach, frontier, all, mix"),
+        ({"whole_batches": "no way"}, "whole_batches: 'no way': give true or false"),
         ({"grpo": "bf16"}, "grpo: 'bf16': give a mapping from names to values"),
         ({"grpo": {"seed": 1}}, "grpo: 'seed' is not free in a race: it follows from the race's own settings"),
         ({"held_out": "tests.jsonl"}, "held_out: 'tests.jsonl' for dataset 'scarce'"),

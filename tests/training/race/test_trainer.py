@@ -5,21 +5,14 @@ import torch
 from known import known
 from promptdyn.training.race.trainer import RaceTrainer
 from promptdyn.training.run import RunSettings, make_trainer
-from promptdyn.training.trl import SelectionGRPOTrainer
-
-
-class Whole(RaceTrainer):
-    """A trainer of a race that passes all rollouts forward and back, as TRL does."""
-
-    _compute_loss = SelectionGRPOTrainer._compute_loss
 
 
 def test_rollouts_without_advantage_are_left_out_of_the_pass_and_not_missed(tmp_path):
-    weights: dict[type, torch.Tensor] = {}
-    passed: dict[type, list[int]] = {}
-    for kind in (RaceTrainer, Whole):
+    weights: dict[bool, torch.Tensor] = {}
+    passed: dict[bool, list[int]] = {}
+    for whole in (True, False):
         settings = RunSettings(
-            tmp_path / kind.__name__,
+            tmp_path / str(whole),
             dataset="scarce",
             selector="uniform",
             num_prompts=60,
@@ -29,9 +22,9 @@ def test_rollouts_without_advantage_are_left_out_of_the_pass_and_not_missed(tmp_
             learning_rate=0.1,
             grpo={"optim": "sgd", "max_grad_norm": 0.0},
         )
-        trainer = make_trainer(settings, lambda *_: None, kind=kind, budget=96)
+        trainer = make_trainer(settings, lambda *_: None, kind=RaceTrainer, budget=96, whole_batches=whole)
         model = known(trainer.model)
-        rows = passed.setdefault(kind, [])
+        rows = passed.setdefault(whole, [])
         model.register_forward_pre_hook(
             lambda model, _, named, rows=rows: (
                 rows.append(len(named["input_ids"])) if model.training and named.get("fused_lm_head") else None
@@ -40,8 +33,8 @@ def test_rollouts_without_advantage_are_left_out_of_the_pass_and_not_missed(tmp_
         )
         start = torch.cat([weight.detach().flatten().clone() for weight in model.parameters()])
         trainer.train()
-        weights[kind] = torch.cat([weight.detach().flatten() for weight in model.parameters()]) - start
-    assert passed[Whole] == [32] * 3
-    assert all(1 <= rows < 24 for rows in passed[RaceTrainer])
-    assert weights[Whole].abs().max() > 1e-3
-    torch.testing.assert_close(weights[RaceTrainer], weights[Whole], rtol=1e-3, atol=1e-6)
+        weights[whole] = torch.cat([weight.detach().flatten() for weight in model.parameters()]) - start
+    assert passed[True] == [32] * 3
+    assert all(1 <= rows < 24 for rows in passed[False])
+    assert weights[True].abs().max() > 1e-3
+    torch.testing.assert_close(weights[False], weights[True], rtol=1e-3, atol=1e-6)

@@ -66,14 +66,20 @@ class Proportional(Strategy[Stateless]):
 
     Scores must not be negative ("informative" is not); prompts with score 0 come last.
 
+    Scores are drawn from their posterior, so that odds are E[score^power] on average. Odds E[score]^power would take
+    ignorance for knowledge: the third power of a rate of 1/8 is small, whether it was seen in eight groups or in eight
+    hundred, and prompts that were hardly tried would not be tried again.
+
     Attributes:
         power: finite and above 0; default 3. With 1, odds are proportional to the score.
         uniform: share of draws in which all prompts have equal odds, from 0 to 1; default 1/8. So prompts that seem
             solved, or out of reach, are looked at again, and taught again if the policy forgets them.
+        drawn: whether scores are drawn from their posterior; if not, they are the posterior's means. Default True.
     """
 
     power: float = 3.0
     uniform: float = 0.125
+    drawn: bool = True
 
     name = "proportional"
 
@@ -84,7 +90,7 @@ class Proportional(Strategy[Stateless]):
             raise InputError(f"strategy 'proportional': uniform={self.uniform} is outside [0, 1]")
 
     def priorities(self, state: Stateless, outlook: Outlook, rng: np.random.Generator) -> NDArray[np.float64]:
-        scores = outlook.scores()
+        scores = outlook.scores(rng if self.drawn else None)
         if scores.min() < 0:
             raise InputError(
                 f"strategy 'proportional' needs scores of at least 0, and score "

@@ -56,6 +56,8 @@ class Race:
         model, reward, num_prompts, prompts_per_step, num_generations, max_completion_length: see
             `promptdyn.training.run.RunSettings`.
         grpo: settings of `trl.GRPOConfig` by name, such as `bf16`, for all runs.
+        whole_batches: whether groups that teach nothing are passed forward and back too, as TRL does. Without them a
+            run takes less time, on a slow machine much less, and comes to the same. Default: true.
         evaluations: number of measurements in a run, after the one at the start.
         held_out_samples: rollouts of each held-out prompt, at temperature 1.
     """
@@ -77,6 +79,7 @@ class Race:
     num_generations: int = 8
     max_completion_length: int = 8
     grpo: Mapping[str, Any] = field(default_factory=dict)
+    whole_batches: bool = True
     evaluations: int = 6
     held_out_samples: int = 4
     entrants: dict[str, Entrant] = field(init=False)
@@ -98,6 +101,8 @@ class Race:
         shared = set(self.seeds) & set(self.tuning_seeds)
         if shared:
             raise InputError(f"seeds: {min(shared)} is one of tuning_seeds too: keep those apart")
+        if not isinstance(self.whole_batches, bool):
+            raise InputError(f"whole_batches: {self.whole_batches!r}: give true or false")
         if not isinstance(self.grpo, Mapping):
             raise InputError(f"grpo: {self.grpo!r}: give a mapping from names to values, as in 'grpo: {{bf16: false}}'")
         if ruled := sorted(RULED & self.grpo.keys()):
@@ -136,7 +141,7 @@ class Race:
 # Settings of a race that all of its runs depend on.
 SHARED = (
     *("dataset", "held_out", "model", "reward", "num_prompts", "prompts_per_step", "num_generations"),
-    *("max_completion_length", "grpo", "evaluations", "held_out_samples"),
+    *("max_completion_length", "grpo", "whole_batches", "evaluations", "held_out_samples"),
 )
 # Settings of `trl.GRPOConfig` that a race decides itself.
 RULED = {

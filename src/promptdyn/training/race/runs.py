@@ -98,7 +98,12 @@ def _result(held_out: HeldOut, run: Run, out: Path, progress: Callable[[Run, int
             result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             earlier = result["settings"]
             # Settings that an older version did not have count as their defaults.
-            earlier = {"grpo": {}, **earlier, "recipe": {**asdict(Recipe()), **earlier["recipe"]}}
+            earlier = {
+                "grpo": {},
+                "whole_batches": True,
+                **earlier,
+                "recipe": {**asdict(Recipe()), **earlier["recipe"]},
+            }
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{path}: is no result of a race: delete it, and the run is made again") from None
         differ = [name for name in settings if earlier.get(name) != settings[name]]
@@ -132,7 +137,9 @@ def _run(held_out: HeldOut, run: Run, folder: Path, progress: Callable[[Run, int
         seed=run.seed,
         **{**shared, "grpo": {**declared.grpo, "logging_steps": 1, "save_strategy": "no"}},
     )
-    trainer = make_trainer(settings, lambda *_: None, kind=RaceTrainer, budget=entrant.budget)
+    trainer = make_trainer(
+        settings, lambda *_: None, kind=RaceTrainer, budget=entrant.budget, whole_batches=declared.whole_batches
+    )
     assert isinstance(trainer, RaceTrainer)
     pool: Any = trainer.train_dataset
     weights = held_out.weights(pool.to_list())

@@ -21,15 +21,15 @@ __all__ = ["BudgetCallback", "RaceTrainer"]
 class RaceTrainer(SelectionGRPOTrainer):
     """The trainer of a race, for one process. It counts its rollouts and tokens, and saves the forecasts it chose by.
 
-    Groups that teach nothing cost their rollouts and tokens, but no pass forward and back.
-
     Args:
         budget: rollouts of the run; the learning rate falls linearly with the rest of them.
+        whole_batches: whether rollouts without advantage are passed forward and back too, as TRL does. They add nothing
+            to the gradient, and take as long as the others.
     """
 
-    def __init__(self, *positional: Any, budget: int, **named: Any) -> None:
+    def __init__(self, *positional: Any, budget: int, whole_batches: bool = True, **named: Any) -> None:
         super().__init__(*positional, **named)
-        self.budget = budget
+        self.budget, self.whole_batches = budget, whole_batches
         self.rollouts = self.tokens = 0
         self.forecasts: list[NDArray[np.float64]] = []
         self.outcomes: list[NDArray[np.bool_]] = []
@@ -50,8 +50,9 @@ class RaceTrainer(SelectionGRPOTrainer):
         return outputs
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
-        """Leave out rollouts without advantage: they add nothing to the gradient, and take as long as the others."""
-        if model.training and self.loss_type == "dapo" and self.beta == 0.0 and not self._entropy_bonus_enabled:
+        # Only TRL's default loss is a sum over rollouts, divided by a number that does not depend on who is passed.
+        is_sum = self.loss_type == "dapo" and self.beta == 0.0 and not self._entropy_bonus_enabled
+        if is_sum and model.training and not self.whole_batches:
             teaches = inputs["advantages"] != 0
             teaches[0] = True  # a batch needs a row
             inputs = {
