@@ -19,7 +19,7 @@ INTERVAL = 60.0
 
 
 class RaceBar:
-    """A progress bar over all the rollouts of a race, with the time left; where there is no terminal, lines of a log."""
+    """A progress bar over all the rollouts of a race, with the time left; without a terminal, lines of a log."""
 
     def __init__(self, rollouts: int) -> None:
         quiet()
