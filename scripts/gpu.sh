@@ -6,6 +6,9 @@
 #
 # It stops after LIMIT seconds (default 540); when it is called again, runs that have a result are not made again. It
 # needs runs/smollm2 (`make smollm2`) and PYTHON (default .venv/bin/python), an environment with the extra `train`.
+# HELD_OUT is the number of held-out prompts of each kind (default 64). To try the script on a CPU:
+#
+#     HELD_OUT=2 LIMIT=1500 scripts/gpu.sh runs/gpu 2 2
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/gpu} steps=${2:-300} seeds=${3:-2,3,4,5,6}
@@ -17,6 +20,7 @@ promptdyn() { timeout $((deadline > SECONDS ? deadline - SECONDS : 1)) \
 
 mkdir -p "$out"
 "$python" - "$out" "$steps" "$seeds" <<'PYTHON'
+import os
 import sys
 from pathlib import Path
 
@@ -25,6 +29,7 @@ import yaml
 out, steps, seeds = sys.argv[1:]
 race = yaml.safe_load(Path("races/smollm2.yaml").read_text())
 race["budget"] = int(steps) * race["prompts_per_step"] * race["num_generations"]
+race["held_out"] = int(os.environ.get("HELD_OUT", race["held_out"]))
 race["seeds"] = [int(seed) for seed in seeds.split(",")]
 race["grpo"] = {**race["grpo"], "bf16": True}
 Path(out, "race.yaml").write_text(yaml.safe_dump(race, sort_keys=False))
@@ -42,7 +47,7 @@ while read -r name; do
 done < "$out/selectors"
 wait
 find "$out/runs" -name result.json | wc -l | xargs echo "runs with a result:"
-promptdyn race "$out/race.yaml" --out "$out"
+promptdyn race "$out/race.yaml" --out "$out" || echo "not all runs have ended (see $out/*.log): call again to go on"
 
 if "$python" -c "import vllm" 2> /dev/null; then
     promptdyn train --config "$out/vllm.yaml" --output-dir "$out/vllm"
