@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from promptdyn.errors import InputError
 
-__all__ = ["LEAST_SPREAD", "Floats", "PrincipalAxes", "as_features", "from_columns", "standardize"]
+__all__ = ["LEAST_SPREAD", "Floats", "PrincipalAxes", "as_features", "from_columns", "random_functions", "standardize"]
 
 Floats = NDArray[np.float32]
 # A feature with a smaller standard deviation than this is not scaled up to variance 1.
@@ -45,6 +45,25 @@ def as_features(values: ArrayLike, prompt_ids: Sequence[str]) -> Floats:
     for i in np.flatnonzero(~np.isfinite(features).all(axis=1))[:1]:
         raise InputError(f"features of prompt {prompt_ids[i]!r} are not all finite: {features[i][:8]}")
     return features
+
+
+def random_functions(features: Floats, num_functions: int, scale: float, seed: int) -> Floats:
+    """Return (function prompt) random Fourier functions of (prompt feature) features (Rahimi & Recht 2007).
+
+    Args:
+        features: features of variance 1.
+        num_functions: number of functions; the variances of all of them add up to 1 at any prompt.
+        scale: length scale: prompts whose features differ by less, in root mean square, have similar values.
+        seed: seed of the functions.
+    """
+    num_features = features.shape[1]
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(num_functions, num_features)) / (scale * np.sqrt(num_features))
+    phase = rng.uniform(0.0, 2.0 * np.pi, num_functions)
+    angle = directions.astype(np.float32) @ features.T + phase.astype(np.float32)[:, None]
+    np.cos(angle, out=angle)
+    angle *= np.float32(np.sqrt(2.0 / num_functions))
+    return angle
 
 
 def from_columns(columns: Mapping[str, Sequence[Any] | NDArray[Any]], num_components: int = 16) -> Floats:

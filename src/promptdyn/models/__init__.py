@@ -12,7 +12,9 @@ from promptdyn.models.dps import DPS
 from promptdyn.models.feature_rate import FeatureRate
 from promptdyn.models.hierarchical_hmm import HierarchicalHMM
 from promptdyn.models.informative_rate import InformativeRate
+from promptdyn.models.last_outcome import LastOutcome
 from promptdyn.models.logit_kalman import LogitKalman
+from promptdyn.models.stacked import Stacked
 from promptdyn.online import OnlineModel, Pool
 from promptdyn.registry import Registry
 
@@ -30,6 +32,7 @@ __all__ = [
     "FeatureRate",
     "HierarchicalHMM",
     "InformativeRate",
+    "LastOutcome",
     "LogitKalman",
     "Model",
     "Params",
@@ -46,6 +49,8 @@ MODELS: Registry[Callable[..., Model], Model] = Registry(
     InformativeRate,
     FeatureRate,
     LogitKalman,
+    LastOutcome,
+    Stacked,
     DiscreteHMM,
     HierarchicalHMM,
     BetaState,

@@ -19,21 +19,19 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit
 
 from promptdyn.errors import InputError
+from promptdyn.features import random_functions
 from promptdyn.history import outcome_of
 from promptdyn.models.checks import check_decay, check_whole
 from promptdyn.online import OnlineModel, Pool
+from promptdyn.online.regression import absorb, draw_weights, drift
 
 __all__ = ["FeatureRate", "FeatureWeights"]
 
 # Prior variance of the constant's weight. Those of the random functions have 1, which adds up to 1 at any prompt.
 CONSTANT_VARIANCE = 4.0
-# Groups absorbed at a time, and the most iterations of Newton's method, which needs only a few.
-GROUPS, ITERATIONS = 64, 25
-TOLERANCE = 1e-8
 
 
 class FeatureWeights(NamedTuple):
@@ -90,13 +88,8 @@ class FeatureRate(OnlineModel[FeatureWeights]):
         """Return the prior of the weights, and the functions of the prompts' features."""
         features = pool.features
         assert features is not None
-        num_features = features.shape[1]
-        rng = np.random.default_rng(self.seed)
-        directions = rng.normal(size=(self.num_functions, num_features)) / (self.scale * np.sqrt(num_features))
-        phase = rng.uniform(0.0, 2.0 * np.pi, self.num_functions)
         basis = np.ones((self.num_functions + 1, len(features)), np.float32)
-        angle = directions.astype(np.float32) @ features.T + phase.astype(np.float32)[:, None]
-        np.multiply(np.cos(angle, out=angle), np.float32(np.sqrt(2.0 / self.num_functions)), out=basis[1:])
+        basis[1:] = random_functions(features, self.num_functions, self.scale, self.seed)
         covariance = np.stack([np.diag(self._prior)] * 2)
         return FeatureWeights(np.zeros((2, len(basis))), covariance, np.ascontiguousarray(features.T), basis)
 
@@ -110,16 +103,12 @@ class FeatureRate(OnlineModel[FeatureWeights]):
     ) -> FeatureWeights:
         """Let the weights drift and absorb the groups, in place. `trained` is not used."""
         mean, covariance, _, basis = state
-        mean *= np.sqrt(self.decay)
-        covariance *= self.decay
-        covariance[:, np.arange(len(basis)), np.arange(len(basis))] += (1.0 - self.decay) * self._prior
+        drift(mean, covariance, 0.0, self._prior, self.decay)
         outcome = outcome_of(num_successes, num_rollouts)
         # The first regression learns from all groups, the second from those with no or all successes.
         for i, (used, positive) in enumerate(((outcome >= 0, outcome == 1), (outcome != 1, outcome == 2))):
-            used_rows, label = rows[used], positive[used].astype(float)
-            for start in range(0, len(used_rows), GROUPS):
-                part = slice(start, start + GROUPS)
-                _absorb(mean[i], covariance[i], basis[:, used_rows[part]].astype(float), label[part])
+            inputs = basis[:, rows[used]].astype(float)
+            absorb(mean[i], covariance[i], inputs, positive[used].astype(float))
         return state
 
     def _logits(
@@ -128,8 +117,7 @@ class FeatureRate(OnlineModel[FeatureWeights]):
         """Return (regression prompt) logits at the mean of the weights; with `rng`, at one draw for all prompts."""
         weights = state.mean[regressions]
         if rng is not None:
-            roots = np.linalg.cholesky(state.covariance[regressions])
-            weights = weights + np.einsum("rij,rj->ri", roots, rng.standard_normal(weights.shape))
+            weights = draw_weights(weights, state.covariance[regressions], rng)
         return (weights.astype(np.float32) @ state.basis).astype(float)
 
     def belief(self, state: FeatureWeights) -> NDArray[np.float64]:
@@ -151,33 +139,3 @@ class FeatureRate(OnlineModel[FeatureWeights]):
         """Return (prompt,) P(all) + P(some) / 2, as if half the rollouts of an informative group succeeded."""
         some, every = expit(self._logits(state, rng))
         return (1.0 - some) * every + 0.5 * some
-
-
-def _absorb(
-    mean: NDArray[np.float64],
-    covariance: NDArray[np.float64],
-    basis: NDArray[np.float64],
-    label: NDArray[np.float64],
-) -> None:
-    """Update the weights' posterior in place by (group,) labels 0 or 1 at (function group) basis, by Laplace's method.
-
-    The computation is in the space of the groups' logits, whose prior covariance is K = basis' covariance basis.
-    """
-    cross = covariance @ basis
-    prior, kernel = basis.T @ mean, basis.T @ cross
-    logit, dual = prior, np.zeros_like(label)
-    for _ in range(ITERATIONS):
-        chance = expit(logit)
-        root = np.sqrt(np.maximum(chance * (1.0 - chance), 1e-12))
-        factor = cho_factor(np.eye(len(label)) + root[:, None] * kernel * root)
-        target = root**2 * (logit - prior) + label - chance
-        dual = target - root * cho_solve(factor, root * (kernel @ target))
-        before, logit = logit, prior + kernel @ dual
-        if np.abs(logit - before).max() < TOLERANCE:
-            break
-    mean += cross @ dual
-    chance = expit(logit)
-    root = np.sqrt(np.maximum(chance * (1.0 - chance), 1e-12))
-    factor = cho_factor(np.eye(len(label)) + root[:, None] * kernel * root)
-    weighted = cross * root
-    covariance -= weighted @ cho_solve(factor, weighted.T)
