@@ -16,7 +16,8 @@ from promptdyn import plots
 from promptdyn.errors import InputError, PromptdynWarning
 from promptdyn.evaluation import track
 from promptdyn.history import RewardHistory
-from promptdyn.models import DPS, BetaBernoulli, DiscreteHMM
+from promptdyn.models import DPS, BetaBernoulli, DiscreteHMM, Stacked
+from promptdyn.models.stacked import OWN
 from promptdyn.report import findings, pool_size_of, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -135,6 +136,18 @@ def test_a_model_that_is_shown_need_not_be_called_best(tmp_path):
     assert "that dps forecasts to have" in page
     assert "No model forecast which groups would teach" in page
     assert "forecast best" not in page
+
+
+def test_weights_are_shown_the_largest_first(tmp_path):
+    history = drawn()
+    page = write_report(tmp_path / "report.html", history, Stacked(experts="dps")).read_text()
+    section = page[page.index("What the forecasts go by") :]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", section)
+    weights = {name: float(cells[i + 1]) for i, name in enumerate(cells) if name in ("dps", "constant", *OWN)}
+    assert weights.keys() == {"dps", "constant", *OWN}
+    sizes = [abs(weight) for weight in weights.values()]
+    assert sizes == sorted(sizes, reverse=True)
+    assert "What the forecasts go by" not in write_report(tmp_path / "none.html", history, DPS()).read_text()
 
 
 def test_the_pool_is_as_large_as_the_history_says(tmp_path):

@@ -201,6 +201,18 @@ def write_report(
             figures=[svg(plots.prompt_timelines(history, beliefs, observed))],
         )
     )
+    if weights := online.weights:
+        sections.append(
+            Section(
+                "What the forecasts go by",
+                f"Mean weights of {forecaster} at the end of the run, in the log odds that a group is informative: of "
+                "the log odds that other models forecast, and of what a prompt itself has shown.",
+                [
+                    {"input": name, "weight": f"{weight:+.2f}"}
+                    for name, weight in sorted(weights.items(), key=lambda item: -abs(item[1]))
+                ],
+            )
+        )
     fit = _fit_to_show(model, comparison)
     if fit is not None:
         sections += _fit_sections(fit)

@@ -8,6 +8,7 @@ from scipy.special import logit
 
 import promptdyn
 from promptdyn.errors import InputError
+from promptdyn.evaluation.forecast import walk
 from promptdyn.models import DPS, MODELS, BetaBernoulli, DiscreteHMM, InformativeRate, LastOutcome, Stacked
 from promptdyn.models.stacked import OWN
 from promptdyn.online import OnlineFilter, OnlineModel
@@ -86,6 +87,19 @@ def test_it_forecasts_better_than_each_of_its_experts(history):
     assert best.auroc > 0.878
     assert best.precision > 0.66
     assert best.calibration_error < 0.012
+
+
+def test_weights_tell_what_it_goes_by(history):
+    rng = np.random.default_rng(0)
+    useless = history.prompts.with_column("noise", [f"n{i}" for i in rng.integers(0, 4, history.num_prompts)])
+    model = Stacked(("task", "noise"), experts=["rate:cluster=task", "rate:cluster=noise", "dps:decay=1"])
+    online = model.online(useless)
+    assert online.weights["rate by noise"] == online.weights["dps"] == pytest.approx(1 / 3)
+    for _ in walk(online, history.before(100)):
+        pass
+    assert list(online.weights)[:4] == ["rate by task", "rate by noise", "dps", "constant"]
+    assert abs(online.weights["rate by noise"]) < 0.2 < online.weights["dps"]
+    assert InformativeRate().online(IDS).weights == {}
 
 
 def test_a_fit_may_be_an_expert(history):

@@ -129,7 +129,7 @@ class Stacked(OnlineModel[Any]):
 
     @property
     def inputs(self) -> list[str]:
-        """Names of the regressions' inputs."""
+        """Names of the regressions' inputs, but for the random functions of the features, which come last."""
         experts = [
             expert.name + (f" by {'+'.join(column_names(expert.cluster))}" if expert.cluster else "")
             for expert in self._experts
@@ -260,6 +260,10 @@ class Stacked(OnlineModel[Any]):
                     expit(logit) if roots is None else probit(logit, np.square(roots[i].T @ inputs[i]).sum(axis=0))
                 )
         return chances
+
+    def weights(self, state: Any) -> dict[str, float]:
+        """Return the mean weight of each input in the log odds that a group is informative, by its name (`inputs`)."""
+        return dict(zip(self.inputs, state.mean[0].tolist(), strict=False))
 
     def belief(self, state: Any) -> Floats:
         """Return (outcome prompt) chances that none, some and all of eight rollouts succeed."""

@@ -293,6 +293,11 @@ class OnlineFilter:
         return self.model.success_rate(self._state, rng)
 
     @property
+    def weights(self) -> dict[str, float]:
+        """What the forecasts go by now, name -> weight, as of `Stacked`; empty for a model that weighs nothing."""
+        return self.model.weights(self._state)
+
+    @property
     def nbytes(self) -> int:
         """Size of the state's arrays in bytes."""
         return sum(field.nbytes for field in self._state)

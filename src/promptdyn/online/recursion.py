@@ -95,3 +95,7 @@ class Recursion(ABC, Generic[State]):
     @abstractmethod
     def success_rate(self, state: State, rng: np.random.Generator | None = None) -> Floats:
         """Return (prompt,) forecast chances that a rollout succeeds; with `rng`, one posterior draw per prompt."""
+
+    def weights(self, state: State) -> dict[str, float]:
+        """Return what the forecasts go by, name -> weight. Default: {}, for a model that weighs nothing."""
+        return {}
