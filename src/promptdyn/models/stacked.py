@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -42,7 +42,7 @@ __all__ = ["OWN", "Stacked"]
 
 Floats = NDArray[np.float64]
 # Decays a step of a prompt's own counts, and how many rollouts make them worth half of what they could be.
-DECAYS, HALF_WORTH = np.array([0.9, 0.97, 0.995], np.float32), 8.0
+DECAYS, HALF_WORTH = np.array([0.9, 0.97, 0.995], np.float32), np.float32(8.0)
 OWN = (
     *("never", "age", "some", "some, by age", "spread", "high", "rate", "high, by age"),
     *(f"spread of decay {decay:g}" for decay in DECAYS),
@@ -97,7 +97,7 @@ class Stacked(OnlineModel[Any]):
             given = [self.experts] if isinstance(self.experts, str) else self.experts
             object.__setattr__(self, "experts", tuple(map(_expert, given)))
 
-    @property
+    @cached_property
     def _experts(self) -> tuple[OnlineModel, ...]:
         if self.experts is not None:
             return cast(tuple[OnlineModel, ...], self.experts)
@@ -112,7 +112,7 @@ class Stacked(OnlineModel[Any]):
             *(InformativeRate(cluster=column) for column in by_column),
         )
 
-    @property
+    @cached_property
     def shared(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of the state's fields whose last axis is not `prompt`."""
         own = [f"expert{i}_{name}" for i, expert in enumerate(self._experts) for name in expert.shared]
@@ -223,26 +223,32 @@ class Stacked(OnlineModel[Any]):
         state.age[rows] = 1
         return state._replace(**fields)
 
-    def _inputs(self, state: Any, num_rollouts: int | NDArray) -> NDArray[np.float32]:
-        """Return the (regression input prompt) inputs."""
-        size, num_prompts = len(self._experts), len(state.age)
-        inputs = np.empty((2, state.mean.shape[1], num_prompts), np.float32)
+    def _inputs(self, state: Any, num_rollouts: int | NDArray, only_some: bool = False) -> NDArray[np.float32]:
+        """Return the (regression input prompt) inputs; with `only_some`, of the first regression alone."""
+        size, first = len(self._experts), 1 + len(self._experts)
+        inputs = np.empty((2 - only_some, state.mean.shape[1], len(state.age)), np.float32)
         for i, (expert, part) in enumerate(self._parts(state)):
-            none, some, every = expert.outcome(part, num_rollouts)
-            inputs[0, i] = some
-            inputs[1, i] = every / np.maximum(none + every, 1e-12)
-        chances = np.clip(inputs[:, :size], LEAST, 1.0 - LEAST)
-        inputs[:, :size] = np.log(chances / (1.0 - chances))
+            if only_some:
+                inputs[0, i] = expert.informative(part, num_rollouts)
+            else:
+                none, inputs[0, i], every = expert.outcome(part, num_rollouts)
+                inputs[1, i] = every / np.maximum(none + every, 1e-12)
+        chances = inputs[:, :size]
+        np.clip(chances, LEAST, 1.0 - LEAST, out=chances)
+        chances /= 1.0 - chances
+        np.log(chances, out=chances)
         inputs[:, size] = 1.0
-        inputs[:, size + 1 : size + 1 + len(OWN)] = _own(state)
+        _write_own(state, inputs[0, first : first + len(OWN)])
         if self.features is not None:
-            inputs[:, size + 1 + len(OWN) :] = state.basis
+            inputs[0, first + len(OWN) :] = state.basis
+        inputs[1:, first:] = inputs[0, first:]
         return inputs
 
     def _chances(
-        self, state: Any, num_rollouts: int | NDArray, rng: np.random.Generator | None, regressions: slice = slice(None)
+        self, state: Any, num_rollouts: int | NDArray, rng: np.random.Generator | None, only_some: bool = False
     ) -> Floats:
         """Return (regression prompt) chances of the events; with `rng`, at one draw of the weights for all prompts."""
+        regressions = slice(1 if only_some else 2)
         weights, roots = state.mean[regressions], None
         if rng is None:
             roots = np.linalg.cholesky(state.covariance[regressions]).astype(np.float32)
@@ -253,7 +259,7 @@ class Stacked(OnlineModel[Any]):
         for start in range(0, len(state.age), BLOCK):
             block = slice(start, start + BLOCK)
             n = num_rollouts[block] if isinstance(num_rollouts, np.ndarray) else num_rollouts
-            inputs = self._inputs(self._some(state, block), n)[regressions]
+            inputs = self._inputs(self._some(state, block), n, only_some)
             for i, weight in enumerate(weights):
                 logit = weight @ inputs[i]
                 chances[i, block] = (
@@ -276,7 +282,7 @@ class Stacked(OnlineModel[Any]):
 
     def informative(self, state: Any, num_rollouts: int | NDArray, rng: np.random.Generator | None = None) -> Floats:
         """Return (prompt,) chances of an informative group; with `rng`, at one draw of the weights for all prompts."""
-        return self._chances(state, num_rollouts, rng, slice(1))[0]
+        return self._chances(state, num_rollouts, rng, only_some=True)[0]
 
     def success_rate(self, state: Any, rng: np.random.Generator | None = None) -> Floats:
         """Return (prompt,) P(all) + P(some) / 2, as if half the rollouts of an informative group succeeded."""
@@ -303,16 +309,25 @@ def _left(age: NDArray[np.int32]) -> NDArray[np.float32]:
     return POWERS[:, np.clip(age, 1, POWERS.shape[1]) - 1]
 
 
-def _own(state: Any) -> NDArray[np.float32]:
-    """Return the (own prompt) numbers of `OWN`."""
-    age, rate, left = state.age, state.rate, _left(state.age)
-    seen = (age > 0).astype(np.float32)
-    log_age = np.float32(0.5) * np.log1p(np.minimum(age, OLDEST).astype(np.float32))
-    some = ((rate > 0) & (rate < 1)).astype(np.float32)
-    high = (rate > 0.5).astype(np.float32)
+def _write_own(state: Any, out: NDArray[np.float32]) -> None:
+    """Write the numbers of `OWN` into an (own prompt) array."""
+    rate, left = state.rate, _left(state.age)
+    never, log_age, some, some_by_age, spread, high, plain_rate, high_by_age = out[:8]
+    spreads, rates = out[8 : 8 + len(DECAYS)], out[8 + len(DECAYS) :]
+    np.equal(state.age, 0, out=never, casting="unsafe")
+    np.minimum(state.age, OLDEST, out=log_age, casting="unsafe")
+    np.log1p(log_age, out=log_age)
+    log_age *= 0.5
+    plain_rate[:] = rate
+    np.multiply(rate > 0.0, rate < 1.0, out=some, casting="unsafe")
+    np.greater(rate, 0.5, out=high, casting="unsafe")
+    np.multiply(some, log_age, out=some_by_age)
+    np.multiply(high, log_age, out=high_by_age)
+    np.multiply(rate, 4.0 * (1.0 - rate), out=spread)
     rollouts = left * state.rollouts
-    mean = (left * state.successes + np.float32(0.5)) / (rollouts + np.float32(1.0))
-    rates = mean * (rollouts / (rollouts + np.float32(HALF_WORTH)))
-    spreads = np.float32(4.0) * (1.0 - mean) * rates
-    plain = [1.0 - seen, log_age, some, some * log_age, 4.0 * rate * (1.0 - rate), high, rate, high * log_age]
-    return np.concatenate([np.stack(plain), spreads, rates])
+    left *= state.successes
+    left += 0.5
+    left /= rollouts + 1.0  # the mean rate
+    np.divide(rollouts, rollouts + HALF_WORTH, out=rates)
+    rates *= left
+    np.multiply(4.0 * (1.0 - left), rates, out=spreads)
