@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from benchmarks.timing import timed
-from promptdyn.models import DPS, BetaBernoulli, InformativeRate, emissions
+from promptdyn.models import DPS, BetaBernoulli, InformativeRate, Stacked, emissions
 from promptdyn.online import DiscountedBeta, FrozenChain, OnlineModel
 from promptdyn.prompts import Prompts
 from promptdyn.selection import Selector, Session
@@ -35,6 +35,7 @@ def run() -> list[dict[str, object]]:
         "rate of 1,000 clusters, proportional": InformativeRate(cluster="cluster"),
         "MoPPS pooled over 1,000 clusters, proportional": BetaBernoulli(cluster="cluster"),
         "DPS pooled over 1,000 clusters, proportional": DPS(cluster="cluster"),
+        "Stacked, experts pooled over 1,000 clusters, proportional": Stacked(cluster="cluster"),
     }
     alone: dict[str, OnlineModel] = {
         "DPS (transitions per prompt)": DPS(),
