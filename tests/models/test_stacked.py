@@ -9,7 +9,7 @@ from scipy.special import logit
 import promptdyn
 from promptdyn.errors import InputError
 from promptdyn.evaluation.forecast import walk
-from promptdyn.models import DPS, MODELS, BetaBernoulli, DiscreteHMM, InformativeRate, LastOutcome, Stacked
+from promptdyn.models import DPS, MODELS, BetaBernoulli, DiscreteHMM, FeatureRate, InformativeRate, LastOutcome, Stacked
 from promptdyn.models.stacked import OWN
 from promptdyn.online import OnlineFilter, OnlineModel
 from promptdyn.online.regression import probit
@@ -126,6 +126,17 @@ def test_features_tell_prompts_apart_that_no_expert_does():
     assert unseen[1].max() < unseen[0].min() - 0.1
 
 
+def test_features_that_are_read_again_leave_all_that_was_learned():
+    readings = np.random.default_rng(2).normal(size=(2, 24, 3))
+    first, again = (POOL.with_column("policy", reading) for reading in readings)
+    online = Stacked(None, features="policy", num_functions=20).online(first)
+    step_randomly(online)
+    before = online._state._asdict()
+    online.refresh(again)
+    for name, value in online._state._asdict().items():
+        assert np.array_equal(value, before[name]) == (name not in ("features", "basis")), name
+
+
 def test_one_draw_of_the_weights_serves_all_prompts():
     online = Stacked(None).online(IDS)
     step_randomly(online)
@@ -150,5 +161,11 @@ def test_experts_may_be_named():
 def test_an_expert_may_not_pool_over_a_column_that_is_not_named():
     with pytest.raises(InputError, match="expert 'rate' pools by column 'task', which is none of cluster='difficulty'"):
         Stacked("difficulty", experts=(InformativeRate(cluster="task"),)).online(POOL)
-    with pytest.raises(InputError, match="kept"):
-        Stacked(kept=0.0)
+    for settings, message in (
+        ({"kept": 0.0}, "kept"),
+        ({"scale": 0.0}, r"scale=0\.0 must be finite and above 0"),
+        ({"num_functions": 0}, "num_functions"),
+        ({"experts": (FeatureRate(),)}, "expert 'features' uses features='policy': leave it out"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Stacked(**settings)

@@ -28,7 +28,7 @@ from promptdyn.errors import InputError
 from promptdyn.features import random_functions
 from promptdyn.history import outcome_of
 from promptdyn.models.beta_bernoulli import BetaBernoulli
-from promptdyn.models.checks import check_decay, model_fault
+from promptdyn.models.checks import check_decay, check_whole, model_fault
 from promptdyn.models.dps import DPS
 from promptdyn.models.informative_rate import InformativeRate
 from promptdyn.models.last_outcome import LastOutcome
@@ -96,6 +96,16 @@ class Stacked(OnlineModel[Any]):
         if self.experts is not None:
             given = [self.experts] if isinstance(self.experts, str) else self.experts
             object.__setattr__(self, "experts", tuple(map(_expert, given)))
+        check_whole(self, "num_functions", 1)
+        check_whole(self, "seed", 0)
+        if not 0 < self.scale < np.inf:
+            raise InputError(f"Stacked: scale={self.scale} must be finite and above 0")
+        for expert in self._experts:
+            if expert.features is not None:
+                raise InputError(
+                    f"Stacked: expert {expert.name!r} uses features={expert.features!r}: leave it out, and give "
+                    "Stacked these features"
+                )
 
     @cached_property
     def _experts(self) -> tuple[OnlineModel, ...]:

@@ -175,7 +175,7 @@ class OnlineFilter:
         features = self._state.features.T.copy()
         features[rows] = self._same_number(new_features)
         fresh = fresh_state(self.model, self._ids, self._clusters, features)
-        for name in self.model.shared:
+        for name in fresh._asdict().keys() - {"features", *self.model.derived}:
             getattr(fresh, name)[:] = getattr(self._state, name)
         self._state = fresh
 
